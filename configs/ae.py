@@ -1,0 +1,17 @@
+"""The notebook's autoencoder: 4096-2048-256-2048-4096, 17,834,240 parameters."""
+
+from vae_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.name = "ae"
+    config.model.latent_dim = 256
+    config.model.hidden_dim = 2048
+    config.objective.name = "mse"
+    config.optimizer.name = "adam"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.0
+    # Three epochs of CelebA's 162,770 training pictures.
+    config.train.num_steps = 7630
+    return config

@@ -1,0 +1,1 @@
+"""Autoencoders and variational autoencoders of faces, in JAX and Flax."""

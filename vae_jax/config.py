@@ -1,0 +1,234 @@
+"""The settings: defaults, what each allows, and the combinations that are refused.
+
+A recipe in configs/ takes `default_config()` and changes what differs. Everything is
+checked before any work begins; past this file and `run.py`, functions take plain
+arguments.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from vae_jax.data.cache import CROPS, DATASETS, RESAMPLERS
+from vae_jax.errors import UserError
+from vae_jax.models.build import LIKELIHOODS, MODELS, OBJECTIVES, PRECISIONS
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its default, its meaning, and which values it takes."""
+
+    default: Any
+    meaning: str
+    allowed: str
+    accepts: Callable[[Any], bool]
+
+
+def _whole(default, meaning, low=1, optional=False):
+    return Setting(
+        config_dict.placeholder(int) if default is None else default,
+        meaning,
+        f"a whole number of at least {low}" + (", or None" if optional else ""),
+        lambda v: v is None and optional or isinstance(v, int) and v >= low,
+    )
+
+
+def _real(default, meaning, allowed, accepts, optional=False):
+    return Setting(
+        config_dict.placeholder(float) if default is None else default,
+        meaning,
+        allowed + (", or None" if optional else ""),
+        lambda v: v is None and optional or math.isfinite(v) and accepts(v),
+    )
+
+
+def _choice(default, meaning, options):
+    options = tuple(options)
+    return Setting(
+        default, meaning, "one of " + ", ".join(options), options.__contains__
+    )
+
+
+def _switch(default, meaning):
+    return Setting(default, meaning, "True or False", lambda v: isinstance(v, bool))
+
+
+def _path(meaning):
+    return Setting(
+        config_dict.placeholder(str), meaning, "a path, or None", lambda v: v != ""
+    )
+
+
+SETTINGS: dict[str, Setting] = {
+    "seed": _whole(0, "of parameters, order of pictures and noise", low=0),
+    "precision": _choice(
+        "auto",
+        "of activations; auto is bf16 on a GPU or TPU and fp32 on a CPU",
+        ("auto", *PRECISIONS),
+    ),
+    "init_from": _path("workdir of a run whose EMA parameters start this one"),
+    "dataset.name": _choice(
+        "auto",
+        "auto is celeb_a where it has been prepared, synthetic_faces otherwise",
+        ("auto", *DATASETS),
+    ),
+    "dataset.data_dir": _path("tfds' folder; None is tfds' own default"),
+    "dataset.size": Setting(
+        64,
+        "height and width in pixels",
+        "a whole number from 8 to 512",
+        lambda v: isinstance(v, int) and 8 <= v <= 512,
+    ),
+    "dataset.channels": Setting(
+        1, "1 is gray (luma), 3 is RGB", "1 or 3", lambda v: v in (1, 3)
+    ),
+    "dataset.crop": _choice("notebook", "box cut from the 178x218 picture", CROPS),
+    "dataset.resampler": _choice("bilinear", "filter of the resizing", RESAMPLERS),
+    "dataset.feed": _choice(
+        "auto",
+        "where batches come from; auto is the device's memory if the data set fits",
+        ("auto", "device", "stream"),
+    ),
+    "model.name": _choice("vae", "autoencoder or variational autoencoder", MODELS),
+    "model.latent_dim": _whole(100, "dimensions of the code"),
+    "model.hidden_dim": _whole(512, "width of the hidden layers"),
+    "model.likelihood": _choice("gaussian", "p(x|z) of the VAE", LIKELIHOODS),
+    "objective.name": _choice("elbo", "what training minimises", OBJECTIVES),
+    "objective.beta": _real(
+        1.0, "weight of the KL in elbo", "a number of at least 0", lambda v: v >= 0
+    ),
+    "optimizer.name": _choice("adamw", "optax optimiser", ("adam", "adamw")),
+    "optimizer.learning_rate": _real(
+        2e-4, "its peak, where it has a schedule", "a number above 0", lambda v: v > 0
+    ),
+    "optimizer.weight_decay": _real(
+        1e-4, "of adamw, on every parameter", "a number of at least 0", lambda v: v >= 0
+    ),
+    "optimizer.schedule": _choice(
+        "constant", "cosine falls to 0 at num_steps", ("constant", "cosine")
+    ),
+    "optimizer.warmup_steps": _whole(0, "linear warm-up of the learning rate", low=0),
+    "optimizer.clip_norm": _real(
+        None,
+        "bound on the gradients' global norm",
+        "a number above 0",
+        lambda v: v > 0,
+        optional=True,
+    ),
+    "ema.decay": _real(
+        0.999,
+        "of the average of the parameters, after its warm-up",
+        "a number of at least 0 and below 1",
+        lambda v: 0 <= v < 1,
+    ),
+    "train.batch_size": _whole(64, "pictures in an update"),
+    "train.num_epochs": _real(
+        3.0, "passes over the training split", "a number above 0", lambda v: v > 0
+    ),
+    "train.num_steps": _whole(None, "updates; where set, it wins", optional=True),
+    "train.steps_per_dispatch": _whole(10, "updates in one compiled program"),
+    "log.every_steps": _whole(50, "between lines of metrics.jsonl"),
+    "log.tensorboard": _switch(False, "write TensorBoard's event files as well"),
+    "eval.every_steps": _whole(1000, "between evaluations on the validation split"),
+    "eval.batch_size": _whole(250, "pictures evaluated at a time"),
+    "eval.importance_samples": _whole(64, "k of the importance-weighted bound"),
+    "eval.samples_per_chunk": _whole(8, "of those k, how many at a time"),
+    "checkpoint.every_steps": _whole(1000, "between checkpoints"),
+}
+
+# What may change when a run is resumed; `train.num_steps` may only grow.
+RESUMABLE = (
+    "dataset.data_dir",
+    "dataset.feed",
+    "log.every_steps",
+    "log.tensorboard",
+    "eval.every_steps",
+    "checkpoint.every_steps",
+    "train.num_epochs",
+    "train.num_steps",
+)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns all settings at their defaults: the notebook's VAE.
+
+    The config is locked: a misspelt name raises at once.
+    """
+    config = ml_collections.ConfigDict()
+    for name, setting in SETTINGS.items():
+        section, _, leaf = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ml_collections.ConfigDict()
+        (config[section] if section else config)[leaf] = setting.default
+    return config.lock()
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the settings by their dotted names, in the order of `SETTINGS`."""
+    values = {}
+    for name in SETTINGS:
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        values[name] = value
+    return values
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where `name` ("model.latent_dim") is no setting."""
+    if name in SETTINGS:
+        return
+    section = name.rpartition(".")[0]
+    nearby = [s for s in SETTINGS if s.rpartition(".")[0] == section] or SETTINGS
+    raise UserError(f"config.{name} is no setting; allowed are {', '.join(nearby)}")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError at the first setting out of range or refused combination."""
+    values = flatten(config)
+    for name, value in values.items():
+        setting = SETTINGS[name]
+        if not setting.accepts(value):
+            raise UserError(f"config.{name} is {value!r}; allowed is {setting.allowed}")
+
+    def refuse(name: str, reason: str) -> None:
+        raise UserError(f"config.{name} is {values[name]!r}; {reason}")
+
+    if (values["model.name"] == "ae") != (values["objective.name"] == "mse"):
+        refuse(
+            "objective.name",
+            f"model {values['model.name']} has no such objective: "
+            "ae goes with mse, vae with elbo",
+        )
+    if values["objective.name"] == "mse" and values["objective.beta"] != 1:
+        refuse("objective.beta", "mse has no KL to weigh")
+    if values["optimizer.name"] == "adam" and values["optimizer.weight_decay"]:
+        refuse("optimizer.weight_decay", "adam has none: set it to 0 or use adamw")
+    for name, base in (
+        ("log.every_steps", "train.steps_per_dispatch"),
+        ("eval.every_steps", "log.every_steps"),
+        ("checkpoint.every_steps", "log.every_steps"),
+    ):
+        if values[name] % values[base]:
+            refuse(name, f"it must be a multiple of {base}, {values[base]}")
+
+
+def resumed_differences(
+    recorded: ml_collections.ConfigDict, given: ml_collections.ConfigDict
+) -> list[str]:
+    """Returns what keeps `given` from resuming a run, as "key: recorded, given".
+
+    Args:
+      recorded: the run's resolved config.
+      given: the config to go on with; "auto" agrees with whatever was resolved.
+    """
+    old, new = flatten(recorded), flatten(given)
+    return [
+        f"{name}: {old[name]!r} in the run, {new[name]!r} given"
+        for name in SETTINGS
+        if name not in RESUMABLE and new[name] not in (old[name], "auto")
+    ]

@@ -1,0 +1,1 @@
+"""Pictures in, uint8 batches out."""

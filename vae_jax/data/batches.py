@@ -1,0 +1,112 @@
+"""batch = f(seed, step): which pictures an update sees, and two ways to feed them.
+
+The order is a permutation of the split for each epoch, drawn from (seed, epoch), one
+after the other without dropping the remainder. A feed needs no state of its own: it is
+asked for the batches of steps [first, first + count) and both kinds answer alike.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from vae_jax.data.cache import Split
+from vae_jax.keys import Stream
+
+Batch = dict[str, Any]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, num_pictures: int) -> np.ndarray:
+    generator = np.random.default_rng([seed, Stream.ORDER, epoch])
+    return generator.permutation(num_pictures).astype(np.int32)
+
+
+def batch_indices(
+    seed: int, first_step: int, num_steps: int, batch_size: int, num_pictures: int
+) -> np.ndarray:
+    """Returns which pictures the updates [first_step, first_step + num_steps) see.
+
+    Returns:
+      [num_steps,batch_size] int32 indices into the split.
+    """
+    start = first_step * batch_size
+    positions = np.arange(start, start + num_steps * batch_size)
+    epochs, offsets = np.divmod(positions, num_pictures)
+    indices = np.empty(len(positions), np.int32)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _permutation(seed, int(epoch), num_pictures)[offsets[here]]
+    return indices.reshape(num_steps, batch_size)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the batches of a training run come from.
+
+    Attributes:
+      data: what every dispatch is given: the whole split, or nothing.
+      gather: (data, x) -> batch; runs inside the compiled program.
+      stream: takes the (first step, number of steps) of each dispatch to come, yields
+        its `xs`: [K,B] indices, or batches with leading axes [K,B].
+    """
+
+    data: Batch
+    gather: Callable[[Batch, Any], Batch]
+    stream: Callable[[Sequence[tuple[int, int]]], Iterator[Any]]
+
+
+def device_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
+    """Feeds from a copy of the split in the device's memory: only indices travel."""
+
+    def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+        for first, count in dispatches:
+            yield batch_indices(seed, first, count, batch_size, len(split.images))
+
+    return Feed(
+        data={"image": split.images, "attributes": split.attributes},
+        gather=lambda data, indices: jax.tree.map(lambda a: a[indices], data),
+        stream=stream,
+    )
+
+
+def stream_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
+    """Feeds batches read ahead by Grain from the memory map."""
+
+    def read(dispatch: tuple[int, int]) -> Batch:
+        indices = batch_indices(seed, *dispatch, batch_size, len(split.images))
+        return {
+            "image": split.images[indices],
+            "attributes": split.attributes[indices],
+        }
+
+    def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[Batch]:
+        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+        return iter(
+            grain.MapDataset.source(dispatches).map(read).to_iter_dataset(options)
+        )
+
+    return Feed(data={}, gather=lambda data, batch: batch, stream=stream)
+
+
+def _device_memory() -> int:
+    """Returns the bytes that one device may hold: the host's memory on a CPU."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit", host)
+
+
+def build_feed(kind: str, split: Split, *, seed: int, batch_size: int) -> Feed:
+    """Returns the feed of a kind: "device", "stream", or "auto".
+
+    "auto" keeps the split on the device where it takes at most half of its memory.
+    """
+    if kind == "auto":
+        kind = "device" if 2 * split.images.nbytes <= _device_memory() else "stream"
+    feed = device_feed if kind == "device" else stream_feed
+    return feed(split, seed=seed, batch_size=batch_size)

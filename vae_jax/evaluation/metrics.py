@@ -1,0 +1,28 @@
+"""Figures of a trained model, as pure functions of its terms."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vae_jax.models.objectives import kl_per_image
+from vae_jax.models.terms import Terms
+
+
+def log_weights(terms: Terms) -> Float[Array, "S B"]:
+    """Returns log p(x,z)/q(z|x) in nats, of each sample.
+
+    Never with the analytic KL: an importance weight belongs to one z.
+    """
+    ratio = sum(latent.log_pz - latent.log_qz for latent in terms.layers)
+    return terms.log_px + ratio
+
+
+def bits_per_dim(terms: Terms) -> Float[Array, "B"]:
+    """Returns the negative ELBO of the 8-bit levels, in bits per pixel and channel.
+
+    The likelihood is the discretised one, which sums to 1 over the 256 levels; for a
+    density on [0, 1] this is another figure than its ELBO on another scale.
+    """
+    elbo = jnp.mean(terms.log_mass, axis=0) - kl_per_image(terms)
+    return -elbo / (math.prod(terms.mean.shape[2:]) * math.log(2))

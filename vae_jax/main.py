@@ -1,0 +1,215 @@
+"""The command line: python -m vae_jax.main --config=configs/vae.py.
+
+  --mode=train        train, then evaluate and draw (the default)
+  --mode=eval         figures of the validation and test splits, to eval.json
+  --mode=sample       images/samples.png, from the prior
+  --mode=reconstruct  images/reconstructions.png, originals over reconstructions
+
+All modes but train need --workdir alone. Every setting of a recipe can be overridden:
+--config.model.latent_dim=64.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vae_jax import config as config_lib
+from vae_jax import run as run_lib
+from vae_jax.errors import UserError
+from vae_jax.evaluation import evaluate
+from vae_jax.exploration.sampling import sample_prior
+from vae_jax.keys import Stream, key
+from vae_jax.models import build
+from vae_jax.models.likelihoods import to_unit_interval
+from vae_jax.models.vae import VAE
+from vae_jax.report import plots
+from vae_jax.report.writer import read_lines
+from vae_jax.run import Run
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A recipe, configs/vae.py say."
+)
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "sample", "reconstruct"], "What to do."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; runs/<recipe's name>."
+)
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the run, in all modes but train."
+)
+NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "To draw.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
+EVALUATED_SPLITS = ("validation", "test")
+
+
+def write_evaluation(run: Run) -> dict[str, Any]:
+    """Evaluates the EMA and raw parameters on whole splits; writes eval.json."""
+    config = run.config
+    training_figures = evaluate.objective_figures(build.build_objective(config))
+    bounds = evaluate.bound_figures(
+        config.eval.importance_samples, config.eval.samples_per_chunk
+    )
+
+    def figures(model, image, image_key):
+        found = training_figures(model, image, image_key)
+        return (
+            found | bounds(model, image, image_key) if isinstance(model, VAE) else found
+        )
+
+    evaluator = evaluate.build_evaluator(
+        run.graphdef, figures, seed=config.seed, batch_size=config.eval.batch_size
+    )
+    report: dict[str, Any] = {}
+    for split in EVALUATED_SPLITS:
+        images = run.dataset.splits[split].images
+        report[split] = {
+            name: evaluate.means(evaluator(params, images, f"{split}, {name}"))
+            | {"num_images": len(images), "step": run.step}
+            for name, params in run.params.items()
+        }
+    text = json.dumps(report, indent=2)
+    (run.workdir / "eval.json").write_text(text + "\n")
+    return report
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    """Arranges [N,...] images as [rows,columns,...], nearly square, filled up white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    filled = np.ones((rows * columns, *images.shape[1:]), np.float32)
+    filled[: len(images)] = images
+    return filled.reshape(rows, columns, *images.shape[1:])
+
+
+def draw_samples(run: Run, num_images: int, seed: int) -> Path:
+    """Draws samples from the prior by the EMA parameters; writes images/samples.png."""
+    model = run.model()
+    if not isinstance(model, VAE):
+        raise UserError(
+            f"{run.workdir} holds an autoencoder, which has no prior to sample from"
+        )
+    images = sample_prior(model, key(seed, Stream.SAMPLING), num_images)
+    path = _picture(run, "samples.png")
+    plots.image_grid(_grid(np.asarray(images)), path)
+    return path
+
+
+def draw_reconstructions(run: Run, num_images: int) -> Path:
+    """Draws validation pictures over their reconstructions by the EMA parameters."""
+    originals = to_unit_interval(run.dataset.splits["validation"].images[:num_images])
+    reconstructions = jax.jit(lambda model, x: model.reconstruct(x))(
+        run.model(), originals
+    )
+    pairs = np.stack(
+        [_grid(np.asarray(originals)), _grid(np.asarray(reconstructions))], 1
+    )
+    path = _picture(run, "reconstructions.png")
+    plots.image_grid(pairs.reshape(-1, *pairs.shape[2:]), path)
+    return path
+
+
+def draw_curves(run: Run) -> Path:
+    """Draws metrics.jsonl against the step; writes images/curves.png."""
+    path = _picture(run, "curves.png")
+    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path)
+    return path
+
+
+def _picture(run: Run, name: str) -> Path:
+    path = run.workdir / "images" / name
+    path.parent.mkdir(exist_ok=True)
+    print(path)
+    return path
+
+
+def _load(workdir: Path) -> Run:
+    """Opens the run; a recipe given beside it may change how it is evaluated."""
+    run = run_lib.load(workdir, CHECKPOINT.value)
+    if CONFIG.value is not None:
+        config_lib.validate(CONFIG.value)
+        different = [
+            line
+            for line in config_lib.resumed_differences(run.config, CONFIG.value)
+            if not line.startswith("eval.")
+        ]
+        if different:
+            raise UserError(
+                f"{workdir} holds a run of another config than --config:\n  "
+                + "\n  ".join(different)
+            )
+        run.config.eval = CONFIG.value.eval
+    return run
+
+
+def _workdir() -> Path:
+    if WORKDIR.value is not None:
+        return Path(WORKDIR.value)
+    if CONFIG.value is None:
+        needed = "--config" if MODE.value == "train" else "--workdir (or --config)"
+        raise UserError(
+            f"{needed} is missing; to train: "
+            "python -m vae_jax.main --config=configs/vae.py"
+        )
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+    return Path("runs") / Path(recipe.split(":")[0]).stem
+
+
+def main(argv: list[str]) -> None:
+    """Does what --mode says."""
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is no flag; flags look like --mode=eval")
+    workdir = _workdir()
+    if MODE.value == "train":
+        if CONFIG.value is None:
+            raise UserError("--config is missing: --config=configs/vae.py, say")
+        run = run_lib.train(CONFIG.value, workdir)
+        if run.step < run.config.train.num_steps:
+            print(f"stopped at step {run.step}; the same command goes on from there")
+            return
+        print(json.dumps(write_evaluation(run), indent=2))
+        draw_curves(run)
+        draw_reconstructions(run, NUM_IMAGES.value)
+        if isinstance(run.model(), VAE):
+            draw_samples(run, NUM_IMAGES.value, SEED.value)
+    elif MODE.value == "eval":
+        print(json.dumps(write_evaluation(_load(workdir)), indent=2))
+    elif MODE.value == "sample":
+        draw_samples(_load(workdir), NUM_IMAGES.value, SEED.value)
+    else:
+        draw_reconstructions(_load(workdir), NUM_IMAGES.value)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; whatever is wrong with one, recipes included, is one line."""
+    for argument in argv[1:]:
+        name, dot, setting = argument.lstrip("-").partition("=")[0].partition(".")
+        if name == "config" and dot:
+            config_lib.check_name(setting)
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(str(error)) from error
+    except AttributeError as error:
+        raise UserError(f"the recipe sets what is no setting: {error}") from error
+
+
+def cli() -> None:
+    """Runs `main`; a user's mistake ends with its message and exit status 2."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        print(f"vae_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,100 @@
+"""From settings to a model, an objective, and the loss that the loop minimises."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+
+from vae_jax.models import mlp
+from vae_jax.models.autoencoder import AE
+from vae_jax.models.likelihoods import LearnedGaussian, to_unit_interval
+from vae_jax.models.objectives import Objective, beta_elbo, mean_squared_error
+from vae_jax.models.priors import StandardNormal
+from vae_jax.models.vae import VAE
+
+MODELS = ("ae", "vae")
+LIKELIHOODS = {"gaussian": LearnedGaussian}
+OBJECTIVES = {
+    "elbo": lambda settings: beta_elbo(settings.beta),
+    "mse": lambda settings: mean_squared_error,
+}
+PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+
+Params = Any
+LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+
+
+def build_model(
+    config: ml_collections.ConfigDict,
+    image_shape: tuple[int, int, int],
+    rngs: nnx.Rngs,
+) -> AE | VAE:
+    """Builds the model that the settings describe.
+
+    Args:
+      config: the resolved settings; `model` and `precision` are read.
+      image_shape: (height, width, channels).
+      rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
+    """
+    settings = config.model
+    dtype = PRECISIONS[config.precision]
+
+    def encoder(features: int) -> mlp.Encoder:
+        return mlp.Encoder(
+            image_shape, settings.hidden_dim, features, dtype=dtype, rngs=rngs
+        )
+
+    def decoder(num_maps: int) -> mlp.Decoder:
+        return mlp.Decoder(
+            settings.latent_dim,
+            settings.hidden_dim,
+            image_shape,
+            num_maps,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    if settings.name == "ae":
+        return AE(encoder(settings.latent_dim), decoder(num_maps=1))
+    likelihood = LIKELIHOODS[settings.likelihood]()
+    return VAE(
+        encoder(2 * settings.latent_dim),
+        decoder(likelihood.num_maps),
+        likelihood,
+        StandardNormal(settings.latent_dim),
+    )
+
+
+def build_objective(config: ml_collections.ConfigDict) -> Objective:
+    """Returns the objective that the settings under `objective` describe."""
+    return OBJECTIVES[config.objective.name](config.objective)
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """Splits a model into its static structure and a plain dict of parameters.
+
+    Raises:
+      ValueError: the model holds state other than parameters (random streams,
+        batch statistics), which the compiled step would not carry.
+    """
+    graphdef, params = nnx.split(model, nnx.Param)
+    return graphdef, nnx.to_pure_dict(params)
+
+
+def build_loss_fn(graphdef: nnx.GraphDef, objective: Objective) -> LossFn:
+    """Returns loss_fn(params, extra, batch, key, step) -> (loss, (metrics, extra)).
+
+    It is all that the training loop knows of a model. `batch` holds 8-bit images
+    [B,H,W,C] under "image".
+    """
+
+    def loss_fn(params, extra, batch, key, step):
+        model = nnx.merge(graphdef, params)
+        images = to_unit_interval(batch["image"])
+        loss, metrics = objective(model(images, key), images, step)
+        return loss, (metrics, extra)
+
+    return loss_fn

@@ -1,0 +1,77 @@
+"""Fully connected encoder and decoder, one hidden layer each."""
+
+import math
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Encoder(nnx.Module):
+    """Images to `features` numbers: flatten, Linear, ReLU, Linear.
+
+    The input of the last layer has type `dtype`, its output is float32: posteriors
+    are computed in full precision.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        hidden_dim: int,
+        features: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.hidden = nnx.Linear(
+            math.prod(image_shape), hidden_dim, dtype=dtype, rngs=rngs
+        )
+        self.head = nnx.Linear(
+            hidden_dim,
+            features,
+            dtype=dtype,
+            preferred_element_type=jnp.float32,
+            rngs=rngs,
+        )
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
+        """Returns the features of each image."""
+        flat = images.reshape(images.shape[0], -1)
+        return self.head(nnx.relu(self.hidden(flat))).astype(jnp.float32)
+
+
+class Decoder(nnx.Module):
+    """Codes to `num_maps` maps of the image's shape: Linear, ReLU, Linear.
+
+    One map for each parameter of the likelihood; all of them come from one product,
+    in float32.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        hidden_dim: int,
+        image_shape: tuple[int, int, int],
+        num_maps: int,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.image_shape = image_shape
+        self.num_maps = num_maps
+        self.hidden = nnx.Linear(latent_dim, hidden_dim, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            hidden_dim,
+            num_maps * math.prod(image_shape),
+            dtype=dtype,
+            preferred_element_type=jnp.float32,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, z: Float[Array, "*batch D"]
+    ) -> tuple[Float[Array, "*batch H W C"], ...]:
+        """Returns the unbounded parameter maps of each code."""
+        flat = self.head(nnx.relu(self.hidden(z))).astype(jnp.float32)
+        maps = jnp.split(flat, self.num_maps, axis=-1)
+        return tuple(m.reshape(*z.shape[:-1], *self.image_shape) for m in maps)

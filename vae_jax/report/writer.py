@@ -1,0 +1,92 @@
+"""What a run writes down: metrics.jsonl, timing.jsonl and, if asked, TensorBoard."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vae_jax.errors import UserError
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of a JSON-lines file, but a last line torn by a kill."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # What follows the last line feed was never finished; it is empty in a whole file.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _keep_until(path: Path, step: int) -> None:
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    rewritten = path.with_suffix(".rewritten")
+    rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    rewritten.rename(path)
+
+
+class Writer:
+    """Appends to a run's logs from a step on; used as a context manager.
+
+    metrics.jsonl holds what the seed determines, so that an interrupted and resumed run
+    leaves the same bytes as one that never stopped; what depends on the machine's mood
+    goes to timing.jsonl.
+
+    Args:
+      workdir: the run's folder.
+      step: of the state that training goes on from; lines past it are dropped, since
+        those steps will be taken again.
+      tensorboard: write event files under `workdir`/tensorboard as well.
+
+    Raises:
+      UserError: TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = False):
+        self._board = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise UserError(
+                    "config.log.tensorboard is True, but tensorboardX is not "
+                    'installed: pip install "vae_jax[tensorboard]"'
+                ) from error
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=step + 1
+            )
+        files = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
+        for path in files:
+            _keep_until(path, step)
+        self._metrics, self._timing = (path.open("a") for path in files)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.close()
+        self._timing.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write_metrics(
+        self, step: int, epoch: float, split: str, metrics: dict[str, float]
+    ) -> None:
+        """Writes the means of one split at a step, in full float precision."""
+        line = {"step": step, "epoch": epoch, "split": split, **metrics}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._scalars(step, split, metrics)
+
+    def write_timing(self, step: int, images_per_second: float) -> None:
+        """Writes the training speed since the last such line, evaluation excluded."""
+        line = {"step": step, "images_per_second": images_per_second}
+        self._timing.write(json.dumps(line) + "\n")
+        self._scalars(step, "timing", {"images_per_second": images_per_second})
+
+    def flush(self) -> None:
+        """Hands everything written to the operating system."""
+        self._metrics.flush()
+        self._timing.flush()
+
+    def _scalars(self, step: int, prefix: str, values: dict[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{prefix}/{name}", value, step)

@@ -1,0 +1,335 @@
+"""Runs and their workdirs: `train` makes one, `load` opens one.
+
+A workdir holds run.json (what was run, on what), metrics.jsonl, timing.jsonl,
+checkpoints/, images/ and eval.json.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+from flax import nnx
+
+from vae_jax import config as config_lib
+from vae_jax.data import batches, cache
+from vae_jax.errors import UserError
+from vae_jax.evaluation import evaluate
+from vae_jax.keys import Stream, key
+from vae_jax.models import build
+from vae_jax.report.writer import Writer
+from vae_jax.training import loop, sharding
+from vae_jax.training import step as step_lib
+from vae_jax.training.checkpoint import Checkpoints, differences
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with all that is needed to look into it.
+
+    Attributes:
+      workdir: its folder.
+      config: the resolved settings.
+      step: of the checkpoint that was loaded.
+      params: "ema" and "raw" parameters.
+      graphdef: the model's structure; see `model`.
+      dataset: the data set that it was trained on.
+    """
+
+    workdir: Path
+    config: ml_collections.ConfigDict
+    step: int
+    params: dict[str, build.Params]
+    graphdef: nnx.GraphDef
+    dataset: cache.Dataset
+
+    def model(self, params: str = "ema") -> Any:
+        """Returns the model with its "ema" or "raw" parameters, ready to call."""
+        return nnx.merge(self.graphdef, self.params[params])
+
+
+def _load_dataset(settings: ml_collections.ConfigDict) -> cache.Dataset:
+    return cache.load(
+        settings.name,
+        settings.data_dir,
+        crop=settings.crop,
+        resampler=settings.resampler,
+        size=settings.size,
+        channels=settings.channels,
+    )
+
+
+def _abstract_model(
+    config: ml_collections.ConfigDict, dataset: cache.Dataset
+) -> tuple[nnx.GraphDef, build.Params]:
+    """Returns the model's structure and its parameters' shapes."""
+    return build.split(
+        nnx.eval_shape(
+            lambda: build.build_model(config, dataset.image_shape, nnx.Rngs(0))
+        )
+    )
+
+
+def _initial_params(
+    config: ml_collections.ConfigDict, dataset: cache.Dataset
+) -> build.Params:
+    """Returns new parameters, or those that `config.init_from` names."""
+    _, shapes = _abstract_model(config, dataset)
+    if config.init_from is not None:
+        params = load(config.init_from).params["ema"]
+        different = differences(shapes, params)
+        if different:
+            raise UserError(
+                f"config.init_from is {config.init_from!r}, whose parameters do not "
+                "fit this model:\n  " + "\n  ".join(different)
+            )
+        return params
+
+    @jax.jit
+    def initialise():
+        rngs = nnx.Rngs(key(config.seed, Stream.INIT))
+        return build.split(build.build_model(config, dataset.image_shape, rngs))[1]
+
+    return initialise()
+
+
+def _new_state(config: ml_collections.ConfigDict, params: build.Params):
+    optimizer = step_lib.build_optimizer(config.optimizer, config.train.num_steps)
+    float16 = config.precision == "fp16"
+    return step_lib.create_state(params, optimizer, float16=float16)
+
+
+def _state_shapes(config: ml_collections.ConfigDict, params: build.Params, sharding):
+    shapes = jax.eval_shape(lambda p: _new_state(config, p), params)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes
+    )
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout, "+" behind it where files differ from it."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.rename(path)
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """Returns the resolved config of the run in a workdir.
+
+    Raises:
+      UserError: there is no run, or its run.json is not one of this program's.
+    """
+    path = workdir / "run.json"
+    if not path.exists():
+        raise UserError(f"--workdir is {workdir}, which holds no run (no run.json)")
+    config = config_lib.default_config()
+    try:
+        config.update(json.loads(path.read_text())["config"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return config
+
+
+def _resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config with every "auto" but the feed's replaced by what it is."""
+    config = config.copy_and_resolve_references()
+    name = cache.resolve_name(config.dataset.name, config.dataset.data_dir)
+    if config.dataset.name == "auto":
+        logging.warning(
+            "config.dataset.name is auto: training on %s%s",
+            name,
+            ""
+            if name == "celeb_a"
+            else ", drawn faces, because celeb_a is not prepared. For CelebA: "
+            + cache.HOW_TO_PREPARE_CELEB_A,
+        )
+    config.dataset.name = name
+    if config.precision == "auto":
+        config.precision = "fp32" if jax.default_backend() == "cpu" else "bf16"
+    return config
+
+
+def _open(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, cache.Dataset]:
+    """Makes run.json, or checks the config against the one that is there."""
+    config_lib.validate(config)
+    if config.train.batch_size % jax.device_count():
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be a "
+            f"multiple of the {jax.device_count()} devices"
+        )
+    recorded = read_config(workdir) if (workdir / "run.json").exists() else None
+    if recorded is not None:
+        different = config_lib.resumed_differences(recorded, config)
+        if different:
+            raise UserError(
+                f"{workdir} holds a run of another config; choose another --workdir, "
+                "or --config.init_from to start from its weights:\n  "
+                + "\n  ".join(different)
+            )
+        config = config.copy_and_resolve_references()
+        config.dataset.name = recorded.dataset.name
+        config.precision = recorded.precision
+    config = _resolve(config)
+    dataset = _load_dataset(config.dataset)
+    num_train = len(dataset.splits["train"].images)
+    if config.train.num_steps is None:
+        examples = config.train.num_epochs * num_train
+        config.train.num_steps = math.ceil(examples / config.train.batch_size)
+    if recorded is not None and config.train.num_steps < recorded.train.num_steps:
+        raise UserError(
+            f"config.train.num_steps is {config.train.num_steps}; the run in {workdir} "
+            f"has {recorded.train.num_steps}, and only more can be asked of it"
+        )
+    _, shapes = _abstract_model(config, dataset)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_json(
+        workdir / "run.json",
+        {
+            "config": config.to_dict(),
+            "dataset": dataset.recipe,
+            "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)),
+            "seed": config.seed,
+            "devices": [str(d.device_kind) for d in jax.devices()],
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in PACKAGES},
+            "git_commit": _git_commit(),
+        },
+    )
+    return config, dataset
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> Run:
+    """Trains in a workdir, from the start or from where the run there stands.
+
+    Args:
+      config: from `config.default_config()` or a recipe.
+      workdir: made where it is absent.
+
+    Raises:
+      UserError: a setting is refused, or the workdir holds a run of other settings.
+    """
+    config, dataset = _open(config, workdir)
+    graphdef, params = _abstract_model(config, dataset)
+    objective = build.build_objective(config)
+    evaluator = evaluate.build_evaluator(
+        graphdef,
+        evaluate.objective_figures(objective),
+        seed=config.seed,
+        batch_size=config.eval.batch_size,
+    )
+    train_split = dataset.splits["train"]
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.step_of("latest")
+        if step is None:
+            step = 0
+            state = _new_state(config, _initial_params(config, dataset))
+        else:
+            logging.info("going on from step %d of %s", step, workdir)
+            mesh_wide = sharding.replicated(sharding.data_mesh())
+            state = checkpoints.restore(step, _state_shapes(config, params, mesh_wide))
+        with Writer(workdir, step, tensorboard=config.log.tensorboard) as writer:
+            state = loop.train(
+                state,
+                step_lib.build_update(
+                    build.build_loss_fn(graphdef, objective),
+                    step_lib.build_optimizer(config.optimizer, config.train.num_steps),
+                    ema_decay=config.ema.decay,
+                    seed=config.seed,
+                ),
+                batches.build_feed(
+                    config.dataset.feed,
+                    train_split,
+                    seed=config.seed,
+                    batch_size=config.train.batch_size,
+                ),
+                num_steps=config.train.num_steps,
+                batch_size=config.train.batch_size,
+                steps_per_epoch=len(train_split.images) / config.train.batch_size,
+                cadence=loop.Cadence(
+                    dispatch=config.train.steps_per_dispatch,
+                    log=config.log.every_steps,
+                    evaluate=config.eval.every_steps,
+                    checkpoint=config.checkpoint.every_steps,
+                ),
+                validate=lambda params: evaluate.means(
+                    evaluator(params, dataset.splits["validation"].images, "validating")
+                ),
+                writer=writer,
+                checkpoints=checkpoints,
+            )
+    return Run(
+        workdir=workdir,
+        config=config,
+        step=int(state.step),
+        params={"ema": state.ema_params, "raw": state.params},
+        graphdef=graphdef,
+        dataset=dataset,
+    )
+
+
+def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
+    """Opens a trained run.
+
+    Args:
+      workdir: of the run.
+      checkpoint: "latest", or "best" by the validation loss of the EMA parameters.
+
+    Raises:
+      UserError: there is no run, no checkpoint, or no data set.
+    """
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    dataset = _load_dataset(config.dataset)
+    graphdef, params = _abstract_model(config, dataset)
+    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.step_of(checkpoint)
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint yet")
+        state = checkpoints.restore(step, _state_shapes(config, params, one_device))
+    return Run(
+        workdir=workdir,
+        config=config,
+        step=step,
+        params={"ema": state.ema_params, "raw": state.params},
+        graphdef=graphdef,
+        dataset=dataset,
+    )

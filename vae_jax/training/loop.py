@@ -1,0 +1,173 @@
+"""The loop: batch -> update -> log -> evaluate -> save. It knows no model."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from vae_jax.data.batches import Feed
+from vae_jax.errors import UserError
+from vae_jax.report.writer import Writer
+from vae_jax.training import sharding
+from vae_jax.training.checkpoint import Checkpoints
+from vae_jax.training.step import TrainState, build_dispatch
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often things happen, in steps; each is a multiple of the one before.
+
+    What happens at a step happens on absolute multiples, and all but `dispatch` at the
+    last step as well.
+    """
+
+    dispatch: int
+    log: int
+    evaluate: int
+    checkpoint: int
+
+
+def dispatches(first: int, last: int, size: int) -> list[tuple[int, int]]:
+    """Returns (first step, number of steps) of each compiled call in [first, last).
+
+    Calls end on multiples of `size`, wherever they start, and at `last`.
+    """
+    cuts = [first, *range((first // size + 1) * size, last, size), last]
+    return [(a, b - a) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if b > a]
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills."""
+    received: list[int] = []
+
+    def request(number, frame):
+        del frame
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {
+        number: signal.signal(number, request)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _window_means(window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+    """Returns the mean of each metric over a window's applied updates."""
+    fetched = jax.device_get(window)
+    columns = {
+        name: np.concatenate([metrics[name] for metrics in fetched]).astype(np.float64)
+        for name in fetched[0]
+    }
+    applied = columns.pop("applied") > 0
+    means = {
+        name: float(np.mean(v[applied])) for name, v in columns.items() if any(applied)
+    }
+    if not any(applied) or not np.isfinite(means["loss"]):
+        raise UserError(
+            f"the loss is no finite number at step {step}; the last checkpoint stands. "
+            "A smaller config.optimizer.learning_rate, config.optimizer.clip_norm or "
+            "config.precision=fp32 may help"
+        )
+    return means
+
+
+def train(
+    state: TrainState,
+    update: Callable,
+    feed: Feed,
+    *,
+    num_steps: int,
+    batch_size: int,
+    steps_per_epoch: float,
+    cadence: Cadence,
+    validate: Callable[[Any], dict[str, float]],
+    writer: Writer,
+    checkpoints: Checkpoints,
+) -> TrainState:
+    """Trains from `state.step` to `num_steps` and returns the last state.
+
+    A SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`, saved.
+
+    Args:
+      state: donated.
+      update: (state, batch) -> (state, metrics), from `build_update`.
+      feed: of the training split.
+      num_steps: the step to end at.
+      batch_size: pictures in an update.
+      steps_per_epoch: for the log.
+      cadence: when to log, evaluate and save.
+      validate: EMA parameters -> metrics of the validation split, `loss` among them.
+      writer: of the logs, opened at `state.step`.
+      checkpoints: where to save.
+
+    Raises:
+      UserError: the loss stopped being finite.
+    """
+    mesh = sharding.data_mesh()
+    step = int(state.step)
+    plan = dispatches(step, num_steps, cadence.dispatch)
+    state = jax.device_put(state, sharding.replicated(mesh))
+    data = jax.device_put(feed.data, sharding.replicated(mesh))
+    dispatch = build_dispatch(update, feed.gather)
+    window, window_start, seconds = [], step, 0.0
+    bar = tqdm(
+        total=num_steps * batch_size,
+        initial=step * batch_size,
+        desc="training",
+        unit=" images",
+        unit_scale=True,
+        disable=None,
+    )
+    with bar, _stop_requests() as stop:
+        start = time.perf_counter()
+        for (_, count), xs in zip(plan, feed.stream(plan), strict=True):
+            xs = jax.device_put(xs, sharding.cut_batches(mesh))
+            state, metrics = dispatch(state, data, xs)
+            window.append(metrics)
+            step += count
+            last = step == num_steps
+            if step % cadence.log and not last:
+                continue
+            means = _window_means(window, step)
+            seconds = time.perf_counter() - start
+            epoch = step / steps_per_epoch
+            trained = (step - window_start) * batch_size
+            writer.write_metrics(step, epoch, "train", means)
+            writer.write_timing(step, trained / seconds)
+            bar.update(trained)
+            bar.set_postfix(loss=f"{means['loss']:.6g}", refresh=False)
+            validation_loss = None
+            if step % cadence.evaluate == 0 or last:
+                validation = validate(state.ema_params)
+                validation_loss = validation["loss"]
+                writer.write_metrics(step, epoch, "validation", validation)
+                tqdm.write(_summary(step, num_steps, means, validation))
+            writer.flush()
+            if step % cadence.checkpoint == 0 or last or stop:
+                checkpoints.save(state, step, validation_loss)
+            if stop:
+                break
+            window, window_start, start = [], step, time.perf_counter()
+    return state
+
+
+def _summary(step, num_steps, means, validation) -> str:
+    name = "elbo" if "elbo" in means else "loss"
+    return (
+        f"step {step}/{num_steps}: {name} {means[name]:.6g} (train), "
+        f"{validation[name]:.6g} (validation, EMA); "
+        f"mse {means['mse']:.5f}, {validation['mse']:.5f}"
+    )
