@@ -20,30 +20,39 @@ from vae_jax.models.build import LIKELIHOODS, MODELS, OBJECTIVES, PRECISIONS
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its default, its meaning, and which values it takes."""
+    """One setting: its default, its meaning, and which values it takes.
+
+    `optional_type` is the type of a value other than None, where None is the default.
+    """
 
     default: Any
     meaning: str
     allowed: str
     accepts: Callable[[Any], bool]
+    optional_type: type | None = None
 
 
-def _whole(default, meaning, low=1, optional=False):
+def _optional(setting: Setting, value_type: type) -> Setting:
     return Setting(
-        config_dict.placeholder(int) if default is None else default,
-        meaning,
-        f"a whole number of at least {low}" + (", or None" if optional else ""),
-        lambda v: v is None and optional or isinstance(v, int) and v >= low,
+        None,
+        setting.meaning,
+        f"{setting.allowed}, or None",
+        lambda v: v is None or setting.accepts(v),
+        value_type,
     )
 
 
-def _real(default, meaning, allowed, accepts, optional=False):
+def _whole(default, meaning, low=1):
     return Setting(
-        config_dict.placeholder(float) if default is None else default,
+        default,
         meaning,
-        allowed + (", or None" if optional else ""),
-        lambda v: v is None and optional or math.isfinite(v) and accepts(v),
+        f"a whole number of at least {low}",
+        lambda v: isinstance(v, int) and v >= low,
     )
+
+
+def _real(default, meaning, allowed, accepts):
+    return Setting(default, meaning, allowed, lambda v: math.isfinite(v) and accepts(v))
 
 
 def _choice(default, meaning, options):
@@ -58,9 +67,7 @@ def _switch(default, meaning):
 
 
 def _path(meaning):
-    return Setting(
-        config_dict.placeholder(str), meaning, "a path, or None", lambda v: v != ""
-    )
+    return _optional(Setting("", meaning, "a path", bool), str)
 
 
 SETTINGS: dict[str, Setting] = {
@@ -112,12 +119,14 @@ SETTINGS: dict[str, Setting] = {
         "constant", "cosine falls to 0 at num_steps", ("constant", "cosine")
     ),
     "optimizer.warmup_steps": _whole(0, "linear warm-up of the learning rate", low=0),
-    "optimizer.clip_norm": _real(
-        None,
-        "bound on the gradients' global norm",
-        "a number above 0",
-        lambda v: v > 0,
-        optional=True,
+    "optimizer.clip_norm": _optional(
+        _real(
+            1.0,
+            "bound on the gradients' global norm",
+            "a number above 0",
+            lambda v: v > 0,
+        ),
+        float,
     ),
     "ema.decay": _real(
         0.999,
@@ -129,7 +138,7 @@ SETTINGS: dict[str, Setting] = {
     "train.num_epochs": _real(
         3.0, "passes over the training split", "a number above 0", lambda v: v > 0
     ),
-    "train.num_steps": _whole(None, "updates; where set, it wins", optional=True),
+    "train.num_steps": _optional(_whole(1, "updates; where set, it wins"), int),
     "train.steps_per_dispatch": _whole(10, "updates in one compiled program"),
     "log.every_steps": _whole(50, "between lines of metrics.jsonl"),
     "log.tensorboard": _switch(False, "write TensorBoard's event files as well"),
@@ -163,7 +172,11 @@ def default_config() -> ml_collections.ConfigDict:
         section, _, leaf = name.rpartition(".")
         if section and section not in config:
             config[section] = ml_collections.ConfigDict()
-        (config[section] if section else config)[leaf] = setting.default
+        (config[section] if section else config)[leaf] = (
+            setting.default
+            if setting.optional_type is None
+            else config_dict.placeholder(setting.optional_type)
+        )
     return config.lock()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -104,7 +105,9 @@ def draw_samples(run: Run, num_images: int, seed: int) -> Path:
 
 def draw_reconstructions(run: Run, num_images: int) -> Path:
     """Draws validation pictures over their reconstructions by the EMA parameters."""
-    originals = to_unit_interval(run.dataset.splits["validation"].images[:num_images])
+    originals = to_unit_interval(
+        jnp.asarray(run.dataset.splits["validation"].images[:num_images])
+    )
     reconstructions = jax.jit(lambda model, x: model.reconstruct(x))(
         run.model(), originals
     )

@@ -203,6 +203,9 @@ def load(
         )
     info = prepared / "dataset_info.json"
     builder = tfds.builder_from_directory(prepared)
+    absent = [split for split in SPLITS if split not in builder.info.splits]
+    if absent:
+        raise UserError(f"{prepared} has no pictures in its split {absent[0]}")
     recipe = {
         "name": name,
         "version": prepared.name,

@@ -26,7 +26,7 @@ def objective_figures(objective: Objective) -> PerImage:
     def figures(model, image, image_key):
         images = image[None]
         # The schedules of an objective are of training: here it has run its course.
-        step = jnp.iinfo(jnp.int32).max
+        step = jnp.int32(jnp.iinfo(jnp.int32).max)
         return objective(model(images, image_key), images, step)[1]
 
     return figures

@@ -21,7 +21,11 @@ OBJECTIVES = {
     "elbo": lambda settings: beta_elbo(settings.beta),
     "mse": lambda settings: mean_squared_error,
 }
-PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+PRECISIONS = {
+    "fp32": jnp.dtype("float32"),
+    "bf16": jnp.dtype("bfloat16"),
+    "fp16": jnp.dtype("float16"),
+}
 
 Params = Any
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]

@@ -89,15 +89,20 @@ def create_state(
     params: PyTree, optimizer: optax.GradientTransformation, *, float16: bool
 ) -> TrainState:
     """Returns the state before the first update; the EMA starts at the parameters."""
-    zero = jnp.zeros((), jnp.int32)
+
+    # A donated state may not hold the same buffer twice: hence a copy, and new zeros.
+    def zero():
+        return jnp.zeros((), jnp.int32)
+
     return TrainState(
-        step=zero,
+        step=zero(),
         params=params,
-        # A copy: a donated state may not hold the same buffer twice.
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         extra={},
-        loss_scale=LossScale(jnp.float32(SCALE_INIT), zero, zero) if float16 else None,
+        loss_scale=LossScale(jnp.float32(SCALE_INIT), zero(), zero())
+        if float16
+        else None,
     )
 
 
@@ -173,7 +178,7 @@ def build_update(
         )
         if state.loss_scale is None:
             return updated, {**metrics, "applied": jnp.float32(1)}
-        finite = jnp.isfinite(optax.global_norm(grads))
+        finite = jnp.isfinite(optax.tree.norm(grads))
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), updated, state
         )

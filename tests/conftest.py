@@ -1,0 +1,60 @@
+"""Shared by all tests: shapes are checked, data sets are tiny."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported: tests of numbers want the same products everywhere.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+
+from jaxtyping import install_import_hook
+
+# The rooms whose signatures carry shapes; not `training`, whose TrainState JAX and
+# Orbax fill with placeholders.
+install_import_hook(
+    [
+        f"vae_jax.{room}"
+        for room in ("keys", "models", "evaluation", "exploration", "report")
+    ],
+    "beartype.beartype",
+)
+
+import pytest  # noqa: E402
+
+from vae_jax.config import default_config  # noqa: E402
+from vae_jax.data import cache, synthetic_faces  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A tfds folder with a few synthetic faces."""
+    folder = tmp_path_factory.mktemp("tfds")
+    synthetic_faces.prepare(folder, sizes={"train": 40, "validation": 10, "test": 6})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def faces(data_dir) -> cache.Dataset:
+    """The faces of `data_dir`, gray, 16x16."""
+    return cache.load("synthetic_faces", data_dir, size=16)
+
+
+@pytest.fixture
+def tiny_config(data_dir):
+    """A VAE that trains in a second, on the faces of `data_dir`."""
+    config = default_config()
+    config.precision = "fp32"
+    config.dataset.name = "synthetic_faces"
+    config.dataset.data_dir = str(data_dir)
+    config.dataset.size = 16
+    config.model.latent_dim = 4
+    config.model.hidden_dim = 16
+    config.train.batch_size = 8
+    config.train.num_steps = 12
+    config.train.steps_per_dispatch = 2
+    config.log.every_steps = 4
+    config.eval.every_steps = 4
+    config.eval.batch_size = 4
+    config.eval.importance_samples = 6
+    config.eval.samples_per_chunk = 4
+    config.checkpoint.every_steps = 4
+    return config

@@ -1,0 +1,147 @@
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vae_jax.data import batches
+from vae_jax.data.cache import Split
+from vae_jax.errors import UserError
+from vae_jax.report.writer import Writer, read_lines
+from vae_jax.training import loop
+from vae_jax.training import step as step_lib
+from vae_jax.training.checkpoint import Checkpoints
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "size", "expected"),
+    [
+        (0, 10, 5, [(0, 5), (5, 5)]),
+        (0, 12, 5, [(0, 5), (5, 5), (10, 2)]),
+        (7, 12, 5, [(7, 3), (10, 2)]),
+        (5, 5, 5, []),
+        (0, 3, 10, [(0, 3)]),
+    ],
+)
+def test_dispatches_end_on_absolute_multiples(first, last, size, expected):
+    assert loop.dispatches(first, last, size) == expected
+
+
+def loss_fn(params, extra, batch, key, step):
+    target = batch["image"].astype(jnp.float32).mean() / 255
+    noise = 0.01 * jax.random.normal(key)
+    loss = jnp.square(params["w"] - target + noise) + jnp.where(
+        step >= extra["bad"], jnp.nan, 0
+    )
+    return loss, ({"loss": loss, "mse": loss}, extra)
+
+
+def train(
+    workdir, num_steps=20, stop_at=None, bad_from=10**6, batch_size=4, kind="device"
+):
+    """Trains one number towards the mean brightness of 30 random pictures."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8)
+    split = Split(images, np.zeros((30, 1), bool))
+    optimizer = optax.adam(0.01)
+    state = step_lib.create_state({"w": jnp.float32(0)}, optimizer, float16=False)
+    state = state.replace(extra={"bad": jnp.int32(bad_from)})
+    update = step_lib.build_update(loss_fn, optimizer, ema_decay=0.9, seed=0)
+    workdir.mkdir(exist_ok=True)
+    validations = []
+
+    def validate(ema_params):
+        validations.append(float(ema_params["w"]))
+        if stop_at is not None and len(validations) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1 / len(validations), "mse": 0.0}
+
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.step_of("latest") or 0
+        if step:
+            state = checkpoints.restore(step, state)
+        with Writer(workdir, step) as writer:
+            state = loop.train(
+                state,
+                update,
+                batches.build_feed(kind, split, seed=0, batch_size=batch_size),
+                num_steps=num_steps,
+                batch_size=batch_size,
+                steps_per_epoch=30 / batch_size,
+                cadence=loop.Cadence(dispatch=2, log=4, evaluate=8, checkpoint=8),
+                validate=validate,
+                writer=writer,
+                checkpoints=checkpoints,
+            )
+        assert checkpoints.step_of("latest") == int(state.step)
+    return state, validations
+
+
+def test_logs_evaluations_and_saves_come_when_they_should(tmp_path):
+    state, validations = train(tmp_path, num_steps=22)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    steps = {
+        s: [x["step"] for x in lines if x["split"] == s]
+        for s in ("train", "validation")
+    }
+    assert steps == {"train": [4, 8, 12, 16, 20, 22], "validation": [8, 16, 22]}
+    assert list(lines[0]) == ["step", "epoch", "split", "loss", "mse"]
+    np.testing.assert_allclose(lines[0]["epoch"], 4 * 4 / 30)
+    assert [x["step"] for x in read_lines(tmp_path / "timing.jsonl")] == steps["train"]
+    assert validations[-1] == float(state.ema_params["w"]) != float(state.params["w"])
+
+
+def test_a_logged_loss_is_the_mean_since_the_last_one(tmp_path):
+    train(tmp_path / "coarse", num_steps=4)
+    coarse = read_lines(tmp_path / "coarse" / "metrics.jsonl")[0]["loss"]
+    optimizer = optax.adam(0.01)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8)
+    state = step_lib.create_state({"w": jnp.float32(0)}, optimizer, float16=False)
+    state = state.replace(extra={"bad": jnp.int32(100)})
+    update = step_lib.build_update(loss_fn, optimizer, ema_decay=0.9, seed=0)
+    losses = []
+    for index in batches.batch_indices(0, 0, 4, 4, 30):
+        state, metrics = jax.jit(update)(state, {"image": images[index]})
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(coarse, np.mean(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["device", "stream"])
+def test_metrics_leave_the_device_once_a_log(tmp_path, monkeypatch, kind):
+    fetches, fetch = [], jax.device_get
+    monkeypatch.setattr(
+        jax, "device_get", lambda tree: fetches.append(1) or fetch(tree)
+    )
+    train(tmp_path, num_steps=20, kind=kind)
+    assert len(fetches) == 5
+
+
+def test_a_stop_request_ends_at_a_log_and_the_rest_is_bit_identical(tmp_path):
+    whole, _ = train(tmp_path / "whole", num_steps=24)
+    stopped, _ = train(tmp_path / "parts", num_steps=24, stop_at=1)
+    assert int(stopped.step) == 8
+    # A later line and a torn one, as a kill leaves them.
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as log:
+        log.write(
+            '{"step": 12, "epoch": 1.6, "split": "train", "loss": 9.0}\n{"step": 1'
+        )
+    resumed, _ = train(tmp_path / "parts", num_steps=24)
+    assert int(resumed.step) == 24
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    names = ("whole", "parts")
+    logs = [read_lines(tmp_path / n / "metrics.jsonl") for n in names]
+    train_lines = [[x for x in log if x["split"] == "train"] for log in logs]
+    assert train_lines[0] == train_lines[1]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"step 12.*learning_rate"):
+        train(tmp_path, num_steps=20, bad_from=11)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.step_of("latest") == 8
+    assert [x["step"] for x in read_lines(tmp_path / "metrics.jsonl")] == [4, 8, 8]

@@ -1,0 +1,135 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vae_jax.config import default_config
+from vae_jax.models import build
+from vae_jax.models.objectives import beta_elbo, kl_per_image, mean_squared_error
+
+
+@functools.cache
+def make(name, shape=(8, 6, 3), precision="fp32", **settings):
+    config = default_config()
+    config.model.name, config.precision = name, precision
+    config.model.update({"latent_dim": 5, "hidden_dim": 7, **settings})
+    return build.build_model(config, shape, nnx.Rngs(0))
+
+
+def count(model):
+    return sum(a.size for a in jax.tree.leaves(build.split(model)[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "hidden", "parameters"),
+    [("ae", 256, 2048, 17_834_240), ("vae", 100, 512, 6_454_472)],
+)
+def test_the_notebooks_parameter_counts(name, latent, hidden, parameters):
+    model = nnx.eval_shape(
+        lambda: make(name, (64, 64, 1), latent_dim=latent, hidden_dim=hidden)
+    )
+    assert count(model) == parameters
+
+
+def test_initial_weights_are_lecun_normal_and_biases_zero():
+    kernel = make("vae", (64, 64, 1), hidden_dim=64).encoder.hidden.kernel[...]
+    np.testing.assert_allclose(kernel.std(), 1 / np.sqrt(4096), rtol=0.02)
+    for model in (make("ae"), make("vae")):
+        _, params = build.split(model)
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        biases = [a for path, a in leaves if path[-1].key == "bias"]
+        assert len(biases) == 4
+        assert all((b == 0).all() for b in biases)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_parameters_and_outputs_are_float32_in_every_precision(name, precision):
+    model = make(name, precision=precision)
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 6, 3))
+    terms = model(images, jax.random.key(1))
+    arrays = jax.tree.leaves((build.split(model)[1], terms))
+    assert {a.dtype for a in arrays} == {jnp.dtype("float32")}
+    full = make(name)(images, jax.random.key(1))
+    difference = np.abs(terms.mean - full.mean).max()
+    assert difference < 0.05
+    assert (difference == 0) == (precision == "fp32")
+
+
+def test_autoencoder_is_the_notebooks_formula():
+    model = make("ae")
+    p = build.split(model)[1]
+    images = np.random.default_rng(0).uniform(size=(2, 8, 6, 3)).astype(np.float32)
+    images = jnp.asarray(images)
+
+    def dense(x, layer):
+        return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+    hidden = np.maximum(dense(images.reshape(2, -1), p["encoder"]["hidden"]), 0)
+    z = dense(hidden, p["encoder"]["head"])
+    hidden = np.maximum(dense(z, p["decoder"]["hidden"]), 0)
+    out = 1 / (1 + np.exp(-dense(hidden, p["decoder"]["head"])))
+    np.testing.assert_allclose(model.encode(images), z, rtol=1e-4, atol=1e-5)
+    terms = model(images)
+    np.testing.assert_allclose(terms.mean[0], out.reshape(images.shape), rtol=1e-4)
+    loss, metrics = mean_squared_error(terms, images, jnp.int32(0))
+    np.testing.assert_allclose(
+        loss, np.mean((out - images.reshape(2, -1)) ** 2), rtol=1e-4
+    )
+    assert metrics == {"loss": loss, "mse": loss}
+
+
+def test_vae_terms_agree_with_their_definitions():
+    model = make("vae")
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    terms = model(images, jax.random.key(1), num_samples=3)
+    (latent,) = terms.layers
+    assert latent.z.shape == (3, 4, 5)
+    assert terms.mean.shape == (3, 4, 8, 6, 3)
+    px = model.decode(latent.z)
+    np.testing.assert_allclose(terms.log_px, px.log_prob(images), rtol=1e-5)
+    np.testing.assert_allclose(latent.log_qz, model.encode(images).log_prob(latent.z))
+    assert not np.allclose(latent.z[0], latent.z[1])
+    kl = model.prior.kl(latent.posterior).sum(-1)
+    np.testing.assert_allclose(kl_per_image(terms), kl, rtol=1e-5)
+
+
+def test_objective_weighs_the_kl_and_reports_the_plain_elbo():
+    model = make("vae")
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    terms = model(images, jax.random.key(1))
+    plain, plain_metrics = beta_elbo(1.0)(terms, images, jnp.int32(0))
+    heavy, heavy_metrics = beta_elbo(4.0)(terms, images, jnp.int32(0))
+    kl, log_px = plain_metrics["kl"], plain_metrics["log_px"]
+    np.testing.assert_allclose(plain, -plain_metrics["elbo"], rtol=1e-6)
+    np.testing.assert_allclose(heavy - plain, 3 * kl, rtol=1e-4)
+    np.testing.assert_allclose(heavy_metrics["elbo"], log_px - kl, rtol=1e-6)
+    # Sums over pixels, means over images.
+    np.testing.assert_allclose(log_px, terms.log_px.mean(), rtol=1e-6)
+
+
+def test_a_kl_that_is_not_analytic_is_sampled():
+    model = make("vae")
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    terms = model(images, jax.random.key(1), num_samples=2)
+    (latent,) = terms.layers
+    sampled = terms.replace(layers=(latent.replace(kl=None), latent))
+    expected = (latent.log_qz - latent.log_pz).mean(0) + latent.kl.sum(-1)
+    np.testing.assert_allclose(kl_per_image(sampled), expected, rtol=1e-5)
+
+
+def test_reconstruction_decodes_the_posterior_mean():
+    model = make("vae")
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 6, 3))
+    expected = model.decode(model.encode(images).mean).mean
+    np.testing.assert_array_equal(model.reconstruct(images), expected)
+
+
+def test_split_refuses_state_that_the_step_would_lose():
+    with pytest.raises(
+        ValueError, match="Dropout|RngStream|unmatched|filter|Non-exhaustive"
+    ):
+        build.split(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))

@@ -1,0 +1,290 @@
+"""The tfds data set `celeb_a`, made from the official CelebA files.
+
+Liu, Luo, Wang and Tang, Deep Learning Face Attributes in the Wild, ICCV 2015.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants, registered
+from tqdm import tqdm
+
+from vae_jax.data import celeba_files
+from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
+from vae_jax.errors import UserError
+
+VERSION = "2.1.0"
+LICENCE = (
+    "CelebA is for non-commercial research only and is not to be redistributed, nor "
+    f"is what is made from it here; its terms are on {celeba_files.HOMEPAGE}"
+)
+_CITATION = """@inproceedings{liu2015faceattributes,
+  title = {Deep Learning Face Attributes in the Wild},
+  author = {Liu, Ziwei and Luo, Ping and Wang, Xiaogang and Tang, Xiaoou},
+  booktitle = {Proceedings of International Conference on Computer Vision (ICCV)},
+  year = {2015}
+}"""
+_SHARD = 8192  # pictures in a file, some 60 MB
+_DAMAGED = 10  # pictures after which to stop looking for more
+_UNREADABLE = (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+# The name `celeb_a` is taken by tfds' own builder, which downloads. Its version is
+# taken over as well, and the shape of its features: tfds opens a `celeb_a` that is
+# asked for without a version by that builder, which looks for no other version.
+with registered.skip_registration():
+
+    class CelebA(tfds.core.ShardBasedBuilder):
+        """Writes labels and pictures as `celeb_a`.
+
+        Shard by shard, because tfds' other builder keeps a split in memory and needs
+        TensorFlow above 1,000 MiB, which CelebA's train split exceeds.
+        """
+
+        VERSION = tfds.core.Version(VERSION)
+
+        def __init__(
+            self,
+            labels: celeba_files.Labels,
+            pictures: celeba_files.Pictures,
+            metadata: dict[str, Any],
+            data_dir: pathlib.Path,
+        ):
+            self._labels = labels
+            self._pictures = pictures
+            self._metadata = metadata
+            super().__init__(data_dir=data_dir, file_format="array_record")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            features: dict[str, Any] = {
+                "image": tfds.features.Image(
+                    shape=(celeba_files.HEIGHT, celeba_files.WIDTH, 3),
+                    encoding_format="jpeg",
+                ),
+                "file_name": tfds.features.Text(),
+                "attributes": {name: np.bool_ for name in ATTRIBUTES},
+            }
+            if self._labels.landmarks is not None:
+                features["landmarks"] = {name: np.int64 for name in LANDMARKS}
+            if self._labels.identity is not None:
+                features["identity"] = {"Identity_No": np.int64}
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="CelebA's aligned faces with 40 attributes, in file order.",
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,
+                homepage=celeba_files.HOMEPAGE,
+                citation=_CITATION,
+                license=LICENCE,
+                metadata=tfds.core.MetadataDict(self._metadata),
+            )
+
+        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
+            there = [name in self._pictures.sizes for name in self._labels.names]
+            rows = {
+                split: np.flatnonzero(there & (self._labels.partition == index))
+                for index, split in enumerate(celeba_files.SPLITS)
+            }
+            # All shards draw on this one iterator, in order. It leaves damaged
+            # pictures out, so that the last shard comes to its end, where it raises.
+            examples = self._examples(np.concatenate(list(rows.values())))
+            return {
+                split: [
+                    functools.partial(
+                        itertools.islice, examples, min(_SHARD, len(numbers) - start)
+                    )
+                    for start in range(0, len(numbers), _SHARD)
+                ]
+                for split, numbers in rows.items()
+                if len(numbers)
+            }
+
+        def _examples(self, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
+            labels, damaged = self._labels, []
+            bar = tqdm(total=len(rows), desc="celeb_a", unit=" pictures", disable=None)
+            with bar:
+                for row in rows:
+                    bar.update()
+                    name = labels.names[row]
+                    jpeg, problem = _read(self._pictures, name)
+                    if not problem:
+                        yield name, _example(labels, row, jpeg)
+                        continue
+                    damaged.append(f"{name} ({problem})")
+                    if len(damaged) == _DAMAGED:
+                        break
+            if damaged:
+                stopped = " or more" if len(damaged) == _DAMAGED else ""
+                raise UserError(
+                    f"{len(damaged)}{stopped} of {len(rows)} pictures in "
+                    f"{self._pictures.path} are damaged: {', '.join(damaged)}; get "
+                    f"them again from {celeba_files.HOMEPAGE}"
+                )
+
+
+def _example(labels: celeba_files.Labels, row: int, jpeg: bytes) -> dict[str, Any]:
+    example = {
+        "image": io.BytesIO(jpeg),
+        "file_name": labels.names[row],
+        "attributes": dict(zip(ATTRIBUTES, labels.attributes[row], strict=True)),
+    }
+    if labels.landmarks is not None:
+        example["landmarks"] = dict(zip(LANDMARKS, labels.landmarks[row], strict=True))
+    if labels.identity is not None:
+        example["identity"] = {"Identity_No": labels.identity[row]}
+    return example
+
+
+def _read(pictures: celeba_files.Pictures, name: str) -> tuple[bytes, str | None]:
+    try:
+        jpeg = pictures.read(name)
+    except _UNREADABLE as error:
+        return b"", f"not readable: {error}"
+    return jpeg, celeba_files.damage(jpeg)
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    allow_missing: bool = False,
+) -> pathlib.Path:
+    """Turns the official CelebA files into the tfds data set `celeb_a`.
+
+    An example has `image` (the official JPEG, byte for byte, 218 x 178 x 3),
+    `file_name`, `attributes` (40 booleans by name) and, where their files are there,
+    `landmarks` (pixels) and `identity`. The official partition is the splits train,
+    validation and test, each in file order; one without pictures is left out. The
+    metadata say how many pictures `of` how many, and the MD5s of what they came from.
+
+    The data set appears whole or not at all. One that is there already and was made
+    from the same files is left as it is; one made from others is never touched.
+
+    Args:
+      source: a folder with `img_align_celeba.zip` or `img_align_celeba/` beside
+        `list_attr_celeba.txt` and `list_eval_partition.txt`, and as you like
+        `list_landmarks_align_celeba.txt` and `identity_CelebA.txt`; or the zip.
+      data_dir: where tfds keeps data sets; None is tfds' own default.
+      allow_missing: whether pictures that the label files list may be missing.
+        Damaged ones are an error all the same.
+
+    Returns:
+      The folder of the version, `data_dir/celeb_a/2.1.0`, for
+      `tfds.builder_from_directory`.
+
+    Raises:
+      UserError: if the official files are not whole or not as published, if
+        `data_dir` cannot be written, or if it holds a `celeb_a` made from others.
+    """
+    # TFDS_DATA_DIR, or ~/tensorflow_datasets.
+    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    folder = root / "celeb_a" / VERSION
+    try:
+        path, label_folder = celeba_files.locate(source)
+        labels = celeba_files.read_labels(label_folder)
+        with celeba_files.open_pictures(path) as pictures, _locked(folder.parent):
+            celeba_files.check_names(labels, pictures, allow_missing=allow_missing)
+            metadata = _metadata(labels, pictures)
+            if folder.exists():
+                _check_same(folder, metadata)
+                print(f"{folder} holds these pictures already; nothing to do")
+            else:
+                _write(labels, pictures, metadata, root)
+    except OSError as error:
+        raise UserError(f"cannot prepare {folder}: {error}") from error
+    return folder
+
+
+def _metadata(
+    labels: celeba_files.Labels, pictures: celeba_files.Pictures
+) -> dict[str, Any]:
+    sources = {path.name: celeba_files.md5(path) for path in labels.files}
+    # The same for a zip and for the folder that it was unpacked to.
+    contents = json.dumps([sorted(sources.items()), sorted(pictures.sizes.items())])
+    return {
+        "pictures": len(pictures.sizes),
+        "of": len(labels.names),
+        "sources_md5": sources,
+        "fingerprint": hashlib.sha256(contents.encode()).hexdigest(),
+    }
+
+
+def _check_same(folder: pathlib.Path, metadata: dict[str, Any]) -> None:
+    try:
+        found = json.loads((folder / "metadata.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = {}
+    if found.get("fingerprint") != metadata["fingerprint"]:
+        raise UserError(
+            f"{folder} holds a celeb_a with {found.get('pictures', 'unknown')} "
+            f"pictures that was made from other files than these, which are "
+            f"{metadata['pictures']} pictures of {metadata['of']}; delete that folder "
+            "to make it anew, or give another --data_dir"
+        )
+
+
+def _write(
+    labels: celeba_files.Labels,
+    pictures: celeba_files.Pictures,
+    metadata: dict[str, Any],
+    root: pathlib.Path,
+) -> None:
+    # Here and not before, for it takes seconds, and a run that finds its work done
+    # does without.
+    sources = metadata["sources_md5"]
+    if pictures.path.is_file():
+        sources[celeba_files.ZIP] = celeba_files.md5(pictures.path)
+    for name, found in sources.items():
+        official = celeba_files.OFFICIAL_MD5[name]
+        if found != official:
+            print(
+                f"warning: {name} is not the official file: its MD5 is {found}, "
+                f"expected {official}",
+                file=sys.stderr,
+            )
+    builder = CelebA(labels, pictures, metadata, root)
+    # tfds writes to a folder beside the final one, and renames it when it is whole.
+    # It announces itself on stdout, and makes a folder for downloads, not needed.
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            tempfile.TemporaryDirectory() as downloads,
+        ):
+            builder.download_and_prepare(download_dir=downloads)
+    except RuntimeError as error:
+        # This is how array_record reports a full disk.
+        if "() failed: " not in str(error):
+            raise
+        raise UserError(f"cannot write to {root}: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out, and removes what a killed run left in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"another run is preparing {folder}; wait for it") from None
+    try:
+        for stale in folder.glob(f"incomplete.*_{VERSION}"):
+            shutil.rmtree(stale)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""Drawing a face: what `synthetic_faces` is made of."""

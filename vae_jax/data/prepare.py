@@ -1,0 +1,56 @@
+"""Turns the official CelebA files into a tfds data set.
+
+python -m vae_jax.data.prepare --source=PATH [--data_dir=DIR] [--allow_missing]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+
+from vae_jax.data import celeba
+from vae_jax.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, `argv` without the program's name.
+
+    Returns:
+      The exit code: 0, 2 if the user has to change something, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="prepare", description=__doc__)
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="a folder with img_align_celeba.zip or img_align_celeba/ beside "
+        "list_attr_celeba.txt and list_eval_partition.txt; or the path of the zip",
+    )
+    parser.add_argument(
+        "--data_dir", help="where tfds keeps its data sets; default: tfds' own"
+    )
+    parser.add_argument(
+        "--allow_missing",
+        action="store_true",
+        help="prepare what is there, though the label files list more pictures",
+    )
+    args = parser.parse_args(argv)
+    try:
+        folder = celeba.prepare(args.source, args.data_dir, args.allow_missing)
+    except UserError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prepare: interrupted, nothing is kept", file=sys.stderr)
+        return 130
+    splits = tfds.builder_from_directory(folder).info.splits
+    counts = ", ".join(f"{name} {split.num_examples}" for name, split in splits.items())
+    train = "python -m vae_jax.main --config=configs/vae.py"
+    train += " --config.dataset.name=celeb_a"
+    print(f"{folder}: {counts} pictures; to train: {train}")
+    print(celeba.LICENCE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
