@@ -1,10 +1,16 @@
 """Shared by all tests: shapes are checked, data sets are tiny."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # Before JAX is imported: tests of numbers want the same products everywhere.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+# The tests build the same small programs many times, in several processes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from jaxtyping import install_import_hook
 

@@ -3,14 +3,17 @@
 import functools
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from vae_jax.models.vae import VAE
 
 
 @functools.partial(jax.jit, static_argnames="num_samples")
 def sample_prior(
-    model: VAE, key: Key[Array, ""], num_samples: int, temperature: float = 1.0
+    model: VAE,
+    key: Key[Array, ""],
+    num_samples: int,
+    temperature: Float[ArrayLike, ""] = 1.0,
 ) -> Float[Array, "N H W C"]:
     """Returns the means of p(x|z) at samples z of the prior.
 

@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_jax.errors import UserError
+from vae_jax.report import plots
+from vae_jax.report.writer import Writer, read_lines
+
+
+def write(workdir, steps, start=0, **kwargs):
+    with Writer(workdir, start, **kwargs) as writer:
+        for step in steps:
+            writer.write_metrics(step, step / 8, "train", {"loss": 1 / 3 + step})
+            writer.write_timing(step, 100.0)
+
+
+def test_lines_hold_every_digit(tmp_path):
+    write(tmp_path, [1])
+    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    assert line == {"step": 1, "epoch": 0.125, "split": "train", "loss": 1 / 3 + 1}
+    assert list(line) == ["step", "epoch", "split", "loss"]
+
+
+def test_resuming_drops_what_will_be_written_again(tmp_path):
+    write(tmp_path / ".", [10, 20, 30])
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 40, "spl')
+    write(tmp_path, [20, 30], start=10)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    assert [x["step"] for x in read_lines(tmp_path / "timing.jsonl")] == [10, 20, 30]
+
+
+def test_a_torn_last_line_is_left_out_even_if_it_reads_as_json(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')
+    assert read_lines(path) == [{"step": 1}]
+
+
+def test_metrics_do_not_depend_on_speed(tmp_path):
+    for name, speed in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / name).mkdir()
+        with Writer(tmp_path / name, 0) as writer:
+            writer.write_metrics(1, 0.1, "train", {"loss": 1.0})
+            writer.write_timing(1, speed)
+    logs = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("a", "b")]
+    assert logs[0] == logs[1]
+
+
+def test_tensorboard_gets_the_same_scalars(tmp_path):
+    pytest.importorskip("tensorboardX")
+    write(tmp_path, [3], tensorboard=True)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+
+
+def test_tensorboard_absent_is_answered_with_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"vae_jax\[tensorboard\]"):
+        Writer(tmp_path, 0, tensorboard=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_each_image_in_its_cell(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-0.2, 1.2, (2, 3, 4, 5, channels)).astype(np.float32)
+    plots.image_grid(images, tmp_path / "grid.png", scale=3)
+    with Image.open(tmp_path / "grid.png") as picture:
+        drawn = np.asarray(picture, float)
+    margin, height, width = plots.MARGIN, 12, 15
+    assert drawn.shape[:2] == (
+        2 * (height + margin) + margin,
+        3 * (width + margin) + margin,
+    )
+    top, left = margin + height + margin, margin + 2 * (width + margin)
+    cell = drawn[top : top + height : 3, left : left + width : 3].reshape(
+        4, 5, channels
+    )
+    np.testing.assert_allclose(cell, 255 * np.clip(images[1, 2], 0, 1), atol=0.51)
+    assert (drawn[:margin] == 255).all()
+
+
+def test_curves_are_drawn_for_every_metric(tmp_path):
+    lines = [
+        {"step": s, "epoch": 0.0, "split": split, "loss": 9.0 - s, "mse": 0.1}
+        for s in (1, 2, 3)
+        for split in ("train", "validation")
+    ]
+    plots.loss_curves(lines, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        width, height = picture.size
+    assert 2 < width / height < 3
+    plots.loss_curves([json.loads(json.dumps(lines[0]))], tmp_path / "one.png")
+    assert (tmp_path / "one.png").exists()

@@ -1,0 +1,215 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax import run as run_lib
+from vae_jax.errors import UserError
+from vae_jax.exploration.sampling import sample_prior
+
+
+def ae(config):
+    config.model.name, config.objective.name = "ae", "mse"
+    return config
+
+
+def assert_same_bits(left, right):
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_workdir_holds_what_it_promises(tiny_config, tmp_path):
+    run = run_lib.train(tiny_config, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["model"]["latent_dim"] == 4
+    assert record["dataset"]["pictures"] == {"train": 40, "validation": 10, "test": 6}
+    assert record["dataset"]["crop"] == "notebook"
+    sizes = [256 * 16 + 16, 16 * 8 + 8, 4 * 16 + 16, 16 * 512 + 512]
+    assert record["num_parameters"] == sum(sizes)
+    assert record["seed"] == 0 and record["devices"]
+    assert record["versions"]["jax"] == jax.__version__
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    fields = ["step", "epoch", "split", "elbo", "kl", "log_px", "loss", "mse"]
+    assert all(sorted(json.loads(line)) == sorted(fields) for line in lines)
+    loaded = run_lib.load(tmp_path / "run")
+    assert loaded.step == run.step == 12
+    assert_same_bits(loaded.params, run.params)
+    assert not np.array_equal(
+        *(run.model(p).encoder.head.kernel[...] for p in ("ema", "raw"))
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("feed", ["device", "stream"])
+def test_stopping_and_resuming_changes_no_bit(tiny_config, tmp_path, precision, feed):
+    tiny_config.precision = precision
+    tiny_config.dataset.feed = feed
+    whole = run_lib.train(tiny_config, tmp_path / "whole")
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path / "parts")
+    tiny_config.train.num_steps = 12
+    parts = run_lib.train(tiny_config, tmp_path / "parts")
+    assert_same_bits(whole.params, parts.params)
+    whole_log, parts_log = (
+        (tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "parts")
+    )
+    assert whole_log == parts_log
+    assert np.isfinite(jax.tree.leaves(parts.params)[0]).all()
+
+
+def test_a_run_may_go_on_with_the_other_feed(tiny_config, tmp_path):
+    # Another program, whose sums may round differently, on the same pictures.
+    runs = []
+    for feeds in (("device", "device"), ("stream", "device"), ("stream", "stream")):
+        for steps, tiny_config.dataset.feed in zip((4, 12), feeds, strict=True):
+            tiny_config.train.num_steps = steps
+            run = run_lib.train(tiny_config, tmp_path / "-".join(feeds))
+        runs.append(jax.tree.leaves(run.params))
+    for other in runs[1:]:
+        for a, b in zip(runs[0], other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_config, tmp_path):
+    tiny_config.train.num_steps = 4
+    first = run_lib.train(tiny_config, tmp_path / "a")
+    again = run_lib.train(tiny_config, tmp_path / "b")
+    assert_same_bits(first.params, again.params)
+    tiny_config.seed = 1
+    other = run_lib.train(tiny_config, tmp_path / "c")
+    assert not np.array_equal(
+        *(jax.tree.leaves(r.params["raw"])[1] for r in (first, other))
+    )
+
+
+def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
+    first = run_lib.train(tiny_config, tmp_path)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    again = run_lib.train(tiny_config, tmp_path)
+    assert again.step == 12
+    assert_same_bits(first.params, again.params)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
+def test_a_run_of_another_config_is_refused_with_the_keys(tiny_config, tmp_path):
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path)
+    record = (tmp_path / "run.json").read_bytes()
+    tiny_config.model.latent_dim = 5
+    tiny_config.ema.decay = 0.5
+    with pytest.raises(UserError) as error:
+        run_lib.train(tiny_config, tmp_path)
+    assert "model.latent_dim: 4 in the run, 5 given" in str(error.value)
+    assert "ema.decay: 0.999 in the run, 0.5 given" in str(error.value)
+    assert "seed" not in str(error.value)
+    assert (tmp_path / "run.json").read_bytes() == record
+
+
+def test_fewer_steps_than_were_asked_before_are_refused(tiny_config, tmp_path):
+    run_lib.train(tiny_config, tmp_path)
+    tiny_config.train.num_steps = 8
+    with pytest.raises(UserError, match=r"num_steps is 8.*has 12"):
+        run_lib.train(tiny_config, tmp_path)
+
+
+def test_epochs_count_where_steps_are_not_set(tiny_config, tmp_path):
+    tiny_config.train.num_steps = None
+    tiny_config.train.num_epochs = 0.5
+    # Half of 40 pictures in batches of 8, rounded up.
+    assert run_lib.train(tiny_config, tmp_path).step == 3
+
+
+def test_auto_is_resolved_once(tiny_config, tmp_path, caplog):
+    tiny_config.dataset.name = "auto"
+    tiny_config.precision = "auto"
+    tiny_config.train.num_steps = 4
+    run = run_lib.train(tiny_config, tmp_path)
+    assert run.config.dataset.name == "synthetic_faces"
+    assert "training on synthetic_faces" in caplog.text
+    # A celeb_a that appears later does not switch the run.
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["dataset"]["name"] == "synthetic_faces"
+    assert record["config"]["precision"] in ("fp32", "bf16")
+    tiny_config.train.num_steps = 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lib.cache, "resolve_name", lambda name, _: name)
+        assert run_lib.train(tiny_config, tmp_path).step == 8
+
+
+def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
+    first = run_lib.train(tiny_config, tmp_path / "first")
+    tiny_config.init_from = str(tmp_path / "first")
+    tiny_config.optimizer.learning_rate = 1e-12
+    tiny_config.train.num_steps = 4
+    second = run_lib.train(tiny_config, tmp_path / "second")
+    for name in ("ema", "raw"):
+        for a, b in zip(
+            jax.tree.leaves(first.params["ema"]),
+            jax.tree.leaves(second.params[name]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-7)
+    tiny_config.model.hidden_dim = 17
+    with pytest.raises(UserError, match="init_from.*\n.*decoder/head/kernel"):
+        run_lib.train(tiny_config, tmp_path / "third")
+
+
+def test_what_is_no_run_is_said(tmp_path):
+    with pytest.raises(UserError, match="no run"):
+        run_lib.load(tmp_path)
+    (tmp_path / "run.json").write_text('{"config": {"model": {"depth": 3}}}')
+    with pytest.raises(UserError, match=r"run\.json cannot be read.*depth"):
+        run_lib.load(tmp_path)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(UserError, match="batch_size is 8.*multiple of the 3 devices"):
+        run_lib.train(tiny_config, tmp_path)
+
+
+@pytest.mark.parametrize("make", [lambda c: c, ae], ids=["vae", "ae"])
+def test_eight_pictures_can_be_learnt_by_heart(tiny_config, tmp_path, make):
+    config = make(tiny_config)
+    config.model.hidden_dim, config.model.latent_dim = 64, 16
+    config.optimizer.learning_rate = 3e-3
+    config.ema.decay = 0.9
+    config.train.num_steps = 600
+    config.train.steps_per_dispatch = 50
+    for section in (config.log, config.eval, config.checkpoint):
+        section.every_steps = 600
+    with pytest.MonkeyPatch.context() as patch:
+        load = run_lib.cache.load
+
+        def eight(*args, **kwargs):
+            dataset = load(*args, **kwargs)
+            train = dataset.splits["train"]
+            few = type(train)(train.images[:8], train.attributes[:8])
+            return type(dataset)(
+                {**dataset.splits, "train": few},
+                dataset.attribute_names,
+                dataset.recipe,
+            )
+
+        patch.setattr(run_lib.cache, "load", eight)
+        run = run_lib.train(config, tmp_path)
+    images = run.dataset.splits["train"].images.astype(np.float32) / 255
+    mse = np.mean((run.model().reconstruct(jnp.asarray(images)) - images) ** 2)
+    # The mean picture alone leaves five times as much.
+    assert mse < 0.2 * images.var(axis=0).mean()
+
+
+def test_samples_come_from_the_prior_through_the_decoder(tiny_config, tmp_path):
+    tiny_config.train.num_steps = 4
+    model = run_lib.train(tiny_config, tmp_path).model()
+    key = jax.random.key(3)
+    samples = sample_prior(model, key, 5)
+    expected = model.decode(jax.random.normal(key, (5, 4))).mean
+    np.testing.assert_allclose(samples, expected, rtol=1e-5)
+    mode = model.decode(jnp.zeros((1, 4))).mean
+    cold = sample_prior(model, key, 5, temperature=0.0)
+    np.testing.assert_allclose(cold, jnp.broadcast_to(mode, cold.shape), rtol=1e-5)
