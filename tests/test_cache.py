@@ -26,7 +26,7 @@ def test_pictures_are_cropped_then_grayed_then_resized(data_dir, crop, box, chan
     dataset = cache.load(
         "synthetic_faces", data_dir, crop=crop, size=32, channels=channels
     )
-    assert dataset.image_shape == (32, 32, channels)
+    assert dataset.splits["train"].images.shape[1:] == (32, 32, channels)
     for index in (0, 17, 39):
         picture = Image.fromarray(originals(data_dir)[index]["image"]).crop(box)
         if channels == 1:

@@ -5,7 +5,6 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
-from vae_jax.config import default_config
 from vae_jax.evaluation import evaluate, metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
@@ -17,10 +16,15 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (11, 6, 4, 2), dtype=np.uint8
 
 @pytest.fixture(scope="module")
 def model():
-    config = default_config()
-    config.precision = "fp32"
-    config.model.latent_dim, config.model.hidden_dim = 3, 8
-    return build.build_model(config, (6, 4, 2), nnx.Rngs(1))
+    return build.build_model(
+        name="vae",
+        latent_dim=3,
+        hidden_dim=8,
+        likelihood="gaussian",
+        precision="fp32",
+        image_shape=(6, 4, 2),
+        rngs=nnx.Rngs(1),
+    )
 
 
 def evaluated(model, per_image, batch_size=4, images=IMAGES, seed=2):

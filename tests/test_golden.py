@@ -30,11 +30,17 @@ GOLDEN = {
 @pytest.mark.parametrize("recipe", [vae, ae], ids=["vae", "ae"])
 def test_first_updates(recipe):
     config = recipe.get_config()
-    config.precision = "fp32"
-    rngs = nnx.Rngs(key(0, Stream.INIT))
-    graphdef, params = build.split(build.build_model(config, (64, 64, 1), rngs))
-    optimizer = step_lib.build_optimizer(config.optimizer, config.train.num_steps)
-    loss_fn = build.build_loss_fn(graphdef, build.build_objective(config))
+    model = build.build_model(
+        **config.model,
+        precision="fp32",
+        image_shape=(64, 64, 1),
+        rngs=nnx.Rngs(key(0, Stream.INIT)),
+    )
+    graphdef, params = build.split(model)
+    optimizer = step_lib.build_optimizer(
+        **config.optimizer, num_steps=config.train.num_steps
+    )
+    loss_fn = build.build_loss_fn(graphdef, build.build_objective(config.objective))
     update = jax.jit(
         step_lib.build_update(loss_fn, optimizer, ema_decay=config.ema.decay, seed=0)
     )

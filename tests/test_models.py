@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vae_jax.config import default_config
 from vae_jax.models import build
 from vae_jax.models.objectives import beta_elbo, kl_per_image, mean_squared_error
 
 
 @functools.cache
-def make(name, shape=(8, 6, 3), precision="fp32", **settings):
-    config = default_config()
-    config.model.name, config.precision = name, precision
-    config.model.update({"latent_dim": 5, "hidden_dim": 7, **settings})
-    return build.build_model(config, shape, nnx.Rngs(0))
+def make(name, size=8, channels=3, precision="fp32", latent_dim=5, hidden_dim=7):
+    return build.build_model(
+        name=name,
+        latent_dim=latent_dim,
+        hidden_dim=hidden_dim,
+        likelihood="gaussian",
+        precision=precision,
+        image_shape=(size, size, channels),
+        rngs=nnx.Rngs(0),
+    )
 
 
 def count(model):
@@ -29,13 +33,13 @@ def count(model):
 )
 def test_the_notebooks_parameter_counts(name, latent, hidden, parameters):
     model = nnx.eval_shape(
-        lambda: make(name, (64, 64, 1), latent_dim=latent, hidden_dim=hidden)
+        lambda: make(name, 64, 1, latent_dim=latent, hidden_dim=hidden)
     )
     assert count(model) == parameters
 
 
 def test_initial_weights_are_lecun_normal_and_biases_zero():
-    kernel = make("vae", (64, 64, 1), hidden_dim=64).encoder.hidden.kernel[...]
+    kernel = make("vae", 64, 1, hidden_dim=64).encoder.hidden.kernel[...]
     np.testing.assert_allclose(kernel.std(), 1 / np.sqrt(4096), rtol=0.02)
     for model in (make("ae"), make("vae")):
         _, params = build.split(model)
@@ -49,7 +53,7 @@ def test_initial_weights_are_lecun_normal_and_biases_zero():
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_parameters_and_outputs_are_float32_in_every_precision(name, precision):
     model = make(name, precision=precision)
-    images = jax.random.uniform(jax.random.key(0), (2, 8, 6, 3))
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
     terms = model(images, jax.random.key(1))
     arrays = jax.tree.leaves((build.split(model)[1], terms))
     assert {a.dtype for a in arrays} == {jnp.dtype("float32")}
@@ -62,7 +66,7 @@ def test_parameters_and_outputs_are_float32_in_every_precision(name, precision):
 def test_autoencoder_is_the_notebooks_formula():
     model = make("ae")
     p = build.split(model)[1]
-    images = np.random.default_rng(0).uniform(size=(2, 8, 6, 3)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3)).astype(np.float32)
     images = jnp.asarray(images)
 
     def dense(x, layer):
@@ -84,11 +88,11 @@ def test_autoencoder_is_the_notebooks_formula():
 
 def test_vae_terms_agree_with_their_definitions():
     model = make("vae")
-    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     terms = model(images, jax.random.key(1), num_samples=3)
     (latent,) = terms.layers
     assert latent.z.shape == (3, 4, 5)
-    assert terms.mean.shape == (3, 4, 8, 6, 3)
+    assert terms.mean.shape == (3, 4, 8, 8, 3)
     px = model.decode(latent.z)
     np.testing.assert_allclose(terms.log_px, px.log_prob(images), rtol=1e-5)
     np.testing.assert_allclose(latent.log_qz, model.encode(images).log_prob(latent.z))
@@ -99,7 +103,7 @@ def test_vae_terms_agree_with_their_definitions():
 
 def test_objective_weighs_the_kl_and_reports_the_plain_elbo():
     model = make("vae")
-    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     terms = model(images, jax.random.key(1))
     plain, plain_metrics = beta_elbo(1.0)(terms, images, jnp.int32(0))
     heavy, heavy_metrics = beta_elbo(4.0)(terms, images, jnp.int32(0))
@@ -113,7 +117,7 @@ def test_objective_weighs_the_kl_and_reports_the_plain_elbo():
 
 def test_a_kl_that_is_not_analytic_is_sampled():
     model = make("vae")
-    images = jax.random.uniform(jax.random.key(0), (4, 8, 6, 3))
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     terms = model(images, jax.random.key(1), num_samples=2)
     (latent,) = terms.layers
     sampled = terms.replace(layers=(latent.replace(kl=None), latent))
@@ -123,7 +127,7 @@ def test_a_kl_that_is_not_analytic_is_sampled():
 
 def test_reconstruction_decodes_the_posterior_mean():
     model = make("vae")
-    images = jax.random.uniform(jax.random.key(0), (2, 8, 6, 3))
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
     expected = model.decode(model.encode(images).mean).mean
     np.testing.assert_array_equal(model.reconstruct(images), expected)
 

@@ -70,7 +70,7 @@ def test_one_adamw_step_is_the_papers():
     # gradient's after bias correction.
     settings = default_config().optimizer
     settings.learning_rate, settings.weight_decay = 0.05, 0.3
-    optimizer = step_lib.build_optimizer(settings, 100)
+    optimizer = step_lib.build_optimizer(**settings, num_steps=100)
 
     def loss_fn(params, extra, batch, key, step):
         loss = jnp.sum(params["w"] * jnp.asarray([2.0, -0.5, 0.1]))
@@ -89,7 +89,7 @@ def test_schedule_and_clipping_are_parts_of_the_config():
     settings.name, settings.weight_decay, settings.learning_rate = "adam", 0.0, 1.0
 
     def updates(count, gradient=1.0):
-        optimizer = step_lib.build_optimizer(settings, 20)
+        optimizer = step_lib.build_optimizer(**settings, num_steps=20)
         params = jnp.zeros(4)
         state, sizes = optimizer.init(params), []
         for _ in range(count):

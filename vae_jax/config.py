@@ -8,7 +8,7 @@ arguments.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 from ml_collections import config_dict
@@ -16,6 +16,9 @@ from ml_collections import config_dict
 from vae_jax.data.cache import CROPS, DATASETS, RESAMPLERS
 from vae_jax.errors import UserError
 from vae_jax.models.build import LIKELIHOODS, MODELS, OBJECTIVES, PRECISIONS
+
+# A ConfigDict, whose attributes ml_collections types as all that they may be.
+Config: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -162,12 +165,12 @@ RESUMABLE = (
 )
 
 
-def default_config() -> ml_collections.ConfigDict:
+def default_config() -> Config:
     """Returns all settings at their defaults: the notebook's VAE.
 
     The config is locked: a misspelt name raises at once.
     """
-    config = ml_collections.ConfigDict()
+    config: Config = ml_collections.ConfigDict()
     for name, setting in SETTINGS.items():
         section, _, leaf = name.rpartition(".")
         if section and section not in config:
@@ -180,7 +183,7 @@ def default_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Returns the settings by their dotted names, in the order of `SETTINGS`."""
     values = {}
     for name in SETTINGS:
@@ -200,7 +203,7 @@ def check_name(name: str) -> None:
     raise UserError(f"config.{name} is no setting; allowed are {', '.join(nearby)}")
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Raises UserError at the first setting out of range or refused combination."""
     values = flatten(config)
     for name, value in values.items():
@@ -230,9 +233,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             refuse(name, f"it must be a multiple of {base}, {values[base]}")
 
 
-def resumed_differences(
-    recorded: ml_collections.ConfigDict, given: ml_collections.ConfigDict
-) -> list[str]:
+def resumed_differences(recorded: Config, given: Config) -> list[str]:
     """Returns what keeps `given` from resuming a run, as "key: recorded, given".
 
     Args:

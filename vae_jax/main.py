@@ -54,7 +54,9 @@ EVALUATED_SPLITS = ("validation", "test")
 def write_evaluation(run: Run) -> dict[str, Any]:
     """Evaluates the EMA and raw parameters on whole splits; writes eval.json."""
     config = run.config
-    training_figures = evaluate.objective_figures(build.build_objective(config))
+    training_figures = evaluate.objective_figures(
+        build.build_objective(config.objective)
+    )
     bounds = evaluate.bound_figures(
         config.eval.importance_samples, config.eval.samples_per_chunk
     )
@@ -193,9 +195,11 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with one, recipes included, is one line."""
     for argument in argv[1:]:
-        name, dot, setting = argument.lstrip("-").partition("=")[0].partition(".")
-        if name == "config" and dot:
-            config_lib.check_name(setting)
+        flag, _, value = argument.lstrip("-").partition("=")
+        if flag == "config" and not Path(value.split(":")[0]).is_file():
+            raise UserError(f"--config is {value!r}, which is no file")
+        if flag.startswith("config."):
+            config_lib.check_name(flag.removeprefix("config."))
     try:
         return flags.FLAGS(argv)
     except (flags.Error, OSError, ValueError, TypeError, LookupError) as error:

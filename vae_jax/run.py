@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
+import optax
 from absl import logging
 from flax import nnx
 
 from vae_jax import config as config_lib
+from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
@@ -57,7 +58,7 @@ class Run:
     """
 
     workdir: Path
-    config: ml_collections.ConfigDict
+    config: Config
     step: int
     params: dict[str, build.Params]
     graphdef: nnx.GraphDef
@@ -68,7 +69,7 @@ class Run:
         return nnx.merge(self.graphdef, self.params[params])
 
 
-def _load_dataset(settings: ml_collections.ConfigDict) -> cache.Dataset:
+def _load_dataset(settings: Config) -> cache.Dataset:
     return cache.load(
         settings.name,
         settings.data_dir,
@@ -79,47 +80,61 @@ def _load_dataset(settings: ml_collections.ConfigDict) -> cache.Dataset:
     )
 
 
-def _abstract_model(
-    config: ml_collections.ConfigDict, dataset: cache.Dataset
-) -> tuple[nnx.GraphDef, build.Params]:
-    """Returns the model's structure and its parameters' shapes."""
-    return build.split(
-        nnx.eval_shape(
-            lambda: build.build_model(config, dataset.image_shape, nnx.Rngs(0))
-        )
+def _build_model(config: Config, rngs: nnx.Rngs) -> Any:
+    size = config.dataset.size
+    return build.build_model(
+        **config.model,
+        precision=config.precision,
+        image_shape=(size, size, config.dataset.channels),
+        rngs=rngs,
     )
 
 
-def _initial_params(
-    config: ml_collections.ConfigDict, dataset: cache.Dataset
-) -> build.Params:
+def _build_optimizer(config: Config) -> optax.GradientTransformation:
+    return step_lib.build_optimizer(
+        **config.optimizer, num_steps=config.train.num_steps
+    )
+
+
+def _abstract_model(
+    config: Config,
+) -> tuple[nnx.GraphDef, build.Params]:
+    """Returns the model's structure and its parameters' shapes."""
+    return build.split(nnx.eval_shape(lambda: build.build_model(config, nnx.Rngs(0))))
+
+
+def _initial_params(config: Config) -> build.Params:
     """Returns new parameters, or those that `config.init_from` names."""
-    _, shapes = _abstract_model(config, dataset)
     if config.init_from is not None:
-        params = load(config.init_from).params["ema"]
-        different = differences(shapes, params)
-        if different:
-            raise UserError(
-                f"config.init_from is {config.init_from!r}, whose parameters do not "
-                "fit this model:\n  " + "\n  ".join(different)
-            )
-        return params
+        return load(config.init_from).params["ema"]
 
     @jax.jit
     def initialise():
         rngs = nnx.Rngs(key(config.seed, Stream.INIT))
-        return build.split(build.build_model(config, dataset.image_shape, rngs))[1]
+        return build.split(_build_model(config, rngs))[1]
 
     return initialise()
 
 
-def _new_state(config: ml_collections.ConfigDict, params: build.Params):
-    optimizer = step_lib.build_optimizer(config.optimizer, config.train.num_steps)
-    float16 = config.precision == "fp16"
-    return step_lib.create_state(params, optimizer, float16=float16)
+def _check_init_from(config: Config) -> None:
+    """Raises UserError where `config.init_from` has no parameters for this model."""
+    _, expected = _abstract_model(config)
+    _, found = _abstract_model(read_config(Path(config.init_from)))
+    different = differences(expected, found)
+    if different:
+        raise UserError(
+            f"config.init_from is {config.init_from!r}, whose parameters do not "
+            "fit this model:\n  " + "\n  ".join(different)
+        )
 
 
-def _state_shapes(config: ml_collections.ConfigDict, params: build.Params, sharding):
+def _new_state(config: Config, params: build.Params):
+    return step_lib.create_state(
+        params, _build_optimizer(config), float16=config.precision == "fp16"
+    )
+
+
+def _state_shapes(config: Config, params: build.Params, sharding):
     shapes = jax.eval_shape(lambda p: _new_state(config, p), params)
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes
@@ -149,7 +164,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     unfinished.rename(path)
 
 
-def read_config(workdir: Path) -> ml_collections.ConfigDict:
+def read_config(workdir: Path) -> Config:
     """Returns the resolved config of the run in a workdir.
 
     Raises:
@@ -157,7 +172,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "run.json"
     if not path.exists():
-        raise UserError(f"--workdir is {workdir}, which holds no run (no run.json)")
+        raise UserError(f"{workdir} holds no run: it has no run.json")
     config = config_lib.default_config()
     try:
         config.update(json.loads(path.read_text())["config"])
@@ -166,7 +181,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return config
 
 
-def _resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _resolve(config: Config) -> Config:
     """Returns the config with every "auto" but the feed's replaced by what it is."""
     config = config.copy_and_resolve_references()
     name = cache.resolve_name(config.dataset.name, config.dataset.data_dir)
@@ -185,10 +200,8 @@ def _resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
-def _open(
-    config: ml_collections.ConfigDict, workdir: Path
-) -> tuple[ml_collections.ConfigDict, cache.Dataset]:
-    """Makes run.json, or checks the config against the one that is there."""
+def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
+    """Returns the resolved config and its data set, or says what is wrong with it."""
     config_lib.validate(config)
     if config.train.batch_size % jax.device_count():
         raise UserError(
@@ -208,6 +221,8 @@ def _open(
         config.dataset.name = recorded.dataset.name
         config.precision = recorded.precision
     config = _resolve(config)
+    if recorded is None and config.init_from is not None:
+        _check_init_from(config)
     dataset = _load_dataset(config.dataset)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
@@ -218,14 +233,22 @@ def _open(
             f"config.train.num_steps is {config.train.num_steps}; the run in {workdir} "
             f"has {recorded.train.num_steps}, and only more can be asked of it"
         )
-    _, shapes = _abstract_model(config, dataset)
-    workdir.mkdir(parents=True, exist_ok=True)
+    return config, dataset
+
+
+def _record(
+    config: Config,
+    dataset: cache.Dataset,
+    params: build.Params,
+    workdir: Path,
+) -> None:
+    """Writes run.json."""
     _write_json(
         workdir / "run.json",
         {
             "config": config.to_dict(),
             "dataset": dataset.recipe,
-            "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)),
+            "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(params)),
             "seed": config.seed,
             "devices": [str(d.device_kind) for d in jax.devices()],
             "versions": {"python": platform.python_version()}
@@ -233,10 +256,9 @@ def _open(
             "git_commit": _git_commit(),
         },
     )
-    return config, dataset
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> Run:
+def train(config: Config, workdir: Path) -> Run:
     """Trains in a workdir, from the start or from where the run there stands.
 
     Args:
@@ -246,9 +268,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> Run:
     Raises:
       UserError: a setting is refused, or the workdir holds a run of other settings.
     """
-    config, dataset = _open(config, workdir)
-    graphdef, params = _abstract_model(config, dataset)
-    objective = build.build_objective(config)
+    config, dataset = _check(config, workdir)
+    graphdef, params = _abstract_model(config)
+    objective = build.build_objective(config.objective)
     evaluator = evaluate.build_evaluator(
         graphdef,
         evaluate.objective_figures(objective),
@@ -260,17 +282,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> Run:
         step = checkpoints.step_of("latest")
         if step is None:
             step = 0
-            state = _new_state(config, _initial_params(config, dataset))
+            state = _new_state(config, _initial_params(config))
         else:
             logging.info("going on from step %d of %s", step, workdir)
             mesh_wide = sharding.replicated(sharding.data_mesh())
             state = checkpoints.restore(step, _state_shapes(config, params, mesh_wide))
+        _record(config, dataset, params, workdir)
         with Writer(workdir, step, tensorboard=config.log.tensorboard) as writer:
             state = loop.train(
                 state,
                 step_lib.build_update(
                     build.build_loss_fn(graphdef, objective),
-                    step_lib.build_optimizer(config.optimizer, config.train.num_steps),
+                    _build_optimizer(config),
                     ema_decay=config.ema.decay,
                     seed=config.seed,
                 ),
@@ -318,7 +341,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     workdir = Path(workdir)
     config = read_config(workdir)
     dataset = _load_dataset(config.dataset)
-    graphdef, params = _abstract_model(config, dataset)
+    graphdef, params = _abstract_model(config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.step_of(checkpoint)

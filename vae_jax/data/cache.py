@@ -77,11 +77,6 @@ class Dataset:
     attribute_names: tuple[str, ...]
     recipe: dict[str, Any]
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a picture."""
-        return self.splits["train"].images.shape[1:]
-
 
 def find_prepared(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     """Returns the newest whole version of a tfds data set, or None."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 
 from vae_jax.models import mlp
@@ -17,7 +16,8 @@ from vae_jax.models.vae import VAE
 
 MODELS = ("ae", "vae")
 LIKELIHOODS = {"gaussian": LearnedGaussian}
-OBJECTIVES = {
+# From the settings under `config.objective` to an objective.
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "elbo": lambda settings: beta_elbo(settings.beta),
     "mse": lambda settings: mean_squared_error,
 }
@@ -32,49 +32,47 @@ LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 
 
 def build_model(
-    config: ml_collections.ConfigDict,
+    *,
+    name: str,
+    latent_dim: int,
+    hidden_dim: int,
+    likelihood: str,
+    precision: str,
     image_shape: tuple[int, int, int],
     rngs: nnx.Rngs,
 ) -> AE | VAE:
-    """Builds the model that the settings describe.
+    """Builds a model from the settings under `config.model` and what it is to see.
 
     Args:
-      config: the resolved settings; `model` and `precision` are read.
+      name: one of `MODELS`.
+      latent_dim: dimensions of the code.
+      hidden_dim: width of the hidden layers.
+      likelihood: a key of `LIKELIHOODS`; an autoencoder has none.
+      precision: a key of `PRECISIONS`, of the activations.
       image_shape: (height, width, channels).
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
     """
-    settings = config.model
-    dtype = PRECISIONS[config.precision]
+    dtype = PRECISIONS[precision]
 
     def encoder(features: int) -> mlp.Encoder:
-        return mlp.Encoder(
-            image_shape, settings.hidden_dim, features, dtype=dtype, rngs=rngs
-        )
+        return mlp.Encoder(image_shape, hidden_dim, features, dtype=dtype, rngs=rngs)
 
     def decoder(num_maps: int) -> mlp.Decoder:
         return mlp.Decoder(
-            settings.latent_dim,
-            settings.hidden_dim,
-            image_shape,
-            num_maps,
-            dtype=dtype,
-            rngs=rngs,
+            latent_dim, hidden_dim, image_shape, num_maps, dtype=dtype, rngs=rngs
         )
 
-    if settings.name == "ae":
-        return AE(encoder(settings.latent_dim), decoder(num_maps=1))
-    likelihood = LIKELIHOODS[settings.likelihood]()
+    if name == "ae":
+        return AE(encoder(latent_dim), decoder(num_maps=1))
+    px = LIKELIHOODS[likelihood]()
     return VAE(
-        encoder(2 * settings.latent_dim),
-        decoder(likelihood.num_maps),
-        likelihood,
-        StandardNormal(settings.latent_dim),
+        encoder(2 * latent_dim), decoder(px.num_maps), px, StandardNormal(latent_dim)
     )
 
 
-def build_objective(config: ml_collections.ConfigDict) -> Objective:
-    """Returns the objective that the settings under `objective` describe."""
-    return OBJECTIVES[config.objective.name](config.objective)
+def build_objective(settings: Any) -> Objective:
+    """Returns the objective that the settings under `config.objective` describe."""
+    return OBJECTIVES[settings.name](settings)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:

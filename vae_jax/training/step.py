@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -58,31 +57,40 @@ class TrainState:
 
 
 def build_optimizer(
-    settings: ml_collections.ConfigDict, num_steps: int
+    *,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    warmup_steps: int,
+    clip_norm: float | None,
+    num_steps: int,
 ) -> optax.GradientTransformation:
-    """Returns the optax chain that the settings under `optimizer` describe.
+    """Returns the optax chain that the settings under `config.optimizer` describe.
 
-    Clipping by global norm where `clip_norm` is set, then Adam or AdamW, whose weight
-    decay falls on every parameter as in the notebook, under a learning rate that is
-    constant or falls to 0 at `num_steps` along half a cosine, after a linear warm-up.
+    Args:
+      name: "adam", or "adamw" (Loshchilov & Hutter 2019).
+      learning_rate: the highest.
+      weight_decay: of adamw, on every parameter, as in the notebook.
+      schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
+      warmup_steps: from 0 to `learning_rate`, linearly, before that.
+      clip_norm: bound on the gradients' global norm; None for none.
+      num_steps: of the whole training.
     """
-    if settings.schedule == "cosine":
-        learning_rate = optax.warmup_cosine_decay_schedule(
-            0.0, settings.learning_rate, settings.warmup_steps, num_steps
+    rate: optax.ScalarOrSchedule = learning_rate
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, num_steps
         )
-    elif settings.warmup_steps:
-        learning_rate = optax.linear_schedule(
-            0.0, settings.learning_rate, settings.warmup_steps
-        )
+    elif warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    if name == "adamw":
+        optimizer = optax.adamw(rate, weight_decay=weight_decay)
     else:
-        learning_rate = settings.learning_rate
-    if settings.name == "adamw":
-        optimizer = optax.adamw(learning_rate, weight_decay=settings.weight_decay)
-    else:
-        optimizer = optax.adam(learning_rate)
-    if settings.clip_norm is None:
+        optimizer = optax.adam(rate)
+    if clip_norm is None:
         return optimizer
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimizer)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
 
 
 def create_state(

@@ -1,0 +1,185 @@
+"""The command line as users type it, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--config.precision=fp32",
+    "--config.dataset.size=16",
+    "--config.model.latent_dim=4",
+    "--config.model.hidden_dim=16",
+    "--config.train.batch_size=8",
+    "--config.train.num_steps=8",
+    "--config.train.steps_per_dispatch=2",
+    "--config.log.every_steps=4",
+    "--config.eval.every_steps=4",
+    "--config.eval.batch_size=8",
+    "--config.eval.importance_samples=3",
+    "--config.checkpoint.every_steps=4",
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "vae_jax.main", *map(str, arguments)]
+
+
+def main(*arguments, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """A folder with runs/vae and runs/ae, trained by the recipes."""
+    folder = tmp_path_factory.mktemp("user")
+    for recipe in ("vae", "ae"):
+        done = main(
+            f"--config={ROOT / 'configs' / recipe}.py",
+            f"--config.dataset.data_dir={data_dir}",
+            *TINY,
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "synthetic_faces" in done.stderr and "not prepared" in done.stderr
+        # Quiet where there is no terminal.
+        assert "images/s" not in done.stderr
+        (folder / f"{recipe}.out").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "figures"),
+    [
+        ("vae", {"elbo", "kl", "log_px", "loss", "mse", "bits_per_dim", "iw_bound"}),
+        ("ae", {"loss", "mse"}),
+    ],
+)
+def test_training_leaves_a_whole_workdir(trained, recipe, figures):
+    workdir = trained / "runs" / recipe
+    pictures = ["curves.png", "reconstructions.png"] + ["samples.png"] * (
+        recipe == "vae"
+    )
+    assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
+    report = json.loads((workdir / "eval.json").read_text())
+    assert list(report) == ["validation", "test"]
+    for split, count in (("validation", 10), ("test", 6)):
+        assert list(report[split]) == ["ema", "raw"]
+        for values in report[split].values():
+            assert set(values) == figures | {"num_images", "step"}
+            assert values["num_images"] == count and values["step"] == 8
+            assert np.isfinite(list(values.values())).all()
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["split"] == "validation"
+    assert last["loss"] == pytest.approx(report["validation"]["ema"]["loss"], rel=1e-6)
+    assert "step 8/8" in (trained / f"{recipe}.out").read_text()
+
+
+def test_the_other_modes_need_the_workdir_alone(trained):
+    workdir = trained / "runs" / "vae"
+    before = json.loads((workdir / "eval.json").read_text())
+    (workdir / "eval.json").unlink()
+    for name in ("samples", "reconstructions"):
+        (workdir / "images" / f"{name}.png").unlink()
+    for mode in ("eval", "sample", "reconstruct"):
+        done = main(f"--mode={mode}", f"--workdir={workdir}", "--num_images=4")
+        assert done.returncode == 0, done.stderr
+    after = json.loads((workdir / "eval.json").read_text())
+    assert after["test"]["ema"] == pytest.approx(before["test"]["ema"], rel=1e-6)
+    with Image.open(workdir / "images" / "samples.png") as samples:
+        with Image.open(workdir / "images" / "reconstructions.png") as pairs:
+            # 2x2 samples; 2x2 pictures, each over its reconstruction.
+            assert samples.size == (70, 70) and pairs.size == (70, 138)
+
+
+def test_a_recipe_beside_a_workdir_may_change_the_evaluation_alone(trained, data_dir):
+    workdir = trained / "runs" / "vae"
+    given = [
+        f"--config={ROOT / 'configs' / 'vae.py'}",
+        f"--workdir={workdir}",
+        "--mode=eval",
+        f"--config.dataset.data_dir={data_dir}",
+        *TINY,
+    ]
+    before = json.loads((workdir / "eval.json").read_text())["test"]["ema"]
+    done = main(*given, "--config.eval.importance_samples=50")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((workdir / "eval.json").read_text())["test"]["ema"]
+    assert after["iw_bound"] > before["iw_bound"]
+    assert after["elbo"] == pytest.approx(before["elbo"], rel=1e-6)
+    done = main(*given, "--config.model.hidden_dim=17")
+    assert done.returncode == 2 and "model.hidden_dim: 16 in the run" in done.stderr
+
+
+VAE = "--config=configs/vae.py"
+NO_CELEBA = ["--config.dataset.name=celeb_a", "--config.dataset.data_dir=empty"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ["--config"]),
+        (["--mode=eval"], ["--workdir"]),
+        (["--mode=paint", "--workdir=x"], ["paint", "reconstruct"]),
+        (["--mode=eval", "--workdir=nowhere"], ["nowhere", "no run"]),
+        (["--config=configs/nothing.py"], ["configs/nothing.py"]),
+        ([VAE, "--config.model.depth=3"], ["config.model.depth", "latent_dim"]),
+        ([VAE, "--config.model.latent_dim=x"], ["latent_dim", "x"]),
+        ([VAE, "--config.model.latent_dim=0"], ["latent_dim is 0", "at least 1"]),
+        ([VAE, "--config.train.num_steps=-1"], ["num_steps is -1"]),
+        ([VAE, *NO_CELEBA], ["celeb_a", "vae_jax.data.prepare"]),
+        ([VAE, "--config.init_from=nowhere"], ["nowhere", "no run"]),
+        ([VAE, "eval"], ["eval", "no flag"]),
+        ([VAE, "--wrokdir=x"], ["wrokdir"]),
+    ],
+)
+def test_a_mistake_is_answered_in_a_line_before_any_work(
+    tmp_path, data_dir, arguments, said
+):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    if VAE in arguments and not any("data_dir" in a for a in arguments):
+        arguments = [*arguments, f"--config.dataset.data_dir={data_dir}"]
+    done = main(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for part in said:
+        assert part in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_autoencoder_says_that_it_cannot_sample(trained):
+    done = main("--mode=sample", f"--workdir={trained / 'runs' / 'ae'}")
+    assert done.returncode == 2 and "no prior" in done.stderr
+
+
+def test_a_kill_and_a_restart_leave_what_one_run_leaves(data_dir, tmp_path):
+    tiny = [a for a in TINY if "num_steps" not in a] + ["--config.train.num_steps=200"]
+    common = [f"--config={ROOT / 'configs' / 'vae.py'}", *tiny]
+    common.append(f"--config.dataset.data_dir={data_dir}")
+    assert main(*common, f"--workdir={tmp_path / 'whole'}").returncode == 0
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*common, f"--workdir={killed}"), cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("checkpoints/[0-9]*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    interrupted = (killed / "metrics.jsonl").read_bytes()
+    assert main(*common, f"--workdir={killed}").returncode == 0
+    logs = [(tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "killed")]
+    assert len(interrupted) < len(logs[0])
+    assert logs[0] == logs[1]
