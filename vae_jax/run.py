@@ -100,7 +100,7 @@ def _abstract_model(
     config: Config,
 ) -> tuple[nnx.GraphDef, build.Params]:
     """Returns the model's structure and its parameters' shapes."""
-    return build.split(nnx.eval_shape(lambda: build.build_model(config, nnx.Rngs(0))))
+    return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
 
 
 def _initial_params(config: Config) -> build.Params:

@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import constants
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
@@ -80,7 +81,7 @@ class Dataset:
 
 def find_prepared(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     """Returns the newest whole version of a tfds data set, or None."""
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser() / name
+    root = Path(data_dir or constants.DATA_DIR).expanduser() / name
     versions = [
         tfds.core.Version(info.parent.name)
         for info in root.glob("*/dataset_info.json")
@@ -116,11 +117,12 @@ def _decode(
 def _records(source: Any) -> Iterator[dict[str, Any]]:
     """Yields each example's features; tfds' own parser is 40 times slower."""
     for index in range(len(source)):
-        yield tf_example_pb2.Example.FromString(source[index]).features.feature
+        example = tf_example_pb2.Example.FromString(source[index])  # pyright: ignore
+        yield example.features.feature
 
 
 def _write(folder: Path, prepared: Path, recipe: dict[str, Any]) -> None:
-    builder = tfds.builder_from_directory(prepared)
+    builder: Any = tfds.builder_from_directory(prepared)
     names = tuple(builder.info.features["attributes"].keys())
     size, channels = recipe["size"], recipe["channels"]
     box, resampler = CROPS[recipe["crop"]], RESAMPLERS[recipe["resampler"]]
@@ -194,7 +196,7 @@ def load(
     if prepared is None:
         raise UserError(
             f"config.dataset.name is {name}, which is not prepared under "
-            f"{data_dir or tfds.core.constants.DATA_DIR}. {HOW_TO_PREPARE_CELEB_A}"
+            f"{data_dir or constants.DATA_DIR}. {HOW_TO_PREPARE_CELEB_A}"
         )
     info = prepared / "dataset_info.json"
     builder = tfds.builder_from_directory(prepared)

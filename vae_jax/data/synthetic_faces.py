@@ -24,6 +24,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 import tqdm
+from tensorflow_datasets.core import registered
 
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.factors import Factors, attributes, sample_factors
@@ -112,7 +113,7 @@ def _jpegs(split: str, size: int, processes: int) -> Iterator[bytes]:
             worker.wait()
 
 
-with tfds.core.registered.skip_registration():
+with registered.skip_registration():
 
     class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         """tfds builder `synthetic_faces`.

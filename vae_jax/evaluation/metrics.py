@@ -14,6 +14,7 @@ def log_weights(terms: Terms) -> Float[Array, "S B"]:
 
     Never with the analytic KL: an importance weight belongs to one z.
     """
+    assert terms.log_px is not None
     ratio = sum(latent.log_pz - latent.log_qz for latent in terms.layers)
     return terms.log_px + ratio
 
@@ -24,5 +25,6 @@ def bits_per_dim(terms: Terms) -> Float[Array, "B"]:
     The likelihood is the discretised one, which sums to 1 over the 256 levels; for a
     density on [0, 1] this is another figure than its ELBO on another scale.
     """
+    assert terms.log_mass is not None
     elbo = jnp.mean(terms.log_mass, axis=0) - kl_per_image(terms)
     return -elbo / (math.prod(terms.mean.shape[2:]) * math.log(2))

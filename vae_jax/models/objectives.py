@@ -50,6 +50,7 @@ def beta_elbo(beta: float) -> Objective:
         terms: Terms, images: Float[Array, "B H W C"], step: Int[Array, ""]
     ) -> tuple[Scalar, dict[str, Scalar]]:
         del step
+        assert terms.log_px is not None, "a model without a likelihood has no ELBO"
         log_px = jnp.mean(terms.log_px)
         kl = jnp.mean(kl_per_image(terms))
         loss = beta * kl - log_px

@@ -49,7 +49,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._checkpointer = ocp.training.Checkpointer(
+        # Orbax's own annotations exclude what its documentation passes.
+        make: Any = ocp.training.Checkpointer
+        self._checkpointer = make(
             folder.absolute(),
             preservation_policy=_LATEST_AND_BEST,
             cleanup_tmp_directories=True,

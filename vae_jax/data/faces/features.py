@@ -1,5 +1,7 @@
 """Eyes, brows, nose, mouth and glasses of a drawn face."""
 
+from typing import Any
+
 import numpy as np
 
 from vae_jax.data.faces.factors import GLASSES_FROM, mouth_gap, past
@@ -131,7 +133,7 @@ def nose(albedo: Array, head: Head) -> None:
         paint(part, 0.3 * wing, part * linear(120, 84, 80))
 
 
-def _mouth(head: Head) -> tuple[Array, ...]:
+def _mouth(head: Head) -> tuple[Any, ...]:
     """Coordinates and edges of the mouth.
 
     Returns:

@@ -23,6 +23,7 @@ MOUTH_V = 41.0
 TEMPLE_V, CROWN_V = -2.0, -65.0
 
 Array = np.ndarray
+Level = float | Array
 _ROWS, _COLUMNS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
 
 
@@ -61,7 +62,7 @@ def inside(distance: Array, softness: float = 1.2) -> Array:
     return np.minimum(cover, 1.0, out=cover)
 
 
-def step(value: Array, start: float, end: float) -> Array:
+def step(value: Level, start: Level, end: Level) -> Array:
     """A smooth step from 0 at `start` to 1 at `end`, which may be the smaller."""
     t = np.minimum(np.maximum((value - start) / (end - start), 0.0), 1.0)
     rise = 3.0 - 2.0 * t
