@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import mlp
+from vae_jax.models import likelihoods, mlp, objectives, priors
 from vae_jax.models.autoencoder import AE
-from vae_jax.models.likelihoods import LearnedGaussian, to_unit_interval
-from vae_jax.models.objectives import Objective, beta_elbo, mean_squared_error
-from vae_jax.models.priors import StandardNormal
+from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VAE
 
 MODELS = ("ae", "vae")
-LIKELIHOODS = {"gaussian": LearnedGaussian}
+LIKELIHOODS = {
+    "gaussian": likelihoods.LearnedGaussian,
+}
 # From the settings under `config.objective` to an objective.
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
-    "elbo": lambda settings: beta_elbo(settings.beta),
-    "mse": lambda settings: mean_squared_error,
+    "elbo": lambda settings: objectives.beta_elbo(settings.beta),
+    "mse": lambda settings: objectives.mean_squared_error,
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),
@@ -66,7 +66,10 @@ def build_model(
         return AE(encoder(latent_dim), decoder(num_maps=1))
     px = LIKELIHOODS[likelihood]()
     return VAE(
-        encoder(2 * latent_dim), decoder(px.num_maps), px, StandardNormal(latent_dim)
+        encoder(2 * latent_dim),
+        decoder(px.num_maps),
+        px,
+        priors.StandardNormal(latent_dim),
     )
 
 
@@ -95,7 +98,7 @@ def build_loss_fn(graphdef: nnx.GraphDef, objective: Objective) -> LossFn:
 
     def loss_fn(params, extra, batch, key, step):
         model = nnx.merge(graphdef, params)
-        images = to_unit_interval(batch["image"])
+        images = likelihoods.to_unit_interval(batch["image"])
         loss, metrics = objective(model(images, key), images, step)
         return loss, (metrics, extra)
 

@@ -39,7 +39,7 @@ def kl_per_image(terms: Terms) -> Float[Array, "B"]:
     )
 
 
-def beta_elbo(beta: float) -> Objective:
+def beta_elbo(beta: float | Scalar) -> Objective:
     """The negative ELBO with its KL weighted by beta, in nats an image.
 
     -E_q[log p(x|z)] + beta KL(q(z|x) || p(z)): Kingma & Welling (2013), equation 3;

@@ -1,0 +1,95 @@
+"""What docs/extending.md says, done to a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vae_jax.report.writer import read_lines
+
+ROOT = Path(__file__).parents[1]
+PATCHES = re.findall(
+    r"```diff\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL
+)
+
+SUM_OF_LEVELS = """
+import jax, jax.numpy as jnp
+from vae_jax.models.build import LIKELIHOODS
+levels = (jnp.arange(256) / 255).reshape(256, 1, 1, 1)
+likelihood = LIKELIHOODS["laplace"]()
+maps = (jnp.full((256, 1, 1, 1), 0.3), jnp.full((256, 1, 1, 1), -3.0))
+print(float(jnp.exp(likelihood(maps).log_mass(levels)).sum()))
+"""
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy of the package with every patch of the page applied."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(ROOT / "vae_jax", folder / "vae_jax")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    for patch in PATCHES:
+        applied = subprocess.run(
+            ["git", "apply", "-"],
+            cwd=folder,
+            input=patch,
+            text=True,
+            capture_output=True,
+        )
+        assert applied.returncode == 0, applied.stderr
+    return folder
+
+
+def python(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_parts_take_at_most_forty_lines_and_leave_the_loop_alone():
+    added = [
+        line
+        for patch in PATCHES
+        for line in patch.splitlines()
+        if line.startswith("+") and not line.startswith("+++") and line != "+"
+    ]
+    assert 10 < len(added) <= 40
+    changed = set(re.findall(r"^\+\+\+ b/(\S+)", "\n".join(PATCHES), re.MULTILINE))
+    assert {Path(path).parent.name for path in changed} == {"models"}
+
+
+def test_the_new_likelihood_sums_to_one(extended):
+    assert float(python(extended, "-c", SUM_OF_LEVELS)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_new_parts_train(extended, data_dir, tmp_path):
+    python(
+        extended,
+        "-m",
+        "vae_jax.main",
+        "--config=configs/vae.py",
+        f"--workdir={tmp_path}",
+        f"--config.dataset.data_dir={data_dir}",
+        "--config.dataset.size=16",
+        "--config.train.num_steps=400",
+        "--config.eval.importance_samples=2",
+        "--config.model.likelihood=laplace",
+        "--config.objective.name=cyclical",
+    )
+    train = [x for x in read_lines(tmp_path / "metrics.jsonl") if x["split"] == "train"]
+    assert train[-1]["elbo"] > train[0]["elbo"] + 100
+    # Early in its cycle the KL hardly weighs.
+    assert train[0]["loss"] == pytest.approx(-train[0]["log_px"], rel=0.05)
+    assert np.isfinite(train[-1]["elbo"])
