@@ -17,7 +17,7 @@ def state_of(value, width=3, float16=True):
 
 def test_the_whole_state_comes_back_in_kind(tmp_path):
     state = state_of(7).replace(extra={"codebook": jnp.ones((4, 2), jnp.bfloat16)})
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
         checkpoints.save(state, 7, loss=None)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(7, state)
@@ -28,7 +28,7 @@ def test_the_whole_state_comes_back_in_kind(tmp_path):
 
 
 def test_latest_and_best_are_kept(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
         assert checkpoints.step_of("latest") is None
         assert checkpoints.step_of("best") is None
         for step, loss in ((1, 5.0), (2, -3.0), (3, None), (4, 2.0), (5, None)):
@@ -43,7 +43,7 @@ def test_saving_does_not_see_later_updates(tmp_path):
     # The state is donated to the next update while the save is still writing.
     bump = jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)
     state = state_of(1, width=1_000_000)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
         checkpoints.save(state, 1, loss=None)
         for _ in range(20):
             state = bump(state)
@@ -53,7 +53,7 @@ def test_saving_does_not_see_later_updates(tmp_path):
 
 
 def test_another_architecture_is_refused_leaf_by_leaf(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
         checkpoints.save(state_of(1), 1, loss=None)
     with Checkpoints(tmp_path) as checkpoints:
         with pytest.raises(UserError) as error:
@@ -65,3 +65,16 @@ def test_another_architecture_is_refused_leaf_by_leaf(tmp_path):
             UserError, match="loss_scale/scale: .* there, absent expected"
         ):
             checkpoints.restore(1, state_of(1, float16=False))
+
+
+def test_only_a_writer_removes_what_is_half_written(tmp_path):
+    half = tmp_path / "3.orbax-checkpoint-tmp"
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
+        checkpoints.save(state_of(1), 1, loss=None)
+    half.mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.step_of("latest") == 1
+    assert half.exists()
+    with Checkpoints(tmp_path, writable=True) as checkpoints:
+        assert checkpoints.step_of("latest") == 1
+    assert not half.exists()

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vae_jax import config as config_lib
@@ -109,3 +111,12 @@ def test_configs_share_nothing():
     changed(train__num_steps=5, init_from="runs/vae")
     fresh = config_lib.default_config()
     assert fresh.train.num_steps is None and fresh.init_from is None
+
+
+def test_readme_lists_every_setting_as_it_is():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = [
+        f"| `{name}` | `{s.default!r}` | {s.meaning} | {s.allowed} |"
+        for name, s in config_lib.SETTINGS.items()
+    ]
+    assert "\n".join(rows) in readme

@@ -59,7 +59,7 @@ def train(
             os.kill(os.getpid(), signal.SIGTERM)
         return {"loss": 1 / len(validations), "mse": 0.0}
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         step = checkpoints.step_of("latest") or 0
         if step:
             state = checkpoints.restore(step, state)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vae_jax import run as run_lib
+from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 from vae_jax.exploration.sampling import sample_prior
 
@@ -84,7 +85,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_config, tmp
     )
 
 
-def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path):
+@pytest.mark.parametrize("feed", ["device", "stream"])
+def test_a_finished_run_is_not_trained_again(tiny_config, tmp_path, feed):
+    tiny_config.dataset.feed = feed
     first = run_lib.train(tiny_config, tmp_path)
     log = (tmp_path / "metrics.jsonl").read_bytes()
     again = run_lib.train(tiny_config, tmp_path)
@@ -112,6 +115,15 @@ def test_fewer_steps_than_were_asked_before_are_refused(tiny_config, tmp_path):
     tiny_config.train.num_steps = 8
     with pytest.raises(UserError, match=r"num_steps is 8.*has 12"):
         run_lib.train(tiny_config, tmp_path)
+
+
+def test_other_pictures_under_the_same_name_are_refused(tiny_config, tmp_path):
+    run_lib.train(tiny_config, tmp_path / "run")
+    other = tmp_path / "tfds"
+    synthetic_faces.prepare(other, sizes={"train": 9, "validation": 10, "test": 6})
+    tiny_config.dataset.data_dir = str(other)
+    with pytest.raises(UserError, match=r"'train': 40.*'train': 9"):
+        run_lib.train(tiny_config, tmp_path / "run")
 
 
 def test_epochs_count_where_steps_are_not_set(tiny_config, tmp_path):

@@ -45,12 +45,13 @@ def _optional(setting: Setting, value_type: type) -> Setting:
     )
 
 
-def _whole(default, meaning, low=1):
+def _whole(default, meaning, low=1, high=2**31 - 1):
+    bound = f"of at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
     return Setting(
         default,
         meaning,
-        f"a whole number of at least {low}",
-        lambda v: isinstance(v, int) and v >= low,
+        f"a whole number {bound}",
+        lambda v: isinstance(v, int) and low <= v <= high,
     )
 
 
@@ -87,12 +88,7 @@ SETTINGS: dict[str, Setting] = {
         ("auto", *DATASETS),
     ),
     "dataset.data_dir": _path("tfds' folder; None is tfds' own default"),
-    "dataset.size": Setting(
-        64,
-        "height and width in pixels",
-        "a whole number from 8 to 512",
-        lambda v: isinstance(v, int) and 8 <= v <= 512,
-    ),
+    "dataset.size": _whole(64, "height and width in pixels", low=8, high=512),
     "dataset.channels": Setting(
         1, "1 is gray (luma), 3 is RGB", "1 or 3", lambda v: v in (1, 3)
     ),

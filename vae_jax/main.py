@@ -216,6 +216,9 @@ def cli() -> None:
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("vae_jax: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,7 @@ A workdir holds run.json (what was run, on what), metrics.jsonl, timing.jsonl,
 checkpoints/, images/ and eval.json.
 """
 
-import importlib.metadata
-import json
 import math
-import platform
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from absl import logging
 from flax import nnx
 
 from vae_jax import config as config_lib
+from vae_jax import record
 from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
@@ -29,19 +26,6 @@ from vae_jax.report.writer import Writer
 from vae_jax.training import loop, sharding
 from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints, differences
-
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "grain",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ def _initial_params(config: Config) -> build.Params:
 def _check_init_from(config: Config) -> None:
     """Raises UserError where `config.init_from` has no parameters for this model."""
     _, expected = _abstract_model(config)
-    _, found = _abstract_model(read_config(Path(config.init_from)))
+    _, found = _abstract_model(record.read_config(Path(config.init_from)))
     different = differences(expected, found)
     if different:
         raise UserError(
@@ -141,46 +125,6 @@ def _state_shapes(config: Config, params: build.Params, sharding):
     )
 
 
-def _git_commit() -> str | None:
-    """Returns the commit of the checkout, "+" behind it where files differ from it."""
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.rename(path)
-
-
-def read_config(workdir: Path) -> Config:
-    """Returns the resolved config of the run in a workdir.
-
-    Raises:
-      UserError: there is no run, or its run.json is not one of this program's.
-    """
-    path = workdir / "run.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: it has no run.json")
-    config = config_lib.default_config()
-    try:
-        config.update(json.loads(path.read_text())["config"])
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return config
-
-
 def _resolve(config: Config) -> Config:
     """Returns the config with every "auto" but the feed's replaced by what it is."""
     config = config.copy_and_resolve_references()
@@ -195,6 +139,10 @@ def _resolve(config: Config) -> Config:
             + cache.HOW_TO_PREPARE_CELEB_A,
         )
     config.dataset.name = name
+    if config.dataset.data_dir is not None:
+        # run.json is read from other folders, too.
+        data_dir = Path(config.dataset.data_dir).expanduser().absolute()
+        config.dataset.data_dir = str(data_dir)
     if config.precision == "auto":
         config.precision = "fp32" if jax.default_backend() == "cpu" else "bf16"
     return config
@@ -208,54 +156,24 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
             f"multiple of the {jax.device_count()} devices"
         )
-    recorded = read_config(workdir) if (workdir / "run.json").exists() else None
-    if recorded is not None:
-        different = config_lib.resumed_differences(recorded, config)
-        if different:
-            raise UserError(
-                f"{workdir} holds a run of another config; choose another --workdir, "
-                "or --config.init_from to start from its weights:\n  "
-                + "\n  ".join(different)
-            )
+    resumes = (workdir / "run.json").exists()
+    if resumes:
+        recorded = record.read_config(workdir)
+        record.check_config(workdir, recorded, config)
         config = config.copy_and_resolve_references()
         config.dataset.name = recorded.dataset.name
         config.precision = recorded.precision
     config = _resolve(config)
-    if recorded is None and config.init_from is not None:
+    if config.init_from is not None and not resumes:
         _check_init_from(config)
     dataset = _load_dataset(config.dataset)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    if recorded is not None and config.train.num_steps < recorded.train.num_steps:
-        raise UserError(
-            f"config.train.num_steps is {config.train.num_steps}; the run in {workdir} "
-            f"has {recorded.train.num_steps}, and only more can be asked of it"
-        )
+    if resumes:
+        record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     return config, dataset
-
-
-def _record(
-    config: Config,
-    dataset: cache.Dataset,
-    params: build.Params,
-    workdir: Path,
-) -> None:
-    """Writes run.json."""
-    _write_json(
-        workdir / "run.json",
-        {
-            "config": config.to_dict(),
-            "dataset": dataset.recipe,
-            "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(params)),
-            "seed": config.seed,
-            "devices": [str(d.device_kind) for d in jax.devices()],
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in PACKAGES},
-            "git_commit": _git_commit(),
-        },
-    )
 
 
 def train(config: Config, workdir: Path) -> Run:
@@ -278,16 +196,16 @@ def train(config: Config, workdir: Path) -> Run:
         batch_size=config.eval.batch_size,
     )
     train_split = dataset.splits["train"]
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         step = checkpoints.step_of("latest")
         if step is None:
             step = 0
             state = _new_state(config, _initial_params(config))
         else:
-            logging.info("going on from step %d of %s", step, workdir)
+            print(f"going on from step {step} of {workdir}")
             mesh_wide = sharding.replicated(sharding.data_mesh())
             state = checkpoints.restore(step, _state_shapes(config, params, mesh_wide))
-        _record(config, dataset, params, workdir)
+        record.write(workdir, config, dataset.recipe, params)
         with Writer(workdir, step, tensorboard=config.log.tensorboard) as writer:
             state = loop.train(
                 state,
@@ -339,7 +257,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
       UserError: there is no run, no checkpoint, or no data set.
     """
     workdir = Path(workdir)
-    config = read_config(workdir)
+    config = record.read_config(workdir)
     dataset = _load_dataset(config.dataset)
     graphdef, params = _abstract_model(config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

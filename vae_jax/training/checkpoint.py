@@ -45,16 +45,21 @@ class Checkpoints:
 
     Saving returns once the state has been copied; writing goes on in the background
     and is finished on leaving the context.
+
+    Args:
+      folder: made where it is absent.
+      writable: whether to save; what a killed process left half-written is removed,
+        which a reader must not do to a run that is still training.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, writable: bool = False):
         self._folder = folder
         # Orbax's own annotations exclude what its documentation passes.
         make: Any = ocp.training.Checkpointer
         self._checkpointer = make(
             folder.absolute(),
             preservation_policy=_LATEST_AND_BEST,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=writable,
         )
 
     def __enter__(self) -> "Checkpoints":

@@ -122,7 +122,7 @@ def train(
     state = jax.device_put(state, sharding.replicated(mesh))
     data = jax.device_put(feed.data, sharding.replicated(mesh))
     dispatch = build_dispatch(update, feed.gather)
-    window, window_start, seconds = [], step, 0.0
+    window, window_start = [], step
     bar = tqdm(
         total=num_steps * batch_size,
         initial=step * batch_size,

@@ -1,0 +1,116 @@
+"""run.json: what a run is, and whether a config may go on with it."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vae_jax import config as config_lib
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "grain",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+)
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout, "+" behind it where files differ from it."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_config(workdir: Path) -> Config:
+    """Returns the resolved config of the run in a workdir.
+
+    Raises:
+      UserError: there is no run, or its run.json is not one of this program's.
+    """
+    path = workdir / "run.json"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: it has no run.json")
+    config = config_lib.default_config()
+    try:
+        config.update(json.loads(path.read_text())["config"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return config
+
+
+def check_config(workdir: Path, recorded: Config, given: Config) -> None:
+    """Raises UserError where `given` differs in what a run may not change."""
+    different = config_lib.resumed_differences(recorded, given)
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config; choose another --workdir, "
+            "or --config.init_from to start from its weights:\n  "
+            + "\n  ".join(different)
+        )
+
+
+def check_extent(workdir: Path, num_steps: int, recipe: dict[str, Any]) -> None:
+    """Raises UserError for fewer steps than before, or other pictures."""
+    found = json.loads((workdir / "run.json").read_text())
+    steps, pictures = (
+        found["config"]["train"]["num_steps"],
+        found["dataset"]["pictures"],
+    )
+    if num_steps < steps:
+        raise UserError(
+            f"config.train.num_steps is {num_steps}; the run in {workdir} has {steps}, "
+            "and only more can be asked of it"
+        )
+    if pictures != recipe["pictures"]:
+        raise UserError(
+            f"the run in {workdir} was trained on {pictures} pictures of "
+            f"{recipe['name']}; there are {recipe['pictures']} now"
+        )
+
+
+def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) -> None:
+    """Writes run.json.
+
+    Args:
+      workdir: which exists.
+      config: the resolved settings.
+      recipe: of the data set's pictures.
+      params: the parameters, or their shapes, to count.
+    """
+    content = {
+        "config": config.to_dict(),
+        "dataset": recipe,
+        "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(params)),
+        "seed": config.seed,
+        "devices": [str(d.device_kind) for d in jax.devices()],
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+    unfinished = workdir / "run.json.unfinished"
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.rename(workdir / "run.json")
