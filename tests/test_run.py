@@ -133,13 +133,13 @@ def test_epochs_count_where_steps_are_not_set(tiny_config, tmp_path):
     assert run_lib.train(tiny_config, tmp_path).step == 3
 
 
-def test_auto_is_resolved_once(tiny_config, tmp_path, caplog):
+def test_auto_is_resolved_once(tiny_config, tmp_path, capsys):
     tiny_config.dataset.name = "auto"
     tiny_config.precision = "auto"
     tiny_config.train.num_steps = 4
     run = run_lib.train(tiny_config, tmp_path)
     assert run.config.dataset.name == "synthetic_faces"
-    assert "training on synthetic_faces" in caplog.text
+    assert "training on synthetic_faces" in capsys.readouterr().out
     # A celeb_a that appears later does not switch the run.
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["config"]["dataset"]["name"] == "synthetic_faces"

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import optax
-from absl import logging
 from flax import nnx
 
 from vae_jax import config as config_lib
@@ -130,14 +129,13 @@ def _resolve(config: Config) -> Config:
     config = config.copy_and_resolve_references()
     name = cache.resolve_name(config.dataset.name, config.dataset.data_dir)
     if config.dataset.name == "auto":
-        logging.warning(
-            "config.dataset.name is auto: training on %s%s",
-            name,
+        absent = (
             ""
             if name == "celeb_a"
-            else ", drawn faces, because celeb_a is not prepared. For CelebA: "
-            + cache.HOW_TO_PREPARE_CELEB_A,
+            else ", drawn faces, because celeb_a is not prepared.\nFor CelebA: "
+            + cache.HOW_TO_PREPARE_CELEB_A
         )
+        print(f"config.dataset.name is auto: training on {name}{absent}\n")
     config.dataset.name = name
     if config.dataset.data_dir is not None:
         # run.json is read from other folders, too.
