@@ -16,6 +16,9 @@ def get_config():
     # way, on pixels that are all positive: without a warm-up 97% of the encoder's
     # units end up dead.
     config.optimizer.warmup_steps = 500
+    # Twice what the norm is once trained: without a bound the loss may jump, and takes
+    # a thousand updates to come back.
+    config.optimizer.clip_norm = 0.1
     # Three epochs of CelebA's 162,770 training pictures.
     config.train.num_steps = 7630
     return config

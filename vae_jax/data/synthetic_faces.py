@@ -14,14 +14,10 @@ import io
 import os
 import pathlib
 import shutil
-import struct
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import registered
@@ -29,88 +25,15 @@ from tensorflow_datasets.core import registered
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.factors import Factors, attributes, sample_factors
 from vae_jax.data.faces.geometry import HEIGHT, WIDTH
+from vae_jax.data.faces.jpegs import factors_of, jpegs
 from vae_jax.errors import UserError
 
 __all__ = ["Factors", "SyntheticFaces", "attributes", "draw", "prepare"]
 __all__ += ["SIZES", "factors_of", "sample_factors"]
 
 SIZES = {"train": 10_000, "validation": 1_000, "test": 1_000}
-SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2}
-JPEG_QUALITY = 95
-# A face takes some hundred arrays of 100 kB. glibc gives and takes such memory back
-# page by page unless told to keep it, which makes drawing a quarter slower.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
-    "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
-    "MALLOC_TOP_PAD_": str(16 * 2**20),
-}
-# Fewer faces than this are drawn sooner than a second Python has started.
-FEWEST_TO_SHARE = 200
-MOST_PROCESSES = 8
 # Far longer than a run takes: a folder as old as this has nobody writing to it.
 STALE_AFTER_SECONDS = 3600.0
-
-
-def factors_of(split: str, index: int) -> Factors:
-    """The factors of one face of the data set, a function of its place alone."""
-    return sample_factors(np.random.default_rng((SPLIT_SEEDS[split], index)))
-
-
-def _jpeg(split: str, index: int) -> bytes:
-    """One face of the data set as a JPEG file."""
-    file = io.BytesIO()
-    picture = PIL.Image.fromarray(draw(factors_of(split, index)))
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return file.getvalue()
-
-
-def _write_jpegs(split: str, indices: range) -> None:
-    """Write the faces of `indices` to standard output, each after its length."""
-    for index in indices:
-        jpeg = _jpeg(split, index)
-        sys.stdout.buffer.write(struct.pack("<I", len(jpeg)) + jpeg)
-
-
-def _jpegs(split: str, size: int, processes: int) -> Iterator[bytes]:
-    """The faces of a split in order, drawn by this many processes; 0 means here.
-
-    Each process is a bare Python on a pipe: a pool of multiprocessing would import
-    the caller's main module again, and with it JAX.
-
-    Raises:
-      RuntimeError: if a process ends before its last face.
-    """
-    if not processes:
-        yield from (_jpeg(split, index) for index in range(size))
-        return
-    root = str(pathlib.Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    workers = []
-    try:
-        for first in range(processes):
-            work = f"_write_jpegs({split!r}, range({first}, {size}, {processes}))"
-            command = f"from {__name__} import _write_jpegs; {work}"
-            workers.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", command],
-                    stdout=subprocess.PIPE,
-                    # Ctrl-C is for this process alone, which then ends the others.
-                    start_new_session=True,
-                    env={**os.environ, **KEEP_MEMORY, "PYTHONPATH": path},
-                )
-            )
-        for index in range(size):
-            pipe = workers[index % processes].stdout
-            head = pipe.read(4)
-            jpeg = pipe.read(struct.unpack("<I", head)[0]) if len(head) == 4 else b""
-            if not jpeg:
-                raise RuntimeError(f"drawing {split} stopped before face {index}")
-            yield jpeg
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.stdout.close()
-            worker.wait()
 
 
 with registered.skip_registration():
@@ -162,9 +85,7 @@ with registered.skip_registration():
             }
 
         def _generate_examples(self, split, size, bar):
-            shared = size >= FEWEST_TO_SHARE
-            processes = min(os.cpu_count() or 1, MOST_PROCESSES) if shared else 0
-            for index, jpeg in enumerate(_jpegs(split, size, processes)):
+            for index, jpeg in enumerate(jpegs(split, size)):
                 factors = factors_of(split, index)
                 yield (
                     index,

@@ -96,16 +96,13 @@ class Factors:
 
 def sample_factors(rng: np.random.Generator) -> Factors:
     """Draw one face's factors, independently, as `Factors` states."""
-    values = {}
-    for field in dataclasses.fields(Factors):
-        if field.name in POSE:
-            deviation, bound = POSE[field.name]
-            value = np.clip(rng.normal(0.0, deviation), -bound, bound)
-        else:
-            value = rng.uniform(-1.0 if field.name in SIGNED else 0.0, 1.0)
-        # The stored data set holds float32: draw from what will be read back.
-        values[field.name] = float(np.float32(value))
-    return Factors(**values)
+    names = [field.name for field in dataclasses.fields(Factors)]
+    values = dict(zip(names, rng.random(len(names)), strict=True))
+    values |= {name: 2.0 * values[name] - 1.0 for name in SIGNED}
+    for name, (deviation, bound) in POSE.items():
+        values[name] = min(max(rng.normal(0.0, deviation), -bound), bound)
+    # The stored data set holds float32: draw from what will be read back.
+    return Factors(**{name: float(np.float32(v)) for name, v in values.items()})
 
 
 def past(value: float, threshold: float) -> float:

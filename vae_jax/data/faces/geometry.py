@@ -64,7 +64,7 @@ def inside(distance: Array, softness: float = 1.2) -> Array:
 
 def step(value: Level, start: Level, end: Level) -> Array:
     """A smooth step from 0 at `start` to 1 at `end`, which may be the smaller."""
-    t = np.minimum(np.maximum((value - start) / (end - start), 0.0), 1.0)
+    t = np.clip((value - start) / (end - start), 0.0, 1.0)
     rise = 3.0 - 2.0 * t
     rise *= t
     rise *= t
