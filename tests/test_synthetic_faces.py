@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from vae_jax.data import synthetic_faces
 from vae_jax.data.faces import factors as face_factors
-from vae_jax.data.faces import jpegs
+from vae_jax.data.faces import geometry, hair, jpegs
 from vae_jax.data.synthetic_faces import (
     Factors,
     attributes,
@@ -324,3 +324,12 @@ def test_what_a_killed_run_left_is_cleared_when_it_is_old(tmp_path, monkeypatch)
 def test_preparing_says_nothing_where_there_is_no_terminal(tmp_path, capfd):
     prepare(tmp_path, SIZES)
     assert capfd.readouterr() == ("", "")
+
+
+def test_faces_are_drawn_in_single_precision():
+    # A stray double doubles the time of all that it touches.
+    for index in range(20):
+        look = hair.comb(geometry.pose(factors_of("train", index)))
+        if look is not None:
+            arrays = (look.colour, look.across, look.within)
+            assert {a.dtype for a in arrays} == {np.dtype("float32")}

@@ -67,7 +67,7 @@ def hair_colour(factors: Factors) -> Array:
     f = factors
     colour = blend(HAIR, f.hair_tone)
     # Red shows in the middle tones; black hair and the palest blond hide it.
-    red = 0.7 * f.hair_red**4 * np.sin(np.pi * (0.15 + 0.7 * f.hair_tone))
+    red = 0.7 * f.hair_red**4 * math.sin(math.pi * (0.15 + 0.7 * f.hair_tone))
     colour = colour + red * (RED_HAIR - colour)
     gray = min(1.0, 0.35 + 4.0 * past(f.hair_gray, GRAY_FROM))
     return colour + gray * (f.hair_gray > GRAY_FROM) * (GRAY_HAIR - colour)
@@ -263,7 +263,7 @@ def hat(picture: Array, head: Head) -> None:
     lit = 0.8 * (1.0 - key) + key * np.clip(0.2 + 0.85 * facing, 0.0, 1.2)
     fold = brim - 17.0
     seam = 1.0 - 0.45 * np.exp(-0.5 * np.square((v - fold + 1.5) / 1.8))
-    band = 1.0 + 0.12 * (v > fold)
+    band = 1.0 + np.float32(0.12) * (v > fold)
     shadow = inside(v - brim - 3.0, 7.0) * inside(distance, 2.0)
     paint(part, 0.5 * shadow, part * 0.3)
     colour = hue_colour(f.hat_hue, 0.35, 0.42)
