@@ -3,6 +3,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -324,6 +325,13 @@ def test_what_a_killed_run_left_is_cleared_when_it_is_old(tmp_path, monkeypatch)
 def test_preparing_says_nothing_where_there_is_no_terminal(tmp_path, capfd):
     prepare(tmp_path, SIZES)
     assert capfd.readouterr() == ("", "")
+
+
+def test_preparing_leaves_nothing_among_temporary_files(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare(tmp_path, SIZES)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_faces_are_drawn_in_single_precision():

@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, registered
 from tqdm import tqdm
 
-from vae_jax.data import celeba_files
+from vae_jax.data import celeba_files, writing
 from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
 from vae_jax.errors import UserError
 
@@ -83,7 +82,7 @@ with registered.skip_registration():
                 features["landmarks"] = {name: np.int64 for name in LANDMARKS}
             if self._labels.identity is not None:
                 features["identity"] = {"Identity_No": np.int64}
-            return tfds.core.DatasetInfo(
+            return writing.Info(
                 builder=self,
                 description="CelebA's aligned faces with 40 attributes, in file order.",
                 features=tfds.features.FeaturesDict(features),
@@ -257,19 +256,7 @@ def _write(
                 file=sys.stderr,
             )
     builder = CelebA(labels, pictures, metadata, root)
-    # tfds writes to a folder beside the final one, and renames it when it is whole.
-    # It announces itself on stdout, and makes a folder for downloads, not needed.
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            tempfile.TemporaryDirectory() as downloads,
-        ):
-            builder.download_and_prepare(download_dir=downloads)
-    except RuntimeError as error:
-        # This is how array_record reports a full disk.
-        if "() failed: " not in str(error):
-            raise
-        raise UserError(f"cannot write to {root}: {error}") from error
+    writing.write(builder, root)
 
 
 @contextlib.contextmanager

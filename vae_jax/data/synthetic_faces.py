@@ -22,6 +22,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import registered
 
+from vae_jax.data import writing
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.factors import Factors, attributes, sample_factors
 from vae_jax.data.faces.geometry import HEIGHT, WIDTH
@@ -57,7 +58,7 @@ with registered.skip_registration():
 
         def _info(self) -> tfds.core.DatasetInfo:
             example = factors_of("train", 0)
-            return tfds.core.DatasetInfo(
+            return writing.Info(
                 builder=self,
                 description="Drawn faces with known, independent factors.",
                 features=tfds.features.FeaturesDict(
