@@ -30,7 +30,7 @@ def test_defaults_are_allowed_and_locked():
         ({"dataset__name": "mnist"}, ["config.dataset.name", "synthetic_faces"]),
         ({"dataset__size": 4}, ["config.dataset.size", "4", "8 to 512"]),
         ({"dataset__channels": 2}, ["config.dataset.channels", "2", "1 or 3"]),
-        ({"dataset__crop": "middle"}, ["config.dataset.crop", "cc148"]),
+        ({"dataset__crop": "middle"}, ["config.dataset.crop", "cc148", "centre"]),
         ({"dataset__resampler": "area"}, ["config.dataset.resampler", "bilinear"]),
         ({"dataset__feed": "disk"}, ["config.dataset.feed", "stream"]),
         ({"model__name": "gan"}, ["config.model.name", "ae, vae"]),

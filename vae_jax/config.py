@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import ml_collections
 from ml_collections import config_dict
 
-from vae_jax.data.cache import CROPS, DATASETS, RESAMPLERS
+from vae_jax.data.cache import DATASETS, RESAMPLERS
+from vae_jax.data.crops import CROPS
 from vae_jax.errors import UserError
 from vae_jax.models.build import LIKELIHOODS, MODELS, OBJECTIVES, PRECISIONS
 
@@ -87,12 +88,19 @@ SETTINGS: dict[str, Setting] = {
         "auto is celeb_a where it has been prepared, synthetic_faces otherwise",
         ("auto", *DATASETS),
     ),
-    "dataset.data_dir": _path("tfds' folder; None is tfds' own default"),
+    "dataset.data_dir": _path(
+        "tfds' folder, None is tfds' own; of folder, the folder or zip of pictures"
+    ),
     "dataset.size": _whole(64, "height and width in pixels", low=8, high=512),
     "dataset.channels": Setting(
         1, "1 is gray (luma), 3 is RGB", "1 or 3", lambda v: v in (1, 3)
     ),
-    "dataset.crop": _choice("notebook", "box cut from the 178x218 picture", CROPS),
+    "dataset.crop": _choice(
+        "auto",
+        "box in a 178x218 picture, or centre square; auto is centre for folder, "
+        "otherwise notebook",
+        ("auto", *CROPS),
+    ),
     "dataset.resampler": _choice("bilinear", "filter of the resizing", RESAMPLERS),
     "dataset.feed": _choice(
         "auto",

@@ -76,19 +76,20 @@ def check_config(workdir: Path, recorded: Config, given: Config) -> None:
 def check_extent(workdir: Path, num_steps: int, recipe: dict[str, Any]) -> None:
     """Raises UserError for fewer steps than before, or other pictures."""
     found = json.loads((workdir / "run.json").read_text())
-    steps, pictures = (
-        found["config"]["train"]["num_steps"],
-        found["dataset"]["pictures"],
-    )
+    steps = found["config"]["train"]["num_steps"]
     if num_steps < steps:
         raise UserError(
             f"config.train.num_steps is {num_steps}; the run in {workdir} has {steps}, "
             "and only more can be asked of it"
         )
-    if pictures != recipe["pictures"]:
+    then, now = (
+        f"{data['pictures']} (fingerprint {data['fingerprint']})"
+        for data in (found["dataset"], recipe)
+    )
+    if then != now:
         raise UserError(
-            f"the run in {workdir} was trained on {pictures} pictures of "
-            f"{recipe['name']}; there are {recipe['pictures']} now"
+            f"the run in {workdir} was trained on other pictures of {recipe['name']}: "
+            f"then {then}, now {now}"
         )
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax.config import Config
-from vae_jax.data import batches, cache
+from vae_jax.data import batches, cache, crops
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
@@ -137,6 +137,7 @@ def _resolve(config: Config) -> Config:
         )
         print(f"config.dataset.name is auto: training on {name}{absent}\n")
     config.dataset.name = name
+    config.dataset.crop = crops.resolve_crop(config.dataset.crop, name)
     if config.dataset.data_dir is not None:
         # run.json is read from other folders, too.
         data_dir = Path(config.dataset.data_dir).expanduser().absolute()
@@ -160,6 +161,7 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         record.check_config(workdir, recorded, config)
         config = config.copy_and_resolve_references()
         config.dataset.name = recorded.dataset.name
+        config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
     config = _resolve(config)
     if config.init_from is not None and not resumes:

@@ -5,6 +5,7 @@ into memory. The folder's name is its recipe, so that two recipes never mix.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,17 +23,10 @@ from tensorflow_datasets.core import constants
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from vae_jax.data import folder as pictures_folder
 from vae_jax.data import synthetic_faces
+from vae_jax.data.crops import box_of
 from vae_jax.errors import UserError
-
-# (left, upper, right, lower) in the aligned picture of 178x218. Published figures
-# differ by the crop: cc140 and cc148 are centre crops of that many pixels, the
-# notebook's lies 5 pixels below the latter.
-CROPS = {
-    "notebook": (15, 40, 163, 188),
-    "cc140": (19, 39, 159, 179),
-    "cc148": (15, 35, 163, 183),
-}
 
 RESAMPLERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -41,8 +35,9 @@ RESAMPLERS = {
     "box": Image.Resampling.BOX,
 }
 
-DATASETS = ("celeb_a", "synthetic_faces")
+DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")
+JPEG_START = b"\xff\xd8"
 
 HOW_TO_PREPARE_CELEB_A = (
     "Download CelebA's aligned pictures and label files (README names them), then\n"
@@ -98,20 +93,24 @@ def resolve_name(name: str, data_dir: str | os.PathLike | None) -> str:
 
 
 def _decode(
-    jpeg: bytes,
-    box: tuple[int, int, int, int],
+    encoded: bytes,
+    crop: str,
     resampler: Image.Resampling,
     size: int,
     channels: int,
-) -> np.ndarray:
-    """Returns one picture, [size,size,channels] uint8."""
-    left, upper, right, lower = box
-    pixels = simplejpeg.decode_jpeg(jpeg, "RGB")[upper:lower, left:right]
-    picture = Image.fromarray(pixels)
+) -> tuple[np.ndarray, int]:
+    """Returns a picture, [size,size,channels] uint8, and its crop's side in pixels."""
+    if encoded.startswith(JPEG_START):
+        pixels = simplejpeg.decode_jpeg(encoded, "RGB")
+    else:
+        pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    height, width, _ = pixels.shape
+    left, upper, right, lower = box_of(crop, width, height)
+    picture = Image.fromarray(pixels[upper:lower, left:right])
     if channels == 1:
         picture = picture.convert("L")
     resized = picture.resize((size, size), resampler)
-    return np.asarray(resized).reshape(size, size, channels)
+    return np.asarray(resized).reshape(size, size, channels), right - left
 
 
 def _records(source: Any) -> Iterator[dict[str, Any]]:
@@ -125,7 +124,8 @@ def _write(folder: Path, prepared: Path, recipe: dict[str, Any]) -> None:
     builder: Any = tfds.builder_from_directory(prepared)
     names = tuple(builder.info.features["attributes"].keys())
     size, channels = recipe["size"], recipe["channels"]
-    box, resampler = CROPS[recipe["crop"]], RESAMPLERS[recipe["resampler"]]
+    resampler = RESAMPLERS[recipe["resampler"]]
+    enlarged = 0
     with tqdm(
         total=sum(recipe["pictures"].values()),
         desc="decoding",
@@ -145,27 +145,43 @@ def _write(folder: Path, prepared: Path, recipe: dict[str, Any]) -> None:
             attributes = np.zeros((count, len(names)), bool)
             for index, record in enumerate(_records(source)):
                 try:
-                    images[index] = _decode(
+                    images[index], side = _decode(
                         record["image"].bytes_list.value[0],
-                        box,
+                        recipe["crop"],
                         resampler,
                         size,
                         channels,
                     )
-                except ValueError as error:
+                except (ValueError, OSError) as error:
                     raise UserError(
                         f"{prepared}: picture {index} of split {split} cannot be "
-                        f"decoded ({error}); prepare the data set again"
+                        f"decoded ({error}); delete that folder and prepare it again"
                     ) from error
+                enlarged += side < size
                 attributes[index] = [
                     record[f"attributes/{name}"].int64_list.value[0] for name in names
                 ]
                 bar.update()
             images.flush()
             np.save(folder / f"{split}_attributes.npy", attributes)
+    if enlarged:
+        print(
+            f"{enlarged} of {sum(recipe['pictures'].values())} pictures of "
+            f"{recipe['name']} are smaller than {size}x{size} after the crop "
+            f"{recipe['crop']!r}, and were enlarged"
+        )
     (folder / "recipe.json").write_text(
         json.dumps({**recipe, "attribute_names": names}, indent=2)
     )
+
+
+def _fingerprint(name: str, prepared: Path) -> str:
+    """Returns what tells a tfds data set from others of its name and version."""
+    content = (prepared / "dataset_info.json").read_bytes()
+    if name == "folder":
+        # The pictures' sizes, in the former, say little of a user's pictures.
+        content += (prepared / "metadata.json").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def load(
@@ -180,17 +196,22 @@ def load(
     """Returns a data set, decoding it first where this recipe is new.
 
     Args:
-      name: "celeb_a" or "synthetic_faces"; the latter is drawn where it is absent.
-      data_dir: tfds' folder; None is tfds' own default.
-      crop: a key of `CROPS`.
+      name: one of `DATASETS`; synthetic_faces is drawn where it is absent.
+      data_dir: tfds' folder, None for tfds' own default; of "folder", the folder or zip
+        with the pictures.
+      crop: a key of `crops.CROPS`.
       resampler: a key of `RESAMPLERS`, PIL's filters with antialiasing.
       size: height and width in pixels.
       channels: 1 (gray, luma) or 3 (RGB).
 
     Raises:
-      UserError: celeb_a has not been prepared, or a picture cannot be decoded.
+      UserError: celeb_a has not been prepared, the folder's pictures cannot be, a
+        picture cannot be decoded, or the crop does not fit it.
     """
-    prepared = find_prepared(name, data_dir)
+    if name == "folder":
+        prepared = pictures_folder.prepare(data_dir)
+    else:
+        prepared = find_prepared(name, data_dir)
     if prepared is None and name == "synthetic_faces":
         prepared = synthetic_faces.prepare(data_dir)
     if prepared is None:
@@ -198,7 +219,6 @@ def load(
             f"config.dataset.name is {name}, which is not prepared under "
             f"{data_dir or constants.DATA_DIR}. {HOW_TO_PREPARE_CELEB_A}"
         )
-    info = prepared / "dataset_info.json"
     builder = tfds.builder_from_directory(prepared)
     absent = [split for split in SPLITS if split not in builder.info.splits]
     if absent:
@@ -206,7 +226,7 @@ def load(
     recipe = {
         "name": name,
         "version": prepared.name,
-        "fingerprint": hashlib.sha256(info.read_bytes()).hexdigest()[:8],
+        "fingerprint": _fingerprint(name, prepared),
         "crop": crop,
         "resampler": resampler,
         "size": size,

@@ -1,0 +1,208 @@
+"""The tfds data set `folder`, made from a folder or a zip of a user's own pictures.
+
+The user's folder is only read. What is made lies in tfds' own folder, under a name that
+changes with the pictures.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants, registered
+from tqdm import tqdm
+
+from vae_jax.data import folder_files, writing
+from vae_jax.data.folder_files import Source
+from vae_jax.errors import UserError
+
+VERSION = "1.0.0"
+SPLITS = ("train", "validation", "test")
+
+_SHARD = 1024  # pictures in a file
+_DAMAGED = 10  # pictures after which to stop looking for more
+
+
+def split_of(name: str) -> str:
+    """Returns a picture's split: of 10 names 8 are train, 1 validation, 1 test.
+
+    It depends on the relative path alone, so that no picture changes sides when others
+    come or go: its SHA-256, as a number, modulo 10 is below 8, 8 or 9.
+    """
+    digit = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
+    return SPLITS[max(0, digit - 7)]
+
+
+with registered.skip_registration():
+
+    class Folder(tfds.core.ShardBasedBuilder):
+        """Writes pictures and attributes as `folder`."""
+
+        VERSION = tfds.core.Version(VERSION)
+
+        def __init__(
+            self,
+            source: Source,
+            attribute_names: tuple[str, ...],
+            attributes: dict[str, list[bool]],
+            data_dir: pathlib.Path,
+        ):
+            self._source = source
+            self._attribute_names = attribute_names
+            self._attributes = attributes
+            self._metadata = tfds.core.MetadataDict()
+            super().__init__(data_dir=data_dir, file_format="array_record")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return writing.Info(
+                builder=self,
+                description="Pictures of a folder, by name.",
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(),
+                        "file_name": tfds.features.Text(),
+                        "attributes": dict.fromkeys(self._attribute_names, np.bool_),
+                    }
+                ),
+                disable_shuffling=True,
+                metadata=self._metadata,
+            )
+
+        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
+            names = _by_split(self._source)
+            # As in `CelebA`: damaged pictures are left out, so that the last shard
+            # comes to the end of this one iterator, where it raises.
+            examples = self._examples(list(itertools.chain(*names.values())))
+            return {
+                split: [
+                    functools.partial(
+                        itertools.islice, examples, min(_SHARD, len(those) - start)
+                    )
+                    for start in range(0, len(those), _SHARD)
+                ]
+                for split, those in names.items()
+            }
+
+        def _examples(self, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+            source, damaged, contents = self._source, [], hashlib.sha256()
+            for name in tqdm(
+                names, desc=source.path.name, unit=" pictures", disable=None
+            ):
+                file, stored, problem = folder_files.read_picture(source, name)
+                if problem:
+                    damaged.append(f"{name} ({problem})")
+                    if len(damaged) == _DAMAGED:
+                        break
+                    continue
+                values = dict(
+                    zip(self._attribute_names, self._attributes[name], strict=True)
+                )
+                digest = hashlib.sha256(file).hexdigest()
+                contents.update(json.dumps([name, digest, values]).encode())
+                # What tells pictures of the same number and sizes apart, wherever they
+                # lie. Not after the loop, whose end is only reached with damage.
+                self._metadata["contents_sha256"] = contents.hexdigest()
+                yield (
+                    name,
+                    {"image": stored, "file_name": name, "attributes": values},
+                )
+            if damaged:
+                stopped = " or more" if len(damaged) == _DAMAGED else ""
+                raise UserError(
+                    f"{len(damaged)}{stopped} of {len(names)} pictures in "
+                    f"{source.path} are damaged: {', '.join(damaged)}; mend or remove "
+                    "them"
+                )
+
+
+def _by_split(source: Source) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name in source.names:
+        names[split_of(name)].append(name)
+    counts = ", ".join(f"{split} {len(those)}" for split, those in names.items())
+    if not all(names.values()):
+        raise UserError(
+            f"{source.path} holds {len(source.names)} picture(s): {counts}; each split "
+            "needs one at least. Names decide by their hash, 8 of 10 for train: with "
+            "50 pictures an empty split is rare, so add some"
+        )
+    return names
+
+
+def _place(source: Source, data_dir: pathlib.Path) -> pathlib.Path:
+    """Returns where to prepare these pictures, another place for other ones."""
+    path = source.path
+    identity = json.dumps([str(path), sorted(source.stamps.items())])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    stem = re.sub(r"[^\w.-]", "_", path.name if path.is_dir() else path.stem)[:40]
+    return data_dir / "vae_jax_folders" / f"{stem}-{digest}"
+
+
+def prepare(
+    source: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> pathlib.Path:
+    """Turns a folder or a zip of pictures into a tfds data set, once.
+
+    An example has `image` (gray or RGB, upright, 8 bits a channel, JPEG or PNG, of
+    any size), `file_name` (relative, "/" between its parts) and `attributes` (booleans
+    by name, those of `attributes.csv`). `split_of` gives the splits, each in the order
+    of the names.
+
+    The data set appears whole or not at all. It is made anew where the source's files,
+    by name, size and time of change (in a zip CRC), are others than before.
+
+    Args:
+      source: a folder, searched with the folders in it, or a zip.
+      data_dir: where tfds keeps data sets; None is tfds' own default.
+
+    Returns:
+      The folder of the version, for `tfds.builder_from_directory`.
+
+    Raises:
+      UserError: the source is no folder or zip of pictures, a picture is damaged, a
+        split is empty, the attributes are not as they should be, or `data_dir` cannot
+        be written.
+    """
+    if source is None:
+        raise UserError(
+            "config.dataset.data_dir is None; for dataset.name folder, allowed is "
+            f"{folder_files.ALLOWED}"
+        )
+    path = pathlib.Path(source).expanduser().absolute()
+    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    try:
+        with folder_files.open_source(path) as opened:
+            place = _place(opened, root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{place}.lock"):
+                return _prepare(opened, place)
+    except OSError as error:
+        raise UserError(f"cannot prepare {path} under {root}: {error}") from error
+
+
+def _prepare(source: Source, place: pathlib.Path) -> pathlib.Path:
+    version = place / "folder" / VERSION
+    if version.exists():
+        return version
+    # Nobody else writes here: a run that was killed left them.
+    for stale in version.parent.glob(f"incomplete.*_{VERSION}"):
+        shutil.rmtree(stale)
+    counts = {split: len(names) for split, names in _by_split(source).items()}
+    attribute_names, attributes = folder_files.read_attributes(source)
+    writing.write(Folder(source, attribute_names, attributes, place), place)
+    print(
+        f"{source.path}: {len(source.names)} pictures ("
+        + ", ".join(f"{split} {count}" for split, count in counts.items())
+        + f") with {len(attribute_names)} attributes, prepared in {place}"
+    )
+    return version
