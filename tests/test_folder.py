@@ -722,7 +722,7 @@ def test_a_run_trains_on_a_folder_and_goes_on_with_it(own_config, tmp_path):
 
 @pytest.mark.parametrize("change", ["same number", "another number", "moved"])
 def test_a_run_goes_on_with_the_same_pictures_alone(
-    own_config, own_faces, tmp_path, change
+    own_config, own_faces, tmp_path, capsys, change
 ):
     own_config.train.num_steps = 4
     run_lib.train(own_config, tmp_path / "run")
@@ -738,3 +738,7 @@ def test_a_run_goes_on_with_the_same_pictures_alone(
         (own_faces / "p0" / "0.png").unlink()
     with pytest.raises(UserError, match="trained on other pictures of folder"):
         run_lib.train(own_config, tmp_path / "run")
+    # To look into it they do, and that is said.
+    capsys.readouterr()
+    assert run_lib.load(tmp_path / "run").step == 4
+    assert "was trained on other pictures of folder" in capsys.readouterr().out

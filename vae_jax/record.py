@@ -73,24 +73,32 @@ def check_config(workdir: Path, recorded: Config, given: Config) -> None:
         )
 
 
+def other_pictures(workdir: Path, recipe: dict[str, Any]) -> str | None:
+    """Returns how a run's pictures differ from those of `recipe`, or None."""
+    recorded = json.loads((workdir / "run.json").read_text())["dataset"]
+    then, now = (
+        f"{data['pictures']} (fingerprint {data['fingerprint']})"
+        for data in (recorded, recipe)
+    )
+    if then == now:
+        return None
+    return (
+        f"the run in {workdir} was trained on other pictures of {recipe['name']}: "
+        f"then {then}, now {now}"
+    )
+
+
 def check_extent(workdir: Path, num_steps: int, recipe: dict[str, Any]) -> None:
     """Raises UserError for fewer steps than before, or other pictures."""
-    found = json.loads((workdir / "run.json").read_text())
-    steps = found["config"]["train"]["num_steps"]
+    steps = read_config(workdir).train.num_steps
     if num_steps < steps:
         raise UserError(
             f"config.train.num_steps is {num_steps}; the run in {workdir} has {steps}, "
             "and only more can be asked of it"
         )
-    then, now = (
-        f"{data['pictures']} (fingerprint {data['fingerprint']})"
-        for data in (found["dataset"], recipe)
-    )
-    if then != now:
-        raise UserError(
-            f"the run in {workdir} was trained on other pictures of {recipe['name']}: "
-            f"then {then}, now {now}"
-        )
+    other = other_pictures(workdir, recipe)
+    if other:
+        raise UserError(other)
 
 
 def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) -> None:

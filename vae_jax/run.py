@@ -259,6 +259,9 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     workdir = Path(workdir)
     config = record.read_config(workdir)
     dataset = _load_dataset(config.dataset)
+    other = record.other_pictures(workdir, dataset.recipe)
+    if other:
+        print(f"note: {other}")
     graphdef, params = _abstract_model(config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
