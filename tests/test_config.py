@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from vae_jax import config as config_lib
 from vae_jax.errors import UserError
+from vae_jax.models import build
 
 
 def changed(**settings):
@@ -50,11 +52,91 @@ def test_defaults_are_allowed_and_locked():
         ({"log__every_steps": 15}, ["config.log.every_steps", "multiple", "10"]),
         ({"eval__every_steps": 70}, ["config.eval.every_steps", "multiple", "50"]),
         ({"checkpoint__every_steps": 10}, ["config.checkpoint.every_steps", "50"]),
-        ({"model__name": "ae"}, ["config.objective.name", "ae goes with mse"]),
-        ({"objective__name": "mse"}, ["config.objective.name", "vae with elbo"]),
+        ({"model__width": 15}, ["config.model.width", "15", "an even number"]),
+        ({"model__width": 0}, ["config.model.width", "at least 2"]),
+        ({"model__depth": -1}, ["config.model.depth", "at least 0"]),
+        ({"model__network": "unet"}, ["config.model.network", "mlp, conv"]),
+        ({"model__likelihood": "poisson"}, ["'poisson'", "gaussian", "logistic"]),
+        ({"model__prior": "flow"}, ["config.model.prior", "'flow'", "normal", "vamp"]),
+        ({"model__attribute_dropout": 1.0}, ["attribute_dropout", "below 1"]),
+        ({"objective__num_samples": 0}, ["config.objective.num_samples", "at least 1"]),
+        ({"objective__mmd_weight": -1.0}, ["config.objective.mmd_weight", "-1.0"]),
+        ({"model__name": "ae"}, ["config.objective.name", "ae goes with mse and rae"]),
+        ({"objective__name": "mse"}, ["config.objective.name", "vae with the others"]),
+        ({"objective__name": "rae"}, ["config.objective.name", "vae with the others"]),
         (
             {"model__name": "ae", "objective__name": "mse", "objective__beta": 2.0},
-            ["config.objective.beta", "no KL"],
+            ["config.objective.beta", "elbo or mmd or tc", "that is mse"],
+        ),
+        (
+            {"objective__name": "iwae", "objective__mmd_weight": 10.0},
+            ["config.objective.mmd_weight is 10.0", "objective.name mmd", "is iwae"],
+        ),
+        (
+            {"model__attributes": "Smiling,,Male"},
+            ["config.model.attributes is 'Smiling,,Male'", "single commas"],
+        ),
+        ({"model__attributes": "Smiling,"}, ["model.attributes", "single commas"]),
+        ({"model__attributes": "Male,Male"}, ["model.attributes", "named once"]),
+        (
+            {"model__attributes": "Smiling", "model__prior": "vamp"},
+            ["config.model.attributes", "vamp's pseudo-inputs have no labels"],
+        ),
+        (
+            {"model__prior": "conditional"},
+            ["config.model.prior", "needs model.attributes"],
+        ),
+        (
+            {"model__attribute_dropout": 0.5},
+            ["config.model.attribute_dropout is 0.5", "goes with model.attributes"],
+        ),
+        (
+            {
+                "model__prior": "conditional",
+                "model__attributes": "Male",
+                "objective__name": "tc",
+            },
+            ["config.model.prior", "tc compares", "one for each label"],
+        ),
+        (
+            {
+                "model__prior": "conditional",
+                "model__attributes": "Male",
+                "objective__name": "mmd",
+            },
+            ["config.model.prior", "mmd compares", "one for each label"],
+        ),
+        (
+            {"objective__free_bits": 0.5, "model__prior": "mixture"},
+            ["config.objective.free_bits is 0.5", "mixture is sampled"],
+        ),
+        (
+            {"objective__free_bits": 0.5, "model__prior": "vamp"},
+            ["config.objective.free_bits is 0.5", "vamp is sampled"],
+        ),
+        (
+            {"objective__name": "iwae"},
+            ["config.objective.num_samples is 1", "is elbo", "5"],
+        ),
+        (
+            {
+                "objective__name": "iwae",
+                "objective__num_samples": 5,
+                "model__likelihood": "optimal_gaussian",
+            },
+            ["config.model.likelihood is 'optimal_gaussian'", "shared_gaussian"],
+        ),
+        (
+            {"objective__name": "mmd", "train__batch_size": 1},
+            ["config.train.batch_size is 1", "at least 2"],
+        ),
+        (
+            {"model__network": "conv", "dataset__size": 72},
+            ["config.dataset.size is 72", "model.network conv", "power of two"],
+        ),
+        (
+            {"model__network": "conv", "dataset__size": 30},
+            ["config.dataset.size is 30", "model.network conv", "2 to 7 times 4"],
         ),
         ({"optimizer__name": "adam"}, ["config.optimizer.weight_decay", "adamw"]),
     ],
@@ -67,6 +149,70 @@ def test_what_is_refused_names_the_setting_its_value_and_what_is_allowed(
     for part in said:
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# Another value than the default, of each setting that is refused under other choices.
+ELSEWHERE = {
+    "model.hidden_dim": 17,
+    "model.width": 32,
+    "model.depth": 2,
+    "model.norm": "group",
+    "model.upsampling": "resize",
+    "model.remat": True,
+    "model.likelihood": "bernoulli",
+    "model.std": 0.2,
+    "model.prior": "mixture",
+    "model.prior_components": 3,
+    "model.attributes": "Smiling",
+    "objective.beta": 4.0,
+    "objective.kl_warmup_steps": 10,
+    "objective.free_bits": 0.5,
+    "objective.num_samples": 5,
+    "objective.capacity": 3.0,
+    "objective.capacity_steps": 10,
+    "objective.gamma": 2.0,
+    "objective.mmd_weight": 10.0,
+    "objective.code_weight": 0.1,
+    "objective.decoder_penalty": "gradient",
+    "objective.decoder_weight": 0.1,
+}
+OPTIONS = {
+    "model.name": build.MODELS,
+    "model.network": build.NETWORKS,
+    "model.likelihood": tuple(build.LIKELIHOODS),
+    "model.prior": tuple(build.PRIORS),
+    "objective.name": tuple(build.OBJECTIVES),
+}
+# What else a choice needs.
+NEEDS = {"iwae": {"objective.num_samples": 5}, "rae": {"model.name": "ae"}}
+CASES = [
+    (name, chooser, option, option in choices)
+    for name, (chooser, choices) in config_lib.ONLY_WITH.items()
+    for option in OPTIONS[chooser]
+]
+
+
+def test_the_table_of_choices_names_settings_and_their_options():
+    assert set(ELSEWHERE) == set(config_lib.ONLY_WITH)
+    for chooser, choices in config_lib.ONLY_WITH.values():
+        assert set(choices) < set(OPTIONS[chooser])
+
+
+@pytest.mark.parametrize(("name", "chooser", "option", "goes"), CASES)
+def test_a_setting_that_would_do_nothing_is_refused(name, chooser, option, goes):
+    config = config_lib.default_config()
+    needs = NEEDS.get(option, {}) if goes else {}
+    changes = {chooser: option, **needs, name: ELSEWHERE[name]}
+    config.update_from_flattened_dict(changes)
+    if goes:
+        config_lib.validate(config)
+        return
+    value = re.escape(repr(ELSEWHERE[name]))
+    with pytest.raises(
+        UserError,
+        match=rf"^config\.{name} is {value}; it goes with {chooser} .*{option}$",
+    ):
+        config_lib.validate(config)
 
 
 def test_an_unknown_name_is_answered_with_its_neighbours():

@@ -1,13 +1,18 @@
 """Every recipe, as it stands but for its size, builds and takes a step."""
 
 import importlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from configs import conv_vae
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
+from vae_jax.data import celeba
+from vae_jax.errors import UserError
+from vae_jax.models import build
 from vae_jax.report.writer import read_lines
 
 RECIPES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -17,10 +22,26 @@ def recipe(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
+def shrunk(config, attribute_names):
+    """Makes a convolutional recipe one of small pictures and few channels.
+
+    And leaves it those of its attributes that the data set has.
+    """
+    names = build.label_names(config.model)
+    there = [name for name in names if name in attribute_names]
+    config.model.attributes = ",".join(there)
+    if config.model.network == "conv":
+        config.dataset.size, config.model.width, config.model.latent_dim = 16, 8, 8
+        config.train.batch_size = 8
+        # A cosine needs more updates than its warm-up has.
+        config.optimizer.warmup_steps = 0
+    return config
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_a_step(name, data_dir, tmp_path):
-    config = recipe(name)
-    config_lib.validate(config)
+def test_a_recipe_trains_a_step(name, data_dir, faces, tmp_path):
+    config_lib.validate(recipe(name))
+    config = shrunk(recipe(name), faces.attribute_names)
     config.dataset.name, config.dataset.data_dir = "synthetic_faces", str(data_dir)
     config.train.num_steps = 1
     run = run_lib.train(config, tmp_path)
@@ -30,14 +51,71 @@ def test_a_recipe_trains_a_step(name, data_dir, tmp_path):
     assert run.step == 1
 
 
+def test_the_conditional_recipe_names_attributes_of_celeba(faces):
+    names = build.label_names(recipe("cvae").model)
+    assert names and set(names) <= set(celeba.ATTRIBUTES)
+    # Of drawn faces it can learn three.
+    assert len(set(names) & set(faces.attribute_names)) == 3
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_states_what_differs_from_the_defaults(name):
+def test_a_recipe_states_what_differs_from_what_it_is_built_on(name):
     text = (Path(__file__).parents[1] / "configs" / f"{name}.py").read_text()
+    # conv_vae's words come after what it states.
+    text, *_ = text.split("    for word in ")
     changed = config_lib.flatten(recipe(name))
-    defaults = config_lib.flatten(config_lib.default_config())
+    built_on = re.search(r"= conv_vae\.get_config\((?:\"(.*)\")?\)", text)
+    if built_on:
+        base = conv_vae.get_config(built_on[1] or "")
+    else:
+        base = config_lib.default_config()
+    defaults = config_lib.flatten(base)
     differing = {k for k in changed if changed[k] != defaults[k]}
     stated = {k for k in changed if f"config.{k} = " in text}
     assert stated == differing
+
+
+PLAIN = config_lib.flatten(conv_vae.get_config())
+
+
+@pytest.mark.parametrize(
+    ("words", "differing"),
+    [
+        ("", {}),
+        ("gray,64", {}),
+        ("colour", {"dataset.channels": 3}),
+        ("128", {"dataset.size": 128}),
+        ("256", {"dataset.size": 256, "model.remat": True}),
+        *(
+            (name, {"model.likelihood": name})
+            for name in build.LIKELIHOODS
+            if name != PLAIN["model.likelihood"]
+        ),
+        (
+            "bernoulli,colour,128",
+            {
+                "dataset.channels": 3,
+                "dataset.size": 128,
+                "model.likelihood": "bernoulli",
+            },
+        ),
+    ],
+)
+def test_words_change_the_convolutional_recipe(words, differing):
+    config = conv_vae.get_config(words)
+    config_lib.validate(config)
+    assert config_lib.flatten(config) == PLAIN | differing
+
+
+@pytest.mark.parametrize("words", ["purple", "colour,purple", "64,Colour", "32"])
+def test_an_unknown_word_is_answered_with_those_there_are(words):
+    with pytest.raises(UserError) as error:
+        conv_vae.get_config(words)
+    said = str(error.value)
+    assert repr(words.split(",")[-1]) in said and "configs/conv_vae.py" in said
+    for word in ("64", "128", "256", "gray", "colour", *build.LIKELIHOODS):
+        assert word in said.split("allowed is")[1]
+    assert "\n" not in said
 
 
 def test_the_notebooks_training():

@@ -19,9 +19,10 @@ PATCHES = re.findall(
 
 SUM_OF_LEVELS = """
 import jax, jax.numpy as jnp
+from vae_jax.config import default_config
 from vae_jax.models.build import LIKELIHOODS
 levels = (jnp.arange(256) / 255).reshape(256, 1, 1, 1)
-likelihood = LIKELIHOODS["laplace"]()
+likelihood = LIKELIHOODS["laplace"](default_config().model)
 maps = (jnp.full((256, 1, 1, 1), 0.3), jnp.full((256, 1, 1, 1), -3.0))
 print(float(jnp.exp(likelihood(maps).log_mass(levels)).sum()))
 """

@@ -5,34 +5,51 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
+from vae_jax.config import default_config
+from vae_jax.data.cache import Split
 from vae_jax.evaluation import evaluate, metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.objectives import beta_elbo
+from vae_jax.models.objectives import (
+    Objective,
+    beta_elbo,
+    capacity_elbo,
+    log_weights,
+    mmd_elbo,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 6, 4, 2), dtype=np.uint8)
+ATTRIBUTES = np.random.default_rng(1).uniform(size=(11, 4)) < 0.5
 
 
-@pytest.fixture(scope="module")
-def model():
+def make(attributes=""):
+    settings = default_config().model
+    settings.latent_dim, settings.hidden_dim = 3, 8
+    settings.attributes = attributes
     return build.build_model(
-        name="vae",
-        latent_dim=3,
-        hidden_dim=8,
-        likelihood="gaussian",
+        settings,
         precision="fp32",
         image_shape=(6, 4, 2),
         rngs=nnx.Rngs(1),
     )
 
 
-def evaluated(model, per_image, batch_size=4, images=IMAGES, seed=2):
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+def evaluated(model, per_image, batch_size=4, images=IMAGES, seed=2, label_columns=()):
     graphdef, params = build.split(model)
     evaluator = evaluate.build_evaluator(
-        graphdef, per_image, seed=seed, batch_size=batch_size
+        graphdef,
+        per_image,
+        seed=seed,
+        batch_size=batch_size,
+        label_columns=label_columns,
     )
-    return evaluator(params, images)
+    return evaluator(params, Split(images, ATTRIBUTES[: len(images)]))
 
 
 FIGURES = evaluate.objective_figures(beta_elbo(1.0))
@@ -43,8 +60,10 @@ def test_each_image_counts_once_whatever_the_batch(model, batch_size):
     figures = evaluated(model, FIGURES, batch_size)
     reference = evaluated(model, FIGURES, 5)
     for name, values in figures.items():
-        assert values.shape == (11,)
-        np.testing.assert_allclose(values, reference[name], rtol=1e-5)
+        assert values.shape == ((11, 3) if name == "kl_by_dimension" else (11,))
+        # A dimension's KL near 0 is a difference of numbers near 1.
+        atol = 1e-6 if name == "kl_by_dimension" else 0
+        np.testing.assert_allclose(values, reference[name], rtol=1e-5, atol=atol)
 
 
 def test_noise_belongs_to_the_image_not_to_its_place(model):
@@ -80,7 +99,7 @@ def test_the_bound_is_the_log_of_the_mean_weight(model, samples, chunk):
     weights = []
     for index in range(-(-samples // chunk)):
         terms = model(image, jax.random.fold_in(image_key, index), num_samples=chunk)
-        weights.extend(np.float64(metrics.log_weights(terms)[:, 0]))
+        weights.extend(np.float64(log_weights(terms)[:, 0]))
     expected = logsumexp(weights[:samples]) - np.log(samples)
     np.testing.assert_allclose(figures["iw_bound"][4], expected, rtol=1e-5)
 
@@ -102,7 +121,7 @@ def test_log_weights_never_use_the_analytic_kl(model):
         layers=(latent.replace(kl=jnp.full_like(latent.kl, jnp.nan)),)
     )
     expected = terms.log_px + latent.log_pz - latent.log_qz
-    np.testing.assert_allclose(metrics.log_weights(broken), expected, rtol=1e-6)
+    np.testing.assert_allclose(log_weights(broken), expected, rtol=1e-6)
 
 
 def test_bits_per_dim_of_a_uniform_guess_is_eight(model):
@@ -122,8 +141,45 @@ def test_bits_per_dim_of_a_uniform_guess_is_eight(model):
     np.testing.assert_allclose(metrics.bits_per_dim(costly), 8 + extra, rtol=1e-6)
 
 
+def test_a_conditional_model_sees_each_images_own_labels():
+    model = make("Smiling,Male")
+    for per_image in (FIGURES, evaluate.bound_figures(3, 2)):
+        figures = evaluated(model, per_image, label_columns=(3, 1))
+        for index in (0, 10):
+            image = to_unit_interval(jnp.asarray(IMAGES[index]))
+            labels = jnp.where(jnp.asarray(ATTRIBUTES[index, [3, 1]]), 1.0, -1.0)
+            image_key = key(2, Stream.EVALUATION, index)
+            for name, expected in per_image(model, image, labels, image_key).items():
+                np.testing.assert_allclose(figures[name][index], expected, rtol=1e-5)
+            other = per_image(model, image, -labels, image_key)
+            name = "log_px" if "log_px" in other else "iw_bound"
+            assert not np.allclose(figures[name][index], other[name])
+
+
 def test_means_are_taken_in_double_precision():
     values = np.full(2**20, 0.1, np.float32)
     values[0] = 2**24
     expected = (2**24 + (2**20 - 1) * np.float64(np.float32(0.1))) / 2**20
-    assert evaluate.means({"x": values})["x"] == pytest.approx(expected, rel=1e-12)
+    objective = Objective(lambda terms, images: {}, lambda means, step: means["x"])
+    means = evaluate.means(objective, {"x": values})
+    assert means["x"] == pytest.approx(expected, rel=1e-12)
+    assert means["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_means_give_the_loss_of_the_whole_split_with_its_schedules_at_their_end(model):
+    figures = evaluated(model, FIGURES)
+    kl, log_px = (np.float64(figures[name]).mean() for name in ("kl", "log_px"))
+    by_dimension = np.float64(figures["kl_by_dimension"]).mean(axis=0)
+    bits = float(np.median(by_dimension))
+    for objective, loss in (
+        (beta_elbo(3.0, warmup_steps=10**6), 3 * kl - log_px),
+        # The bound is on the split's means, not on each image's KL.
+        (beta_elbo(free_bits=bits), np.maximum(by_dimension, bits).sum() - log_px),
+        (capacity_elbo(2.0, gamma=5.0, num_steps=10**6), 5 * abs(kl - 2) - log_px),
+        # A penalty is of training.
+        (mmd_elbo(0.5, weight=100.0), 0.5 * kl - log_px),
+    ):
+        means = evaluate.means(objective, figures)
+        assert means["loss"] == pytest.approx(loss, rel=1e-5)
+        assert means["elbo"] == pytest.approx(log_px - kl, rel=1e-6)
+        assert set(means) == {"loss", "elbo", "kl", "log_px", "mse"}

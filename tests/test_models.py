@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from vae_jax.config import default_config
 from vae_jax.models import build
 from vae_jax.models.objectives import beta_elbo, kl_per_image, mean_squared_error
 
 
 @functools.cache
 def make(name, size=8, channels=3, precision="fp32", latent_dim=5, hidden_dim=7):
+    settings = default_config().model
+    settings.name = name
+    settings.latent_dim, settings.hidden_dim = latent_dim, hidden_dim
     return build.build_model(
-        name=name,
-        latent_dim=latent_dim,
-        hidden_dim=hidden_dim,
-        likelihood="gaussian",
+        settings,
         precision=precision,
         image_shape=(size, size, channels),
         rngs=nnx.Rngs(0),
@@ -77,13 +78,36 @@ def test_autoencoder_is_the_notebooks_formula():
     hidden = np.maximum(dense(z, p["decoder"]["hidden"]), 0)
     out = 1 / (1 + np.exp(-dense(hidden, p["decoder"]["head"])))
     np.testing.assert_allclose(model.encode(images), z, rtol=1e-4, atol=1e-5)
-    terms = model(images)
+    terms = model(images, jax.random.key(0))
     np.testing.assert_allclose(terms.mean[0], out.reshape(images.shape), rtol=1e-4)
-    loss, metrics = mean_squared_error(terms, images, jnp.int32(0))
+    loss, metrics = mean_squared_error()(terms, images, jnp.int32(0))
     np.testing.assert_allclose(
         loss, np.mean((out - images.reshape(2, -1)) ** 2), rtol=1e-4
     )
+    code_norm = metrics.pop("code_norm")
+    np.testing.assert_allclose(code_norm, (z**2).sum(-1).mean() / 2, rtol=1e-4)
     assert metrics == {"loss": loss, "mse": loss}
+
+
+def test_the_autoencoders_terms_owe_its_key_the_jacobians_estimate_alone():
+    model = make("ae")
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    one, other = (model(images, jax.random.key(i), num_samples=3) for i in (1, 2))
+    np.testing.assert_array_equal(one.mean, other.mean)
+    assert one.mean.shape == (1, 2, 8, 8, 3)
+    assert one.layers == () and one.log_px is None and one.log_mass is None
+    assert set(one.aux) == {"code", "decoder_l2", "decoder_gradient"}
+    np.testing.assert_array_equal(one.aux["code"], model.encode(images))
+    leaves = jax.tree.leaves(build.split(model)[1]["decoder"])
+    l2 = sum(np.sum(np.square(np.float64(leaf))) for leaf in leaves)
+    np.testing.assert_allclose(one.aux["decoder_l2"], l2, rtol=1e-5)
+    assert not np.allclose(one.aux["decoder_gradient"], other.aux["decoder_gradient"])
+    jacobian = jax.vmap(jax.jacobian(model.decode))(one.aux["code"])
+    keys = jax.random.split(jax.random.key(3), 2000)
+    estimates = jax.vmap(lambda k: model(images, k).aux["decoder_gradient"])(keys)
+    np.testing.assert_allclose(
+        estimates.mean(axis=0), np.square(jacobian).sum((1, 2, 3, 4)), rtol=0.05
+    )
 
 
 def test_vae_terms_agree_with_their_definitions():
@@ -97,7 +121,10 @@ def test_vae_terms_agree_with_their_definitions():
     np.testing.assert_allclose(terms.log_px, px.log_prob(images), rtol=1e-5)
     np.testing.assert_allclose(latent.log_qz, model.encode(images).log_prob(latent.z))
     assert not np.allclose(latent.z[0], latent.z[1])
-    kl = model.prior.kl(latent.posterior).sum(-1)
+    np.testing.assert_allclose(
+        latent.log_pz, model.prior_of().log_prob(latent.z), rtol=1e-5
+    )
+    kl = latent.posterior.kl(model.prior_of()).sum(-1)
     np.testing.assert_allclose(kl_per_image(terms), kl, rtol=1e-5)
 
 

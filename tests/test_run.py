@@ -171,9 +171,40 @@ def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(UserError, match="no run"):
         run_lib.load(tmp_path)
-    (tmp_path / "run.json").write_text('{"config": {"model": {"depth": 3}}}')
-    with pytest.raises(UserError, match=r"run\.json cannot be read.*depth"):
+    (tmp_path / "run.json").write_text('{"config": {"model": {"depths": 3}}}')
+    with pytest.raises(UserError, match=r"run\.json cannot be read.*depths"):
         run_lib.load(tmp_path)
+
+
+def test_a_cosine_that_ends_before_its_warm_up_is_refused(tiny_config, tmp_path):
+    tiny_config.optimizer.schedule = "cosine"
+    for steps, warmup in ((12, 12), (5, 8)):
+        tiny_config.train.num_steps = steps
+        tiny_config.optimizer.warmup_steps = warmup
+        with pytest.raises(
+            UserError,
+            match=rf"train\.num_steps is {steps};.*schedule=cosine.*"
+            rf"optimizer\.warmup_steps, {warmup}$",
+        ):
+            run_lib.train(tiny_config, tmp_path)
+    # Half of 40 pictures in batches of 8, rounded up.
+    tiny_config.train.num_steps, tiny_config.train.num_epochs = None, 0.5
+    tiny_config.optimizer.warmup_steps = 3
+    with pytest.raises(UserError, match=r"num_steps is 3.*warmup_steps, 3$"):
+        run_lib.train(tiny_config, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    tiny_config.optimizer.warmup_steps = 2
+    assert run_lib.train(tiny_config, tmp_path).step == 3
+
+
+def test_an_attribute_that_the_data_set_lacks_is_refused(tiny_config, tmp_path):
+    tiny_config.model.attributes = "Smiling,Winking"
+    with pytest.raises(
+        UserError,
+        match=r"config\.model\.attributes has 'Winking'; .*synthetic_faces are .*Male",
+    ):
+        run_lib.train(tiny_config, tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(

@@ -16,7 +16,7 @@ from ml_collections import config_dict
 from vae_jax.data.cache import DATASETS, RESAMPLERS
 from vae_jax.data.crops import CROPS
 from vae_jax.errors import UserError
-from vae_jax.models.build import LIKELIHOODS, MODELS, OBJECTIVES, PRECISIONS
+from vae_jax.models import build, conv
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.
 Config: TypeAlias = Any
@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "precision": _choice(
         "auto",
         "of activations; auto is bf16 on a GPU or TPU and fp32 on a CPU",
-        ("auto", *PRECISIONS),
+        ("auto", *build.PRECISIONS),
     ),
     "init_from": _path("workdir of a run whose EMA parameters start this one"),
     "dataset.name": _choice(
@@ -107,13 +107,100 @@ SETTINGS: dict[str, Setting] = {
         "where batches come from; auto is the device's memory if the data set fits",
         ("auto", "device", "stream"),
     ),
-    "model.name": _choice("vae", "autoencoder or variational autoencoder", MODELS),
+    "model.name": _choice(
+        "vae", "autoencoder or variational autoencoder", build.MODELS
+    ),
+    "model.network": _choice("mlp", "fully connected or convolutional", build.NETWORKS),
     "model.latent_dim": _whole(100, "dimensions of the code"),
-    "model.hidden_dim": _whole(512, "width of the hidden layers"),
-    "model.likelihood": _choice("gaussian", "p(x|z) of the VAE", LIKELIHOODS),
-    "objective.name": _choice("elbo", "what training minimises", OBJECTIVES),
+    "model.hidden_dim": _whole(512, "of mlp: width of the hidden layers"),
+    "model.width": Setting(
+        64,
+        "of conv: channels at a quarter of the size, up to 4 times as many below",
+        "an even number of at least 2",
+        lambda v: isinstance(v, int) and v >= 2 and v % 2 == 0,
+    ),
+    "model.depth": _whole(1, "of conv: residual blocks at each resolution", low=0),
+    "model.norm": _choice("none", "of conv: before each block", conv.NORMS),
+    "model.upsampling": _choice(
+        "subpixel", "of conv: in the decoder", conv.UPSAMPLINGS
+    ),
+    "model.remat": _switch(
+        False, "of conv: compute blocks again for the gradient, to save memory"
+    ),
+    "model.likelihood": _choice("gaussian", "p(x|z) of the VAE", build.LIKELIHOODS),
+    "model.std": _real(
+        0.1,
+        "of fixed_gaussian: its standard deviation; pixels are in [0, 1]",
+        "a number above 0",
+        lambda v: v > 0,
+    ),
+    "model.prior": _choice("normal", "p(z) of the VAE", build.PRIORS),
+    "model.prior_components": _whole(64, "of mixture and vamp: how many"),
+    "model.attributes": Setting(
+        "",
+        "that a VAE is conditioned on",
+        "names of the data set's attributes with commas between, or nothing",
+        lambda v: isinstance(v, str),
+    ),
+    "model.attribute_dropout": _real(
+        0.1,
+        "share of pictures that train without labels, and of labels left out of others",
+        "a number of at least 0 and below 1",
+        lambda v: 0 <= v < 1,
+    ),
+    "objective.name": _choice("elbo", "what training minimises", build.OBJECTIVES),
     "objective.beta": _real(
-        1.0, "weight of the KL in elbo", "a number of at least 0", lambda v: v >= 0
+        1.0,
+        "of elbo and mmd: weight of the KL; of tc: of the total correlation",
+        "a number of at least 0",
+        lambda v: v >= 0,
+    ),
+    "objective.kl_warmup_steps": _whole(
+        0, "of elbo: the KL's weight rises from 0 over so many", low=0
+    ),
+    "objective.free_bits": _real(
+        0.0,
+        "of elbo: nats of each dimension's mean KL that cost nothing",
+        "a number of at least 0",
+        lambda v: v >= 0,
+    ),
+    "objective.num_samples": _whole(
+        1, "of elbo and iwae: samples of z for each picture in training"
+    ),
+    "objective.capacity": _real(
+        25.0,
+        "of capacity: nats at which the mean KL is held in the end",
+        "a number of at least 0",
+        lambda v: v >= 0,
+    ),
+    "objective.capacity_steps": _whole(
+        5000, "of capacity: it rises from 0 over so many", low=0
+    ),
+    "objective.gamma": _real(
+        100.0,
+        "of capacity: weight of the distance to it",
+        "a number of at least 0",
+        lambda v: v >= 0,
+    ),
+    "objective.mmd_weight": _real(
+        1000.0, "of mmd: weight of the MMD", "a number of at least 0", lambda v: v >= 0
+    ),
+    "objective.code_weight": _real(
+        1e-4,
+        "of rae: weight of half the code's squared norm",
+        "a number of at least 0",
+        lambda v: v >= 0,
+    ),
+    "objective.decoder_penalty": _choice(
+        "l2",
+        "of rae: the decoder's squared parameters, or its Jacobian's",
+        ("l2", "gradient"),
+    ),
+    "objective.decoder_weight": _real(
+        1e-6,
+        "of rae: weight of that penalty",
+        "a number of at least 0",
+        lambda v: v >= 0,
     ),
     "optimizer.name": _choice("adamw", "optax optimiser", ("adam", "adamw")),
     "optimizer.learning_rate": _real(
@@ -154,6 +241,32 @@ SETTINGS: dict[str, Setting] = {
     "eval.importance_samples": _whole(64, "k of the importance-weighted bound"),
     "eval.samples_per_chunk": _whole(8, "of those k, how many at a time"),
     "checkpoint.every_steps": _whole(1000, "between checkpoints"),
+}
+
+# Settings that mean something under some choices alone; elsewhere they stay put.
+ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "model.hidden_dim": ("model.network", ("mlp",)),
+    "model.width": ("model.network", ("conv",)),
+    "model.depth": ("model.network", ("conv",)),
+    "model.norm": ("model.network", ("conv",)),
+    "model.upsampling": ("model.network", ("conv",)),
+    "model.remat": ("model.network", ("conv",)),
+    "model.likelihood": ("model.name", ("vae",)),
+    "model.std": ("model.likelihood", ("fixed_gaussian",)),
+    "model.prior": ("model.name", ("vae",)),
+    "model.prior_components": ("model.prior", ("mixture", "vamp")),
+    "model.attributes": ("model.name", ("vae",)),
+    "objective.beta": ("objective.name", ("elbo", "mmd", "tc")),
+    "objective.kl_warmup_steps": ("objective.name", ("elbo",)),
+    "objective.free_bits": ("objective.name", ("elbo",)),
+    "objective.num_samples": ("objective.name", ("elbo", "iwae")),
+    "objective.capacity": ("objective.name", ("capacity",)),
+    "objective.capacity_steps": ("objective.name", ("capacity",)),
+    "objective.gamma": ("objective.name", ("capacity",)),
+    "objective.mmd_weight": ("objective.name", ("mmd",)),
+    "objective.code_weight": ("objective.name", ("rae",)),
+    "objective.decoder_penalty": ("objective.name", ("rae",)),
+    "objective.decoder_weight": ("objective.name", ("rae",)),
 }
 
 # What may change when a run is resumed; `train.num_steps` may only grow.
@@ -218,14 +331,43 @@ def validate(config: Config) -> None:
     def refuse(name: str, reason: str) -> None:
         raise UserError(f"config.{name} is {values[name]!r}; {reason}")
 
-    if (values["model.name"] == "ae") != (values["objective.name"] == "mse"):
+    for name, (chooser, choices) in ONLY_WITH.items():
+        if values[name] != SETTINGS[name].default and values[chooser] not in choices:
+            refuse(
+                name,
+                f"it goes with {chooser} {' or '.join(choices)}, "
+                f"and that is {values[chooser]}",
+            )
+    if (values["model.name"] == "ae") != (values["objective.name"] in ("mse", "rae")):
         refuse(
             "objective.name",
             f"model {values['model.name']} has no such objective: "
-            "ae goes with mse, vae with elbo",
+            "ae goes with mse and rae, vae with the others",
         )
-    if values["objective.name"] == "mse" and values["objective.beta"] != 1:
-        refuse("objective.beta", "mse has no KL to weigh")
+    if values["model.network"] == "conv":
+        try:
+            conv.resolutions(values["dataset.size"])
+        except ValueError as error:
+            refuse("dataset.size", f"with model.network conv, {error}")
+    _check_attributes(values, refuse)
+    if values["objective.free_bits"] and values["model.prior"] in ("mixture", "vamp"):
+        refuse(
+            "objective.free_bits",
+            f"the KL to model.prior {values['model.prior']} is sampled and has no "
+            "dimensions",
+        )
+    if values["objective.name"] == "iwae" and values["objective.num_samples"] == 1:
+        refuse("objective.num_samples", "iwae with one sample is elbo; 5 is usual")
+    if values["objective.name"] == "iwae" and (
+        values["model.likelihood"] == "optimal_gaussian"
+    ):
+        refuse(
+            "model.likelihood",
+            "its gradient is that of a mean over samples, which iwae weighs; "
+            "shared_gaussian goes with iwae",
+        )
+    if values["objective.name"] == "mmd" and values["train.batch_size"] == 1:
+        refuse("train.batch_size", "mmd compares the codes of a batch: at least 2")
     if values["optimizer.name"] == "adam" and values["optimizer.weight_decay"]:
         refuse("optimizer.weight_decay", "adam has none: set it to 0 or use adamw")
     for name, base in (
@@ -235,6 +377,30 @@ def validate(config: Config) -> None:
     ):
         if values[name] % values[base]:
             refuse(name, f"it must be a multiple of {base}, {values[base]}")
+
+
+def _check_attributes(values: dict[str, Any], refuse: Callable[[str, str], None]):
+    names = values["model.attributes"].split(",")
+    conditional = bool(values["model.attributes"])
+    if conditional and (len(set(names)) < len(names) or "" in names):
+        refuse("model.attributes", "each is named once, with single commas between")
+    if conditional and values["model.prior"] == "vamp":
+        refuse("model.attributes", "vamp's pseudo-inputs have no labels")
+    if not conditional and values["model.prior"] == "conditional":
+        refuse("model.prior", "it needs model.attributes to be conditioned on")
+    dropout = SETTINGS["model.attribute_dropout"].default
+    if not conditional and values["model.attribute_dropout"] != dropout:
+        refuse(
+            "model.attribute_dropout", "it goes with model.attributes, which are none"
+        )
+    if values["objective.name"] in ("mmd", "tc") and (
+        values["model.prior"] == "conditional"
+    ):
+        refuse(
+            "model.prior",
+            f"{values['objective.name']} compares all codes of a batch with one prior, "
+            "and conditional has one for each label",
+        )
 
 
 def resumed_differences(recorded: Config, given: Config) -> list[str]:

@@ -2,7 +2,8 @@
 
   --mode=train        train, then evaluate and draw (the default)
   --mode=eval         figures of the validation and test splits, to eval.json
-  --mode=sample       images/samples.png, from the prior
+  --mode=sample       images/samples.png, from the prior, or from a --sampler fitted to
+                      the training pictures' codes; with --attributes=Smiling=1,Male=0
   --mode=reconstruct  images/reconstructions.png, originals over reconstructions
 
 All modes but train need --workdir alone. Every setting of a recipe can be overridden:
@@ -25,9 +26,10 @@ from vae_jax import config as config_lib
 from vae_jax import run as run_lib
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
-from vae_jax.exploration.sampling import sample_prior
+from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
+from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots
@@ -48,35 +50,50 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "To draw.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
+# Components of the Gaussian mixture that is fitted to codes.
+FITTED = {"gaussian": 1, "mixture": 10}
+SAMPLER = flags.DEFINE_enum(
+    "sampler",
+    None,
+    ["prior", *FITTED],
+    "Where --mode=sample takes codes from; an autoencoder has no prior.",
+)
+ATTRIBUTES = flags.DEFINE_string(
+    "attributes", None, "Of the samples of a conditional VAE: Smiling=1,Male=0."
+)
 EVALUATED_SPLITS = ("validation", "test")
 
 
 def write_evaluation(run: Run) -> dict[str, Any]:
     """Evaluates the EMA and raw parameters on whole splits; writes eval.json."""
     config = run.config
-    training_figures = evaluate.objective_figures(
-        build.build_objective(config.objective)
-    )
+    num_train = len(run.dataset.splits["train"].images)
+    objective = build.build_objective(config.objective, num_train)
+    training_figures = evaluate.objective_figures(objective)
     bounds = evaluate.bound_figures(
         config.eval.importance_samples, config.eval.samples_per_chunk
     )
 
-    def figures(model, image, image_key):
-        found = training_figures(model, image, image_key)
-        return (
-            found | bounds(model, image, image_key) if isinstance(model, VAE) else found
-        )
+    def figures(model, *image_labels_key):
+        found = training_figures(model, *image_labels_key)
+        if isinstance(model, VAE):
+            return found | bounds(model, *image_labels_key)
+        return found
 
     evaluator = evaluate.build_evaluator(
-        run.graphdef, figures, seed=config.seed, batch_size=config.eval.batch_size
+        run.graphdef,
+        figures,
+        seed=config.seed,
+        batch_size=config.eval.batch_size,
+        label_columns=run_lib.label_columns(config, run.dataset),
     )
     report: dict[str, Any] = {}
-    for split in EVALUATED_SPLITS:
-        images = run.dataset.splits[split].images
-        report[split] = {
-            name: evaluate.means(evaluator(params, images, f"{split}, {name}"))
-            | {"num_images": len(images), "step": run.step}
-            for name, params in run.params.items()
+    for name in EVALUATED_SPLITS:
+        split = run.dataset.splits[name]
+        report[name] = {
+            kind: evaluate.means(objective, evaluator(params, split, f"{name}, {kind}"))
+            | {"num_images": len(split.images), "step": run.step}
+            for kind, params in run.params.items()
         }
     text = json.dumps(report, indent=2)
     (run.workdir / "eval.json").write_text(text + "\n")
@@ -92,15 +109,61 @@ def _grid(images: np.ndarray) -> np.ndarray:
     return filled.reshape(rows, columns, *images.shape[1:])
 
 
-def draw_samples(run: Run, num_images: int, seed: int) -> Path:
-    """Draws samples from the prior by the EMA parameters; writes images/samples.png."""
-    model = run.model()
-    if not isinstance(model, VAE):
+def parse_labels(run: Run, text: str | None) -> jax.Array | None:
+    """Returns the labels that "Smiling=1,Male=0" stands for; the others are unknown."""
+    if text is None:
+        return None
+    names = build.label_names(run.config.model)
+    if not names:
         raise UserError(
-            f"{run.workdir} holds an autoencoder, which has no prior to sample from"
+            f"--attributes is {text!r}, but {run.workdir} holds a model without "
+            "labels; configs/cvae.py trains one with"
         )
-    images = sample_prior(model, key(seed, Stream.SAMPLING), num_images)
-    path = _picture(run, "samples.png")
+    labels = np.zeros(len(names), np.float32)
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in names or value not in ("0", "1"):
+            raise UserError(
+                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0 with a NAME "
+                f"of {', '.join(names)}"
+            )
+        labels[names.index(name)] = 1.0 if value == "1" else -1.0
+    return jnp.asarray(labels)
+
+
+def _split_labels(run: Run, name: str) -> jax.Array | None:
+    columns = run_lib.label_columns(run.config, run.dataset)
+    attributes = jnp.asarray(run.dataset.splits[name].attributes)
+    return to_labels(attributes, columns) if columns else None
+
+
+def draw_samples(
+    run: Run, sampler: str, num_images: int, seed: int, labels: jax.Array | None = None
+) -> Path:
+    """Draws samples by the EMA parameters; writes images/samples.png.
+
+    Those of a fitted sampler go to images/samples_gaussian.png, say.
+    """
+    model = run.model()
+    if sampler == "prior":
+        if not isinstance(model, VAE):
+            raise UserError(
+                f"{run.workdir} holds an autoencoder, which has no prior to sample "
+                "from; --sampler=gaussian fits one to its codes"
+            )
+        samples_key = key(seed, Stream.SAMPLING)
+        images = sampling.sample_prior(model, samples_key, num_images, labels)
+        path = _picture(run, "samples.png")
+    else:
+        codes = sampling.encode_images(
+            model,
+            run.dataset.splits["train"].images,
+            key(seed, Stream.SAMPLING),
+            _split_labels(run, "train"),
+        )
+        fitted = sampling.fit_codes(codes, FITTED[sampler], seed)
+        images = sampling.sample_fitted(model, fitted, num_images, labels)
+        path = _picture(run, f"samples_{sampler}.png")
     plots.image_grid(_grid(np.asarray(images)), path)
     return path
 
@@ -110,8 +173,12 @@ def draw_reconstructions(run: Run, num_images: int) -> Path:
     originals = to_unit_interval(
         jnp.asarray(run.dataset.splits["validation"].images[:num_images])
     )
-    reconstructions = jax.jit(lambda model, x: model.reconstruct(x))(
-        run.model(), originals
+    inputs = [originals]
+    labels = _split_labels(run, "validation")
+    if labels is not None:
+        inputs.append(labels[:num_images])
+    reconstructions = jax.jit(lambda model, inputs: model.reconstruct(*inputs))(
+        run.model(), inputs
     )
     pairs = np.stack(
         [_grid(np.asarray(originals)), _grid(np.asarray(reconstructions))], 1
@@ -171,6 +238,12 @@ def main(argv: list[str]) -> None:
     """Does what --mode says."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; flags look like --mode=eval")
+    for flag in (SAMPLER, ATTRIBUTES):
+        if flag.value is not None and MODE.value != "sample":
+            raise UserError(
+                f"--{flag.name} is {flag.value!r}; it goes with --mode=sample, "
+                f"and that is {MODE.value}"
+            )
     workdir = _workdir()
     if MODE.value == "train":
         if CONFIG.value is None:
@@ -182,30 +255,59 @@ def main(argv: list[str]) -> None:
         print(json.dumps(write_evaluation(run), indent=2))
         draw_curves(run)
         draw_reconstructions(run, NUM_IMAGES.value)
+        draw_samples(run, "gaussian", NUM_IMAGES.value, SEED.value)
         if isinstance(run.model(), VAE):
-            draw_samples(run, NUM_IMAGES.value, SEED.value)
+            draw_samples(run, "prior", NUM_IMAGES.value, SEED.value)
     elif MODE.value == "eval":
         print(json.dumps(write_evaluation(_load(workdir)), indent=2))
     elif MODE.value == "sample":
-        draw_samples(_load(workdir), NUM_IMAGES.value, SEED.value)
+        run = _load(workdir)
+        is_vae = isinstance(run.model(), VAE)
+        draw_samples(
+            run,
+            SAMPLER.value or ("prior" if is_vae else "gaussian"),
+            NUM_IMAGES.value,
+            SEED.value,
+            parse_labels(run, ATTRIBUTES.value),
+        )
     else:
         draw_reconstructions(_load(workdir), NUM_IMAGES.value)
 
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; whatever is wrong with one, recipes included, is one line."""
+    typed, nones = argv[:1], {}
     for argument in argv[1:]:
         flag, _, value = argument.lstrip("-").partition("=")
         if flag == "config" and not Path(value.split(":")[0]).is_file():
             raise UserError(f"--config is {value!r}, which is no file")
         if flag.startswith("config."):
-            config_lib.check_name(flag.removeprefix("config."))
+            name = flag.removeprefix("config.")
+            config_lib.check_name(name)
+            # ml_collections knows no None: it would look for a number, or a path.
+            if value == "None" and config_lib.SETTINGS[name].optional_type:
+                nones[name] = None
+                continue
+            nones.pop(name, None)
+        typed.append(argument)
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(str(error)) from error
+        rest = flags.FLAGS(typed)
     except AttributeError as error:
         raise UserError(f"the recipe sets what is no setting: {error}") from error
+    except (
+        flags.Error,
+        OSError,
+        ImportError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
+        # ml_collections puts a recipe's whole traceback into some of its messages.
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
+    if CONFIG.value is not None:
+        CONFIG.value.update_from_flattened_dict(nones)
+    return rest
 
 
 def cli() -> None:

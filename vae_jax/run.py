@@ -52,6 +52,28 @@ class Run:
         return nnx.merge(self.graphdef, self.params[params])
 
 
+def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
+    """Returns where the data set has the attributes that a model is conditioned on.
+
+    Raises:
+      UserError: the data set has no attribute of that name.
+    """
+    return tuple(
+        attribute_index(dataset, name, "config.model.attributes")
+        for name in build.label_names(config.model)
+    )
+
+
+def attribute_index(dataset: cache.Dataset, name: str, setting: str) -> int:
+    """Returns an attribute's place, or raises UserError in the name of `setting`."""
+    if name not in dataset.attribute_names:
+        raise UserError(
+            f"{setting} has {name!r}; the attributes of {dataset.recipe['name']} are "
+            f"{', '.join(dataset.attribute_names) or 'none'}"
+        )
+    return dataset.attribute_names.index(name)
+
+
 def _load_dataset(settings: Config) -> cache.Dataset:
     return cache.load(
         settings.name,
@@ -66,7 +88,7 @@ def _load_dataset(settings: Config) -> cache.Dataset:
 def _build_model(config: Config, rngs: nnx.Rngs) -> Any:
     size = config.dataset.size
     return build.build_model(
-        **config.model,
+        config.model,
         precision=config.precision,
         image_shape=(size, size, config.dataset.channels),
         rngs=rngs,
@@ -167,10 +189,18 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     if config.init_from is not None and not resumes:
         _check_init_from(config)
     dataset = _load_dataset(config.dataset)
+    label_columns(config, dataset)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)
+    warmup_steps = config.optimizer.warmup_steps
+    if config.optimizer.schedule == "cosine" and config.train.num_steps <= warmup_steps:
+        raise UserError(
+            f"config.train.num_steps is {config.train.num_steps}; with "
+            "config.optimizer.schedule=cosine it must be more than "
+            f"config.optimizer.warmup_steps, {warmup_steps}"
+        )
     if resumes:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     return config, dataset
@@ -188,14 +218,16 @@ def train(config: Config, workdir: Path) -> Run:
     """
     config, dataset = _check(config, workdir)
     graphdef, params = _abstract_model(config)
-    objective = build.build_objective(config.objective)
+    train_split = dataset.splits["train"]
+    objective = build.build_objective(config.objective, len(train_split.images))
+    columns = label_columns(config, dataset)
     evaluator = evaluate.build_evaluator(
         graphdef,
         evaluate.objective_figures(objective),
         seed=config.seed,
         batch_size=config.eval.batch_size,
+        label_columns=columns,
     )
-    train_split = dataset.splits["train"]
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         step = checkpoints.step_of("latest")
         if step is None:
@@ -210,7 +242,12 @@ def train(config: Config, workdir: Path) -> Run:
             state = loop.train(
                 state,
                 step_lib.build_update(
-                    build.build_loss_fn(graphdef, objective),
+                    build.build_loss_fn(
+                        graphdef,
+                        objective,
+                        label_columns=columns,
+                        label_dropout=config.model.attribute_dropout,
+                    ),
                     _build_optimizer(config),
                     ema_decay=config.ema.decay,
                     seed=config.seed,
@@ -231,7 +268,8 @@ def train(config: Config, workdir: Path) -> Run:
                     checkpoint=config.checkpoint.every_steps,
                 ),
                 validate=lambda params: evaluate.means(
-                    evaluator(params, dataset.splits["validation"].images, "validating")
+                    objective,
+                    evaluator(params, dataset.splits["validation"], "validating"),
                 ),
                 writer=writer,
                 checkpoints=checkpoints,

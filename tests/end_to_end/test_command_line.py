@@ -13,11 +13,10 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TINY = [
+SMALL = [
     "--config.precision=fp32",
     "--config.dataset.size=16",
     "--config.model.latent_dim=4",
-    "--config.model.hidden_dim=16",
     "--config.train.batch_size=8",
     "--config.train.num_steps=8",
     "--config.train.steps_per_dispatch=2",
@@ -27,6 +26,14 @@ TINY = [
     "--config.eval.importance_samples=3",
     "--config.checkpoint.every_steps=4",
 ]
+TINY = [*SMALL, "--config.model.hidden_dim=16"]
+CONVOLUTIONAL = [
+    *SMALL,
+    "--config.model.width=8",
+    "--config.optimizer.warmup_steps=2",
+]
+# The recipe's Male and Young are no attributes of drawn faces.
+CONDITIONAL = [*CONVOLUTIONAL, "--config.model.attributes=Smiling,Eyeglasses,Bangs"]
 
 
 def command(*arguments):
@@ -42,13 +49,13 @@ def main(*arguments, cwd=ROOT):
 
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
-    """A folder with runs/vae and runs/ae, trained by the recipes."""
+    """A folder with runs/vae, runs/ae and runs/cvae, trained by the recipes."""
     folder = tmp_path_factory.mktemp("user")
-    for recipe in ("vae", "ae"):
+    for recipe, tiny in (("vae", TINY), ("ae", TINY), ("cvae", CONDITIONAL)):
         done = main(
             f"--config={ROOT / 'configs' / recipe}.py",
             f"--config.dataset.data_dir={data_dir}",
-            *TINY,
+            *tiny,
             cwd=folder,
         )
         assert done.returncode == 0, done.stderr
@@ -64,14 +71,14 @@ def trained(data_dir, tmp_path_factory):
     ("recipe", "figures"),
     [
         ("vae", {"elbo", "kl", "log_px", "loss", "mse", "bits_per_dim", "iw_bound"}),
-        ("ae", {"loss", "mse"}),
+        ("cvae", {"elbo", "kl", "log_px", "loss", "mse", "bits_per_dim", "iw_bound"}),
+        ("ae", {"loss", "mse", "code_norm"}),
     ],
 )
 def test_training_leaves_a_whole_workdir(trained, recipe, figures):
     workdir = trained / "runs" / recipe
-    pictures = ["curves.png", "reconstructions.png"] + ["samples.png"] * (
-        recipe == "vae"
-    )
+    pictures = ["curves.png", "reconstructions.png"]
+    pictures += ["samples.png"] * (recipe != "ae") + ["samples_gaussian.png"]
     assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
     report = json.loads((workdir / "eval.json").read_text())
     assert list(report) == ["validation", "test"]
@@ -135,7 +142,18 @@ NO_CELEBA = ["--config.dataset.name=celeb_a", "--config.dataset.data_dir=empty"]
         (["--mode=paint", "--workdir=x"], ["paint", "reconstruct"]),
         (["--mode=eval", "--workdir=nowhere"], ["nowhere", "no run"]),
         (["--config=configs/nothing.py"], ["configs/nothing.py"]),
-        ([VAE, "--config.model.depth=3"], ["config.model.depth", "latent_dim"]),
+        ([VAE, "--config.model.depths=3"], ["config.model.depths", "latent_dim"]),
+        ([VAE, "--config.model.depth=3"], ["config.model.depth is 3", "conv"]),
+        ([VAE, "--config.model.latent_dim=None"], ["latent_dim", "None"]),
+        (["--config=configs/conv_vae.py:colour,purple"], ["'purple'", "colour, "]),
+        (["--config=configs/vae.py:colour"], ["configs/vae.py:colour", "get_config"]),
+        ([VAE, "--sampler=gaussian"], ["--sampler is 'gaussian'", "--mode=sample"]),
+        ([VAE, "--attributes=Male=1"], ["--attributes is 'Male=1'", "--mode=sample"]),
+        (
+            ["--mode=reconstruct", "--workdir=x", "--attributes=Male=1"],
+            ["--attributes", "that is reconstruct"],
+        ),
+        (["--mode=sample", "--workdir=x", "--sampler=pca"], ["sampler", "mixture"]),
         ([VAE, "--config.model.latent_dim=x"], ["latent_dim", "x"]),
         ([VAE, "--config.model.latent_dim=0"], ["latent_dim is 0", "at least 1"]),
         ([VAE, "--config.train.num_steps=-1"], ["num_steps is -1"]),
@@ -154,14 +172,115 @@ def test_a_mistake_is_answered_in_a_line_before_any_work(
     done = main(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+    if not set(NO_CELEBA) & set(arguments):
+        assert len(done.stderr.strip().splitlines()) == 1
     for part in said:
         assert part in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_autoencoder_says_that_it_cannot_sample(trained):
-    done = main("--mode=sample", f"--workdir={trained / 'runs' / 'ae'}")
+def sample(workdir, *arguments):
+    """Draws 4 samples; returns the output and the files under images/ that changed."""
+
+    def contents():
+        return {p.name: p.read_bytes() for p in (workdir / "images").iterdir()}
+
+    before = contents()
+    done = main(
+        "--mode=sample",
+        f"--workdir={workdir}",
+        "--num_images=4",
+        "--seed=1",
+        *arguments,
+    )
+    after = contents()
+    return done, {
+        name: after[name] for name in after if after[name] != before.get(name)
+    }
+
+
+def test_an_autoencoder_has_no_prior_but_a_density_fitted_to_its_codes(trained):
+    workdir = trained / "runs" / "ae"
+    done, drawn = sample(workdir, "--sampler=prior")
     assert done.returncode == 2 and "no prior" in done.stderr
+    assert "--sampler=gaussian" in done.stderr and not drawn
+    for arguments, name in (
+        ([], "samples_gaussian.png"),
+        (["--sampler=mixture"], "samples_mixture.png"),
+    ):
+        done, drawn = sample(workdir, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert list(drawn) == [name]
+
+
+def test_a_vae_samples_from_its_prior_or_from_a_fitted_density(trained):
+    workdir = trained / "runs" / "vae"
+    for arguments, name in (
+        ([], "samples.png"),
+        (["--sampler=mixture"], "samples_mixture.png"),
+    ):
+        done, drawn = sample(workdir, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert list(drawn) == [name]
+
+
+def test_a_conditional_vae_samples_with_the_attributes_that_are_asked_for(trained):
+    workdir = trained / "runs" / "cvae"
+    pictures = set()
+    for arguments in ([], ["--attributes=Bangs=1"], ["--attributes=Bangs=0,Smiling=1"]):
+        done, drawn = sample(workdir, *arguments)
+        assert done.returncode == 0, done.stderr
+        pictures.add(drawn["samples.png"])
+    assert len(pictures) == 3
+    done, drawn = sample(workdir, "--attributes=Bangs=1", "--sampler=gaussian")
+    assert done.returncode == 0 and list(drawn) == ["samples_gaussian.png"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "attributes", "said"),
+    [
+        ("vae", "Male=1", ["'Male=1'", "without labels", "configs/cvae.py"]),
+        ("ae", "Male=1", ["'Male=1'", "without labels", "configs/cvae.py"]),
+        (
+            "cvae",
+            "Winking=1",
+            ["'Winking=1'", "NAME=1 or NAME=0", "Smiling, Eyeglasses"],
+        ),
+        ("cvae", "Bangs=1,Smiling=2", ["has 'Smiling=2'", "NAME=1 or NAME=0"]),
+        ("cvae", "Bangs", ["has 'Bangs'", "NAME=1 or NAME=0"]),
+        ("cvae", "", ["has ''", "NAME=1 or NAME=0"]),
+    ],
+)
+def test_attributes_that_cannot_be_drawn_are_refused(trained, recipe, attributes, said):
+    done, drawn = sample(trained / "runs" / recipe, f"--attributes={attributes}")
+    assert done.returncode == 2 and not drawn
+    assert len(done.stderr.strip().splitlines()) == 1
+    for part in said:
+        assert part in done.stderr
+
+
+def test_a_recipe_takes_words_and_settings_take_none(data_dir, tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = main(
+        "--config=configs/conv_vae.py:colour,bernoulli",
+        f"--config.dataset.data_dir={data_dir}",
+        *CONVOLUTIONAL,
+        "--config.train.num_steps=None",
+        "--config.train.num_epochs=0.6",
+        "--config.optimizer.clip_norm=0.5",
+        "--config.optimizer.clip_norm=None",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "runs" / "conv_vae" / "run.json").read_text())
+    config = record["config"]
+    assert config["dataset"]["channels"] == 3
+    assert config["model"]["likelihood"] == "bernoulli"
+    # 0.6 of 40 pictures in batches of 8.
+    assert config["train"]["num_steps"] == 3
+    assert config["optimizer"]["clip_norm"] is None
+    with Image.open(tmp_path / "runs" / "conv_vae" / "images" / "samples.png") as image:
+        assert image.mode == "RGB"
 
 
 def test_a_kill_and_a_restart_leave_what_one_run_leaves(data_dir, tmp_path):

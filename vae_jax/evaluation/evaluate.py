@@ -4,6 +4,7 @@ Each image has its own random numbers, by its index, and its own figures; batche
 a matter of speed. So nothing depends on the batch size, and padding cannot leak.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,20 +15,24 @@ from tqdm import tqdm
 
 from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
+from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.objectives import Objective
+from vae_jax.models.objectives import Objective, log_weights
 
-PerImage = Callable[[nnx.Module, jax.Array, jax.Array], dict[str, jax.Array]]
+PerImage = Callable[
+    [nnx.Module, jax.Array, jax.Array | None, jax.Array], dict[str, jax.Array]
+]
 
 
 def objective_figures(objective: Objective) -> PerImage:
-    """Returns what training logs, for one image: loss, elbo, log_px, kl, mse."""
+    """Returns the objective's figures of one image: elbo, log_px, kl, mse and so on."""
 
-    def figures(model, image, image_key):
+    def figures(model, image, labels, image_key):
         images = image[None]
-        # The schedules of an objective are of training: here it has run its course.
-        step = jnp.int32(jnp.iinfo(jnp.int32).max)
-        return objective(model(images, image_key), images, step)[1]
+        terms = model(images, image_key, labels, objective.num_samples)
+        return {
+            name: figure[0] for name, figure in objective.figures(terms, images).items()
+        }
 
     return figures
 
@@ -39,22 +44,21 @@ def bound_figures(num_samples: int, chunk: int) -> PerImage:
     8, from k samples taken `chunk` at a time.
     """
 
-    def figures(model, image, image_key):
+    def figures(model, image, labels, image_key):
         images = image[None]
 
         def add(log_sum, chunk_index):
             chunk_key = jax.random.fold_in(image_key, chunk_index)
-            terms = model(images, chunk_key, num_samples=chunk)
-            log_weights = metrics.log_weights(terms)[:, 0]
+            terms = model(images, chunk_key, labels, chunk)
             # The last chunk may hold more samples than are wanted.
             wanted = chunk_index * chunk + jnp.arange(chunk) < num_samples
-            log_weights = jnp.where(wanted, log_weights, -jnp.inf)
-            chunk_sum = jax.scipy.special.logsumexp(log_weights)
+            weights = jnp.where(wanted, log_weights(terms)[:, 0], -jnp.inf)
+            chunk_sum = jax.scipy.special.logsumexp(weights)
             return jnp.logaddexp(log_sum, chunk_sum), None
 
         chunks = jnp.arange(-(-num_samples // chunk))
         log_sum, _ = jax.lax.scan(add, -jnp.inf, chunks)
-        terms = model(images, image_key)
+        terms = model(images, image_key, labels)
         return {
             "bits_per_dim": metrics.bits_per_dim(terms)[0],
             "iw_bound": log_sum - jnp.log(num_samples),
@@ -64,53 +68,76 @@ def bound_figures(num_samples: int, chunk: int) -> PerImage:
 
 
 def build_evaluator(
-    graphdef: nnx.GraphDef, per_image: PerImage, *, seed: int, batch_size: int
+    graphdef: nnx.GraphDef,
+    per_image: PerImage,
+    *,
+    seed: int,
+    batch_size: int,
+    label_columns: tuple[int, ...] = (),
 ) -> Callable[..., dict[str, np.ndarray]]:
-    """Compiles evaluate(params, images, description) -> figures by image.
+    """Compiles evaluate(params, split, description) -> figures by image.
 
     Args:
       graphdef: the model's structure.
-      per_image: (model, image [H,W,C] in [0, 1], key) -> figures of that image.
+      per_image: (model, image [H,W,C] in [0, 1], labels [A] or None, key) -> figures
+        of that image.
       seed: of each image's random numbers.
       batch_size: pictures at a time; figures do not depend on it.
+      label_columns: the attributes that the model is conditioned on.
 
     Returns:
-      A function that takes parameters, [N,H,W,C] uint8 images and the progress bar's
-      description, and returns each figure as [N] float32, in the order of the images.
+      A function that takes parameters, a split ([N,H,W,C] uint8 `images` and [N,M]
+      boolean `attributes`) and the progress bar's description, and returns each figure
+      as [N,...] float32, in the order of the images.
     """
 
     @jax.jit
-    def batch_figures(params, images, indices):
+    def batch_figures(params, images, attributes, indices):
         model = nnx.merge(graphdef, params)
         keys = jax.vmap(lambda i: key(seed, Stream.EVALUATION, i))(indices)
-        return jax.vmap(lambda image, k: per_image(model, image, k))(
-            to_unit_interval(images), keys
-        )
+        labels = to_labels(attributes, label_columns) if label_columns else None
+        figures = jax.vmap(functools.partial(per_image, model))
+        return figures(to_unit_interval(images), labels, keys)
 
-    def evaluate(params, images, description="evaluating") -> dict[str, np.ndarray]:
-        parts = []
+    def evaluate(params, split, description="evaluating") -> dict[str, np.ndarray]:
+        parts, num_images = [], len(split.images)
         with tqdm(
-            total=len(images),
+            total=num_images,
             desc=description,
             unit=" images",
             disable=None,
             leave=False,
         ) as bar:
-            for first in range(0, len(images), batch_size):
+            for first in range(0, num_images, batch_size):
                 # The last batch is filled up with the first images, for one compiled
                 # shape; their figures are cut off below.
-                indices = np.arange(first, first + batch_size) % len(images)
-                figures = batch_figures(params, images[indices], indices)
+                indices = np.arange(first, first + batch_size) % num_images
+                figures = batch_figures(
+                    params, split.images[indices], split.attributes[indices], indices
+                )
                 parts.append(jax.device_get(figures))
-                bar.update(min(batch_size, len(images) - first))
+                bar.update(min(batch_size, num_images - first))
         return {
-            name: np.concatenate([part[name] for part in parts])[: len(images)]
+            name: np.concatenate([part[name] for part in parts])[:num_images]
             for name in parts[0]
         }
 
     return evaluate
 
 
-def means(figures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the mean of each figure over images, accumulated in float64."""
-    return {name: float(np.mean(v, dtype=np.float64)) for name, v in figures.items()}
+def means(objective: Objective, figures: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the loss and the mean of each scalar figure, accumulated in float64.
+
+    The loss is the objective's, of the means over all images, with its schedules run
+    to their end and without the penalties of training.
+    """
+    over_images = {
+        name: np.mean(figure, axis=0, dtype=np.float64)
+        for name, figure in figures.items()
+    }
+    last_step = jnp.int32(jnp.iinfo(jnp.int32).max)
+    loss = objective.loss(jax.tree.map(jnp.float32, over_images), last_step)
+    scalars = {
+        name: float(mean) for name, mean in over_images.items() if mean.ndim == 0
+    }
+    return {"loss": float(loss), **scalars}

@@ -9,16 +9,6 @@ from vae_jax.models.objectives import kl_per_image
 from vae_jax.models.terms import Terms
 
 
-def log_weights(terms: Terms) -> Float[Array, "S B"]:
-    """Returns log p(x,z)/q(z|x) in nats, of each sample.
-
-    Never with the analytic KL: an importance weight belongs to one z.
-    """
-    assert terms.log_px is not None
-    ratio = sum(latent.log_pz - latent.log_qz for latent in terms.layers)
-    return terms.log_px + ratio
-
-
 def bits_per_dim(terms: Terms) -> Float[Array, "B"]:
     """Returns the negative ELBO of the 8-bit levels, in bits per pixel and channel.
 

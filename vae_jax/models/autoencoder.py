@@ -1,6 +1,7 @@
 """The plain autoencoder: a deterministic code."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -33,8 +34,32 @@ class AE(nnx.Module):
         return self.decode(self.encode(images))
 
     def __call__(
-        self, images: Float[Array, "B H W C"], key: Key[Array, ""] | None = None
+        self,
+        images: Float[Array, "B H W C"],
+        key: Key[Array, ""],
+        labels: Float[Array, "*labelled A"] | None = None,
+        num_samples: int = 1,
     ) -> Terms:
-        """Returns the terms of the objective; nothing here is random."""
-        del key
-        return Terms(mean=self.reconstruct(images)[None])
+        """Returns the terms of the objective; an autoencoder has no use for labels.
+
+        Its code is one and the same, however many samples are asked for. `aux` has
+        what a regularised autoencoder penalises (Ghosh et al. 2020): `code` [B,D],
+        `decoder_l2`, the sum of squares of the decoder's parameters, and
+        `decoder_gradient` [B], an estimate of the squared Frobenius norm of the
+        decoder's Jacobian.
+        """
+        del labels, num_samples
+        z = self.encode(images)
+        mean, pull_back = jax.vjp(self.decode, z)
+        # E |J^T v|^2 = |J|^2 for v of unit covariance (Hutchinson 1989).
+        (pulled,) = pull_back(jax.random.rademacher(key, mean.shape, mean.dtype))
+        weights = jax.tree.leaves(nnx.state(self.decoder, nnx.Param))
+        squares = (jnp.sum(jnp.square(w)) for w in weights)
+        return Terms(
+            mean=mean[None],
+            aux={
+                "code": z,
+                "decoder_l2": sum(squares, start=jnp.zeros(())),
+                "decoder_gradient": jnp.sum(jnp.square(pulled), axis=-1),
+            },
+        )

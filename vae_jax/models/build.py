@@ -1,5 +1,6 @@
 """From settings to a model, an objective, and the loss that the loop minimises."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,19 +8,61 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods, mlp, objectives, priors
+from vae_jax.models import conv, likelihoods, mlp, objectives, priors
 from vae_jax.models.autoencoder import AE
+from vae_jax.models.labels import drop_labels, to_labels
 from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VAE
 
 MODELS = ("ae", "vae")
-LIKELIHOODS = {
-    "gaussian": likelihoods.LearnedGaussian,
+NETWORKS = ("mlp", "conv")
+# From the settings under `config.model` to a likelihood.
+LIKELIHOODS: dict[str, Callable[[Any], Any]] = {
+    "gaussian": lambda settings: likelihoods.LearnedGaussian(),
+    "shared_gaussian": lambda settings: likelihoods.SharedGaussian(),
+    "optimal_gaussian": lambda settings: likelihoods.SharedGaussian(optimal=True),
+    "fixed_gaussian": lambda settings: likelihoods.FixedGaussian(settings.std),
+    "bernoulli": lambda settings: likelihoods.BernoulliPixels(),
+    "logistic": lambda settings: likelihoods.LearnedLogistic(),
 }
-# From the settings under `config.objective` to an objective.
-OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
-    "elbo": lambda settings: objectives.beta_elbo(settings.beta),
-    "mse": lambda settings: objectives.mean_squared_error,
+PRIORS: dict[str, Callable[..., Any]] = {
+    "normal": lambda settings, shape, rngs: priors.StandardNormal(settings.latent_dim),
+    "conditional": lambda settings, shape, rngs: priors.ConditionalNormal(
+        settings.latent_dim, len(label_names(settings)), rngs=rngs
+    ),
+    "mixture": lambda settings, shape, rngs: priors.MixtureOfGaussians(
+        settings.latent_dim, settings.prior_components, rngs=rngs
+    ),
+    "vamp": lambda settings, shape, rngs: priors.VampPrior(
+        shape, settings.prior_components, rngs=rngs
+    ),
+}
+# From the settings under `config.objective` and the number of training pictures.
+OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
+    "elbo": lambda settings, num_images: objectives.beta_elbo(
+        settings.beta,
+        warmup_steps=settings.kl_warmup_steps,
+        free_bits=settings.free_bits,
+        num_samples=settings.num_samples,
+    ),
+    "capacity": lambda settings, num_images: objectives.capacity_elbo(
+        settings.capacity, gamma=settings.gamma, num_steps=settings.capacity_steps
+    ),
+    "iwae": lambda settings, num_images: objectives.importance_weighted(
+        settings.num_samples
+    ),
+    "mmd": lambda settings, num_images: objectives.mmd_elbo(
+        settings.beta, weight=settings.mmd_weight
+    ),
+    "tc": lambda settings, num_images: objectives.tc_elbo(
+        settings.beta, num_images=num_images
+    ),
+    "mse": lambda settings, num_images: objectives.mean_squared_error(),
+    "rae": lambda settings, num_images: objectives.mean_squared_error(
+        settings.code_weight,
+        decoder_penalty=settings.decoder_penalty,
+        decoder_weight=settings.decoder_weight,
+    ),
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),
@@ -31,12 +74,14 @@ Params = Any
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 
 
+def label_names(settings: Any) -> tuple[str, ...]:
+    """Returns the attributes that a model with these settings is conditioned on."""
+    return tuple(filter(None, settings.attributes.split(",")))
+
+
 def build_model(
+    settings: Any,
     *,
-    name: str,
-    latent_dim: int,
-    hidden_dim: int,
-    likelihood: str,
     precision: str,
     image_shape: tuple[int, int, int],
     rngs: nnx.Rngs,
@@ -44,38 +89,56 @@ def build_model(
     """Builds a model from the settings under `config.model` and what it is to see.
 
     Args:
-      name: one of `MODELS`.
-      latent_dim: dimensions of the code.
-      hidden_dim: width of the hidden layers.
-      likelihood: a key of `LIKELIHOODS`; an autoencoder has none.
+      settings: see `config.SETTINGS`.
       precision: a key of `PRECISIONS`, of the activations.
       image_shape: (height, width, channels).
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
     """
-    dtype = PRECISIONS[precision]
-
-    def encoder(features: int) -> mlp.Encoder:
-        return mlp.Encoder(image_shape, hidden_dim, features, dtype=dtype, rngs=rngs)
-
-    def decoder(num_maps: int) -> mlp.Decoder:
-        return mlp.Decoder(
-            latent_dim, hidden_dim, image_shape, num_maps, dtype=dtype, rngs=rngs
+    num_labels = len(label_names(settings))
+    common = {"dtype": PRECISIONS[precision], "rngs": rngs}
+    if settings.network == "conv":
+        common |= {
+            "width": settings.width,
+            "depth": settings.depth,
+            "norm": settings.norm,
+            "remat": settings.remat,
+        }
+        make_encoder = functools.partial(conv.Encoder, image_shape)
+        make_decoder = functools.partial(
+            conv.Decoder,
+            settings.latent_dim + num_labels,
+            image_shape,
+            upsampling=settings.upsampling,
         )
-
-    if name == "ae":
-        return AE(encoder(latent_dim), decoder(num_maps=1))
-    px = LIKELIHOODS[likelihood]()
+    else:
+        make_encoder = functools.partial(mlp.Encoder, image_shape, settings.hidden_dim)
+        make_decoder = functools.partial(
+            mlp.Decoder,
+            settings.latent_dim + num_labels,
+            settings.hidden_dim,
+            image_shape,
+        )
+    if settings.name == "ae":
+        encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
+        return AE(encoder, make_decoder(num_maps=1, **common))
+    px = LIKELIHOODS[settings.likelihood](settings)
     return VAE(
-        encoder(2 * latent_dim),
-        decoder(px.num_maps),
+        make_encoder(2 * settings.latent_dim, condition_dim=num_labels, **common),
+        make_decoder(num_maps=px.num_maps, **common),
         px,
-        priors.StandardNormal(latent_dim),
+        PRIORS[settings.prior](settings, image_shape, rngs),
+        num_labels,
     )
 
 
-def build_objective(settings: Any) -> Objective:
-    """Returns the objective that the settings under `config.objective` describe."""
-    return OBJECTIVES[settings.name](settings)
+def build_objective(settings: Any, num_images: int) -> Objective:
+    """Returns the objective that the settings under `config.objective` describe.
+
+    Args:
+      settings: see `config.SETTINGS`.
+      num_images: in the training split.
+    """
+    return OBJECTIVES[settings.name](settings, num_images)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -89,17 +152,34 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     return graphdef, nnx.to_pure_dict(params)
 
 
-def build_loss_fn(graphdef: nnx.GraphDef, objective: Objective) -> LossFn:
+def build_loss_fn(
+    graphdef: nnx.GraphDef,
+    objective: Objective,
+    *,
+    label_columns: tuple[int, ...] = (),
+    label_dropout: float = 0.0,
+) -> LossFn:
     """Returns loss_fn(params, extra, batch, key, step) -> (loss, (metrics, extra)).
 
     It is all that the training loop knows of a model. `batch` holds 8-bit images
-    [B,H,W,C] under "image".
+    [B,H,W,C] under "image" and booleans [B,N] under "attributes".
+
+    Args:
+      graphdef: the model's structure.
+      objective: of its terms.
+      label_columns: the attributes that it is conditioned on.
+      label_dropout: see `drop_labels`.
     """
 
     def loss_fn(params, extra, batch, key, step):
         model = nnx.merge(graphdef, params)
         images = likelihoods.to_unit_interval(batch["image"])
-        loss, metrics = objective(model(images, key), images, step)
+        labels = None
+        if label_columns:
+            labels = to_labels(batch["attributes"], label_columns)
+            labels = drop_labels(jax.random.fold_in(key, 2), labels, label_dropout)
+        terms = model(images, key, labels, objective.num_samples)
+        loss, metrics = objective(terms, images, step)
         return loss, (metrics, extra)
 
     return loss_fn

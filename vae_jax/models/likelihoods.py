@@ -54,11 +54,11 @@ class Gaussian:
 
     Attributes:
       mean: the means, in [0, 1].
-      std: the standard deviations, on the same scale.
+      std: the standard deviations, on the same scale; one for all where scalar.
     """
 
     mean: Float[Array, "*batch H W C"]
-    std: Float[Array, "*batch H W C"]
+    std: Float[Array, "*std"]
 
     def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
         """Returns the log-density in nats, summed over pixels and channels."""
@@ -90,7 +90,124 @@ class Gaussian:
 
     def sample(self, key: Key[Array, ""]) -> Float[Array, "*batch H W C"]:
         """Draws one image for each element of the batch, not clipped to [0, 1]."""
-        return self.mean + self.std * jax.random.normal(key, self.mean.shape)
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.std * noise
+
+
+@struct.dataclass
+class OptimalGaussian(Gaussian):
+    """A Gaussian of one shared variance that trains as if that were the best one.
+
+    `log_prob` has the value under `std`, and for the means the gradient of
+    -N/2 log(mean squared error): the Gaussian whose variance is optimal for the batch
+    (sigma-VAE, Rybkin et al. 2021, equation 5). `std` has its own, ordinary gradient
+    and follows; so a trained model's probabilities owe nothing to the image.
+    """
+
+    def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
+        """Returns the log-density in nats, summed over pixels and channels."""
+        variance = jnp.square(self.std)
+        best_variance = jnp.mean(jnp.square(images - self.mean)) + ROUNDING_STD**2
+        factor = jax.lax.stop_gradient(variance / best_variance)
+        still = jax.lax.stop_gradient(self.mean)
+        mean = still + factor * (self.mean - still)
+        return Gaussian(mean, self.std).log_prob(images)
+
+
+@struct.dataclass
+class Bernoulli:
+    """Independent pixels that are black or white.
+
+    `log_prob` takes a gray level as the share of white, the usual cross-entropy; it is
+    no normalised probability of gray levels. `log_mass` is: the 256 levels in
+    proportion to `exp(log_prob)`, the discrete counterpart of the continuous Bernoulli
+    (Loaiza-Ganem & Cunningham 2019).
+
+    Attributes:
+      logits: log-odds of white.
+    """
+
+    logits: Float[Array, "*batch H W C"]
+
+    @property
+    def mean(self) -> Float[Array, "*batch H W C"]:
+        """The probability of white."""
+        return jax.nn.sigmoid(self.logits)
+
+    def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
+        """Returns the log-probability in nats, summed over pixels and channels."""
+        per_pixel = images * self.logits - jax.nn.softplus(self.logits)
+        return jnp.sum(per_pixel, axis=(-3, -2, -1))
+
+    def log_mass(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
+        """Returns the log-probability in nats of the images' 8-bit levels."""
+        # A geometric series of ratio exp(-slope), from its larger end; where that is
+        # almost one, so that its sum loses digits, the logarithm's Taylor series.
+        slope = jnp.abs(self.logits) / (LEVELS - 1)
+        flat = slope < 1e-6
+        safe = jnp.where(flat, 1.0, slope)
+        log_sum = jnp.log(-jnp.expm1(-LEVELS * safe)) - jnp.log(-jnp.expm1(-safe))
+        from_end = jnp.where(self.logits > 0, images - 1, images)
+        per_pixel = jnp.where(
+            flat,
+            (images - 0.5) * self.logits - math.log(LEVELS),
+            from_end * self.logits - log_sum,
+        )
+        return jnp.sum(per_pixel, axis=(-3, -2, -1))
+
+    def sample(self, key: Key[Array, ""]) -> Float[Array, "*batch H W C"]:
+        """Draws one image of zeros and ones for each element of the batch."""
+        white = jax.random.bernoulli(key, self.mean)
+        return white.astype(self.logits.dtype)
+
+
+@struct.dataclass
+class DiscretizedLogistic:
+    """Independent logistic distributions, integrated over the 256 levels.
+
+    Kingma et al. (2016), appendix A; the end bins are open as in Salimans et al.
+    (2017), equation 2.
+
+    Attributes:
+      location: the centres, in [0, 1].
+      scale: on the same scale; the standard deviation is pi / sqrt(3) times that.
+    """
+
+    location: Float[Array, "*batch H W C"]
+    scale: Float[Array, "*batch H W C"]
+
+    @property
+    def mean(self) -> Float[Array, "*batch H W C"]:
+        """The mean of the distribution clipped to [0, 1], which the levels share."""
+        rises = jax.nn.softplus(self.location / self.scale)
+        falls = jax.nn.softplus((self.location - 1) / self.scale)
+        return self.scale * (rises - falls)
+
+    def log_mass(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
+        """Returns the log-probability in nats of the images' 8-bit levels."""
+        # On the scale of levels, whole numbers are exact and neighbours share an edge.
+        scale = (LEVELS - 1) * self.scale
+        level = jnp.round((LEVELS - 1) * images)
+        centre = (level - (LEVELS - 1) * self.location) / scale
+        half_width = 0.5 / scale
+        below_upper = jax.nn.log_sigmoid(centre + half_width)
+        above_lower = jax.nn.log_sigmoid(half_width - centre)
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
+        inside = below_upper + above_lower + jnp.log(-jnp.expm1(-2 * half_width))
+        per_pixel = jnp.where(
+            images <= 0.0, below_upper, jnp.where(images >= 1.0, above_lower, inside)
+        )
+        return jnp.sum(per_pixel, axis=(-3, -2, -1))
+
+    def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
+        """Returns `log_mass`: there is no density, only the levels' probabilities."""
+        return self.log_mass(images)
+
+    def sample(self, key: Key[Array, ""]) -> Float[Array, "*batch H W C"]:
+        """Draws one image of 8-bit levels for each element of the batch."""
+        noise = jax.random.logistic(key, self.location.shape, self.location.dtype)
+        levels = jnp.round((LEVELS - 1) * (self.location + self.scale * noise))
+        return jnp.clip(levels, 0, LEVELS - 1) / (LEVELS - 1)
 
 
 class LearnedGaussian(nnx.Module):
@@ -106,3 +223,68 @@ class LearnedGaussian(nnx.Module):
         mean_map, logvar_map = maps
         variance = jnp.exp(logvar_map) + ROUNDING_STD**2
         return Gaussian(mean=jax.nn.sigmoid(mean_map), std=jnp.sqrt(variance))
+
+
+class SharedGaussian(nnx.Module):
+    """A Gaussian whose one variance, shared by all pixels and images, is learned.
+
+    variance = exp(logvar) + ROUNDING_STD^2.
+
+    Args:
+      optimal: train the decoder as under the best variance, see `OptimalGaussian`.
+    """
+
+    num_maps = 1
+
+    def __init__(self, optimal: bool = False):
+        # About the variance of natural pixels.
+        self.logvar = nnx.Param(jnp.float32(-3.0))
+        self.optimal = optimal
+
+    def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
+        """Returns the distribution that the decoder's map stands for."""
+        std = jnp.sqrt(jnp.exp(self.logvar[...]) + ROUNDING_STD**2)
+        kind = OptimalGaussian if self.optimal else Gaussian
+        return kind(mean=jax.nn.sigmoid(maps[0]), std=std)
+
+
+class FixedGaussian(nnx.Module):
+    """A Gaussian of one standard deviation that is given, on the scale of [0, 1]."""
+
+    num_maps = 1
+
+    def __init__(self, std: float):
+        self.std = std
+
+    def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
+        """Returns the distribution that the decoder's map stands for."""
+        return Gaussian(mean=jax.nn.sigmoid(maps[0]), std=jnp.asarray(self.std))
+
+
+class BernoulliPixels(nnx.Module):
+    """A Bernoulli whose log-odds are the decoder's map."""
+
+    num_maps = 1
+
+    def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Bernoulli:
+        """Returns the distribution that the decoder's map stands for."""
+        return Bernoulli(logits=maps[0])
+
+
+class LearnedLogistic(nnx.Module):
+    """A discretised logistic whose location and scale the decoder learns by pixel.
+
+    location = sigmoid(first map); scale = exp(second map / 2) + ROUNDING_STD.
+    """
+
+    num_maps = 2
+
+    def __call__(
+        self, maps: tuple[Float[Array, "*batch H W C"], ...]
+    ) -> DiscretizedLogistic:
+        """Returns the distribution that the decoder's maps stand for."""
+        location_map, scale_map = maps
+        return DiscretizedLogistic(
+            location=jax.nn.sigmoid(location_map),
+            scale=jnp.exp(0.5 * scale_map) + ROUNDING_STD,
+        )

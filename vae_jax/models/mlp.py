@@ -8,10 +8,11 @@ from jaxtyping import Array, Float
 
 
 class Encoder(nnx.Module):
-    """Images to `features` numbers: flatten, Linear, ReLU, Linear.
+    """Images, and labels where there are any, to `features` numbers.
 
-    The input of the last layer has type `dtype`, its output is float32: posteriors
-    are computed in full precision.
+    Flatten, Linear, ReLU, Linear; labels enter beside the pixels. The input of the
+    last layer has type `dtype`, its output is float32: posteriors are computed in full
+    precision.
     """
 
     def __init__(
@@ -20,11 +21,15 @@ class Encoder(nnx.Module):
         hidden_dim: int,
         features: int,
         *,
+        condition_dim: int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         self.hidden = nnx.Linear(
-            math.prod(image_shape), hidden_dim, dtype=dtype, rngs=rngs
+            math.prod(image_shape) + condition_dim,
+            hidden_dim,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.head = nnx.Linear(
             hidden_dim,
@@ -34,9 +39,15 @@ class Encoder(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Float[Array, "B A"] | None = None,
+    ) -> Float[Array, "B F"]:
         """Returns the features of each image."""
         flat = images.reshape(images.shape[0], -1)
+        if labels is not None:
+            flat = jnp.concatenate([flat, labels], axis=-1)
         return self.head(nnx.relu(self.hidden(flat))).astype(jnp.float32)
 
 

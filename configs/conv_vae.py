@@ -1,0 +1,42 @@
+"""A convolutional VAE of gray or colour faces at 64, 128 or 256 pixels.
+
+Words after a colon change it: --config=configs/conv_vae.py:colour,128,gaussian
+"""
+
+from vae_jax.config import default_config
+from vae_jax.errors import UserError
+from vae_jax.models.build import LIKELIHOODS
+
+SIZES = {"64": 64, "128": 128, "256": 256}
+CHANNELS = {"gray": 1, "colour": 3}
+
+
+def get_config(words=""):
+    config = default_config()
+    config.model.network = "conv"
+    config.model.latent_dim = 128
+    config.model.likelihood = "logistic"
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 500
+    # Twice what the norm is once trained.
+    config.optimizer.clip_norm = 5000.0
+    # Three epochs of CelebA's 162,770 training pictures.
+    config.train.num_steps = 7630
+    # A convolutional decoder makes the bound the longest part of an evaluation.
+    config.eval.importance_samples = 16
+    for word in filter(None, words.split(",")):
+        if word in SIZES:
+            config.dataset.size = SIZES[word]
+        elif word in CHANNELS:
+            config.dataset.channels = CHANNELS[word]
+        elif word in LIKELIHOODS:
+            config.model.likelihood = word
+        else:
+            allowed = ", ".join((*SIZES, *CHANNELS, *LIKELIHOODS))
+            raise UserError(
+                f"configs/conv_vae.py has no word {word!r}; allowed is {allowed}"
+            )
+    # Memory is short where activations are large.
+    config.model.remat = config.dataset.size > 128
+    return config
