@@ -1,12 +1,16 @@
 """A conditional VAE (Sohn et al. 2015) that also draws without labels.
 
-python -m vae_jax.main --mode=sample --workdir=runs/cvae --attributes=Smiling=1,Male=0
+Words after a colon are its attributes: --config=configs/cvae.py:Smiling,Male, then
+--mode=sample --workdir=runs/cvae --attributes=Smiling=1,Male=0
 """
 
 from configs import conv_vae
 
+# In CelebA and among the drawn faces alike.
+ATTRIBUTES = "Smiling,Eyeglasses,Blond_Hair,No_Beard"
 
-def get_config():
+
+def get_config(attributes=ATTRIBUTES):
     config = conv_vae.get_config()
-    config.model.attributes = "Smiling,Male,Eyeglasses,Blond_Hair,Young"
+    config.model.attributes = attributes
     return config
