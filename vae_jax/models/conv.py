@@ -122,11 +122,11 @@ class Conv3x3(nnx.Module):
 
 def _norm(kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs):
     if kind == "none":
-        return lambda x: x
-    # Groups of 16 channels (Wu & He 2018); fewer where there are fewer.
-    return nnx.GroupNorm(
-        channels, num_groups=max(1, channels // 16), dtype=dtype, rngs=rngs
-    )
+        # Not a new lambda: models of the same settings share compiled programs.
+        return jax.nn.identity
+    # Groups of 16 channels (Wu & He 2018), or of more where 16 does not divide them.
+    num_groups = math.gcd(channels, max(1, channels // 16))
+    return nnx.GroupNorm(channels, num_groups=num_groups, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
