@@ -10,7 +10,7 @@ from configs import conv_vae
 ATTRIBUTES = "Smiling,Eyeglasses,Blond_Hair,No_Beard"
 
 
-def get_config(attributes=ATTRIBUTES):
+def get_config(attributes=""):
     config = conv_vae.get_config()
-    config.model.attributes = attributes
+    config.model.attributes = attributes or ATTRIBUTES
     return config

@@ -43,7 +43,7 @@ MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "sample", "reconstruct"], "What to do."
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; runs/<recipe's name>."
+    "workdir", None, "The run's folder; runs/<recipe's name and words>."
 )
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the run, in all modes but train."
@@ -231,7 +231,8 @@ def _workdir() -> Path:
             "python -m vae_jax.main --config=configs/vae.py"
         )
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
-    return Path("runs") / Path(recipe.split(":")[0]).stem
+    path, _, words = recipe.partition(":")
+    return Path("runs") / "_".join([Path(path).stem, *filter(None, words.split(","))])
 
 
 def main(argv: list[str]) -> None:
@@ -279,8 +280,12 @@ def _parse(argv: list[str]) -> list[str]:
     typed, nones = argv[:1], {}
     for argument in argv[1:]:
         flag, _, value = argument.lstrip("-").partition("=")
-        if flag == "config" and not Path(value.split(":")[0]).is_file():
-            raise UserError(f"--config is {value!r}, which is no file")
+        if flag == "config":
+            recipe = Path(value.split(":")[0])
+            if not recipe.is_file():
+                raise UserError(f"--config is {value!r}, which is no file")
+            # Recipes import one another, wherever the command is run.
+            sys.path.append(str(recipe.resolve().parents[1]))
         if flag.startswith("config."):
             name = flag.removeprefix("config.")
             config_lib.check_name(name)
