@@ -132,7 +132,7 @@ class _Listener(nnx.Module):
     def __call__(self, images, key, labels, num_samples):
         labels = jnp.broadcast_to(labels, (len(images), labels.shape[-1]))
         share = self.weight[...] * jnp.mean(jnp.abs(labels), axis=-1)
-        return Terms(mean=images[None], log_px=share[None], log_mass=labels.T)
+        return Terms(mean=images[None], log_px=share[None], aux={"labels": labels})
 
 
 SHARE = Objective(
@@ -168,7 +168,7 @@ def test_labels_are_dropped_in_training_alone():
 
     def figures(model, image, labels, key):
         terms = model(image[None], key, labels, 1)
-        return {"share": terms.log_px[0, 0], "labels": terms.log_mass[:, 0]}
+        return {"share": terms.log_px[0, 0], "labels": terms.aux["labels"][0]}
 
     evaluate = build_evaluator(
         graphdef, figures, seed=0, batch_size=100, label_columns=(1, 3)

@@ -5,7 +5,7 @@ with many channels: there a CPU multiplies several times faster than at full res
 with few. No layer keeps statistics of batches.
 """
 
-import functools
+import math
 from collections.abc import Iterable
 
 import jax
@@ -58,18 +58,17 @@ def depth_to_space(
     return rearrange(x, "... h w (i j c) -> ... (h i) (w j) c", i=factor, j=factor)
 
 
-def _convolve(x, kernel, dtype):
+def _convolve(x, kernel):
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=dtype,
     )
 
 
-def _multiply_patches(x, kernel, dtype):
+def _multiply_patches(x, kernel):
     """The same as `_convolve`, as one matrix product."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -77,8 +76,7 @@ def _multiply_patches(x, kernel, dtype):
         [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)],
         axis=-1,
     )
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.matmul(patches, matrix, preferred_element_type=dtype)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Conv3x3(nnx.Module):
@@ -87,8 +85,7 @@ class Conv3x3(nnx.Module):
     Args:
       channels: of the input.
       features: channels of the output.
-      dtype: of the product's operands.
-      out_dtype: of its result; `dtype` by default.
+      dtype: of the product.
       rngs: of the LeCun-normal kernel; the bias starts at zero.
     """
 
@@ -98,14 +95,12 @@ class Conv3x3(nnx.Module):
         features: int,
         *,
         dtype: jnp.dtype,
-        out_dtype: jnp.dtype | None = None,
         rngs: nnx.Rngs,
     ):
         initializer = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(initializer(rngs.params(), (3, 3, channels, features)))
         self.bias = nnx.Param(jnp.zeros(features))
         self.dtype = dtype
-        self.out_dtype = out_dtype or dtype
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W F"]:
         """Returns the convolved maps."""
@@ -114,10 +109,10 @@ class Conv3x3(nnx.Module):
         product = jax.lax.platform_dependent(
             x.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
-            cpu=functools.partial(_multiply_patches, dtype=self.out_dtype),
-            default=functools.partial(_convolve, dtype=self.out_dtype),
+            cpu=_multiply_patches,
+            default=_convolve,
         )
-        return product + self.bias[...].astype(self.out_dtype)
+        return product + self.bias[...].astype(self.dtype)
 
 
 def _norm(kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -267,9 +262,9 @@ class Decoder(nnx.Module):
       width: channels of the finest stage; they double with each up to four times.
       depth: residual blocks in a stage.
       norm: one of `NORMS`.
-      upsampling: one of `UPSAMPLINGS`; neither has a checkerboard's period by
-        construction, as transposed convolutions have (Odena et al. 2016). "resize"
-        ends in a convolution at full resolution, smoother and slower.
+      upsampling: one of `UPSAMPLINGS`; neither overlaps unevenly, which is where the
+        checkerboards of transposed convolutions come from (Odena et al. 2016).
+        "resize" ends in a convolution at full resolution, smoother and slower.
       remat: keep only each block's input for the backward pass.
       dtype: of the activations.
       rngs: of the initial parameters.
@@ -310,8 +305,7 @@ class Decoder(nnx.Module):
         self.head = Conv3x3(
             widths[-1],
             channels * PATCH**2 if self.subpixel else channels,
-            dtype=dtype,
-            out_dtype=jnp.dtype("float32"),
+            dtype=jnp.dtype("float32"),
             rngs=rngs,
         )
 
