@@ -13,4 +13,7 @@ ATTRIBUTES = "Smiling,Eyeglasses,Blond_Hair,No_Beard"
 def get_config(attributes=""):
     config = conv_vae.get_config()
     config.model.attributes = attributes or ATTRIBUTES
+    # Codes of this size hold the attributes as well, and the decoder reads them there:
+    # what labels change is which codes are drawn.
+    config.model.prior = "conditional"
     return config

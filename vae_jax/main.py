@@ -142,7 +142,8 @@ def draw_samples(
 ) -> Path:
     """Draws samples by the EMA parameters; writes images/samples.png.
 
-    Those of a fitted sampler go to images/samples_gaussian.png, say.
+    Those of a sampler that is fitted to the codes of training pictures, of those with
+    these labels if any, go to images/samples_gaussian.png, say.
     """
     model = run.model()
     if sampler == "prior":
@@ -155,12 +156,17 @@ def draw_samples(
         images = sampling.sample_prior(model, samples_key, num_images, labels)
         path = _picture(run, "samples.png")
     else:
-        codes = sampling.encode_images(
-            model,
-            run.dataset.splits["train"].images,
-            key(seed, Stream.SAMPLING),
-            _split_labels(run, "train"),
-        )
+        images, known = run.dataset.splits["train"].images, _split_labels(run, "train")
+        if known is not None and labels is not None:
+            which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
+            needed = max(2, FITTED[sampler])
+            if np.sum(which) < needed:
+                raise UserError(
+                    f"--attributes: {np.sum(which)} training pictures have them all; "
+                    f"--sampler={sampler} needs {needed} at least to fit"
+                )
+            images, known = images[which], known[which]
+        codes = sampling.encode_images(model, images, key(seed, Stream.SAMPLING), known)
         fitted = sampling.fit_codes(codes, FITTED[sampler], seed)
         images = sampling.sample_fitted(model, fitted, num_images, labels)
         path = _picture(run, f"samples_{sampler}.png")
