@@ -404,6 +404,20 @@ def test_a_small_batch_takes_mutual_information_for_more_than_it_is():
     assert means[16] > means[64] + 0.06
 
 
+def test_images_all_alike_tell_nothing_and_images_far_apart_tell_which_they_are():
+    # Whatever batch of whatever data set: the two weights of the estimate, apart.
+    num_images, mean = 1000, jnp.zeros((5, 3))
+    apart = mean + 1e3 * jnp.arange(5.0)[:, None]
+    alike, distinct = (
+        decompose(DiagonalGaussian(m, mean), num_images, jax.random.key(0))
+        for m in (mean, apart)
+    )
+    np.testing.assert_allclose(alike[:2], 0, atol=1e-5)
+    # log q(z) is log q(z|x) - log N, and so is each of the three marginals.
+    expected = np.array([1, 2]) * np.log(num_images)
+    np.testing.assert_allclose(distinct[:2], expected, rtol=1e-4)
+
+
 def test_total_correlation_vanishes_for_a_code_of_independent_dimensions():
     # Means on the full grid {-1, 1}^2: q(z) is a product, exactly.
     mean = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=2)), jnp.float32)

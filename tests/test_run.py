@@ -168,21 +168,6 @@ def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
         run_lib.train(tiny_config, tmp_path / "third")
 
 
-def test_a_vamp_priors_components_start_at_training_pictures(tiny_config, tmp_path):
-    tiny_config.model.prior, tiny_config.model.prior_components = "vamp", 42
-    tiny_config.train.num_steps = 1
-    tiny_config.optimizer.learning_rate = 1e-9
-    run = run_lib.train(tiny_config, tmp_path)
-    images = run.dataset.splits["train"].images
-    model = run.model("raw")
-    # 40 pictures: the first two serve twice.
-    which = [*range(40), 0, 1]
-    expected = model.encode(jnp.float32(images[which]) / 255)
-    components = model.prior_of().components
-    np.testing.assert_allclose(components.mean, expected.mean, atol=0.005)
-    assert np.std(components.mean, axis=0).min() > 0.04
-
-
 def test_what_is_no_run_is_said(tmp_path):
     with pytest.raises(UserError, match="no run"):
         run_lib.load(tmp_path)

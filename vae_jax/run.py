@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
@@ -23,8 +21,6 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
-from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.priors import VampPrior
 from vae_jax.report.writer import Writer
 from vae_jax.training import loop, sharding
 from vae_jax.training import step as step_lib
@@ -112,11 +108,8 @@ def _abstract_model(
     return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
 
 
-def _initial_params(config: Config, images: np.ndarray) -> build.Params:
-    """Returns new parameters, or those that `config.init_from` names.
-
-    The pseudo-inputs of a VampPrior are the first of `images`, as 8-bit levels.
-    """
+def _initial_params(config: Config) -> build.Params:
+    """Returns new parameters, or those that `config.init_from` names."""
     if config.init_from is not None:
         return load(config.init_from).params["ema"]
 
@@ -125,12 +118,7 @@ def _initial_params(config: Config, images: np.ndarray) -> build.Params:
         rngs = nnx.Rngs(key(config.seed, Stream.INIT))
         return build.split(_build_model(config, rngs))[1]
 
-    params = initialise()
-    if config.model.prior == "vamp":
-        which = np.arange(config.model.prior_components) % len(images)
-        first = to_unit_interval(jnp.asarray(images[which]))
-        params["prior"]["pseudo_inputs"] = VampPrior.from_images(first)
-    return params
+    return initialise()
 
 
 def _check_init_from(config: Config) -> None:
@@ -244,7 +232,7 @@ def train(config: Config, workdir: Path) -> Run:
         step = checkpoints.step_of("latest")
         if step is None:
             step = 0
-            state = _new_state(config, _initial_params(config, train_split.images))
+            state = _new_state(config, _initial_params(config))
         else:
             print(f"going on from step {step} of {workdir}")
             mesh_wide = sharding.replicated(sharding.data_mesh())
