@@ -100,8 +100,8 @@ class VampPrior(nnx.Module):
     """The mean of the posteriors of K learned images (Tomczak & Welling 2018).
 
     Equation 8: p(z) = 1/K sum_k q(z | u_k), the pseudo-inputs u_k in [0, 1]. They start
-    as noise. Started at training pictures they fit no better, and posteriors as narrow
-    as these make every sample the reconstruction of one of them.
+    as noise: started at training pictures they fit no better, and where posteriors are
+    narrow every sample is the reconstruction of one of them.
     """
 
     def __init__(
