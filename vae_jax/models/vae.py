@@ -105,7 +105,8 @@ class VAE(nnx.Module):
             log_pz=prior.log_prob(z),
             kl=posterior.kl(prior) if analytic else None,
         )
-        # What an objective does not read costs nothing in a compiled step.
+        # What an objective does not read costs nothing in a compiled step. [B,D], or
+        # [B,B,D] where each image has a prior of its own.
         prior_z = prior.sample(jax.random.fold_in(key, 1), len(images))
         return Terms(
             mean=px.mean,
