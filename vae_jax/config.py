@@ -186,7 +186,7 @@ SETTINGS: dict[str, Setting] = {
         1000.0, "of mmd: weight of the MMD", "a number of at least 0", lambda v: v >= 0
     ),
     "objective.code_weight": _real(
-        1e-4,
+        1e-6,
         "of rae: weight of half the code's squared norm",
         "a number of at least 0",
         lambda v: v >= 0,
@@ -197,7 +197,7 @@ SETTINGS: dict[str, Setting] = {
         ("l2", "gradient"),
     ),
     "objective.decoder_weight": _real(
-        1e-6,
+        1e-8,
         "of rae: weight of that penalty",
         "a number of at least 0",
         lambda v: v >= 0,
