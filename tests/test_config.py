@@ -6,6 +6,7 @@ import pytest
 from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.models import build
+from vae_jax.settings import ONLY_WITH, SETTINGS
 
 
 def changed(**settings):
@@ -19,7 +20,7 @@ def changed(**settings):
 def test_defaults_are_allowed_and_locked():
     config = config_lib.default_config()
     config_lib.validate(config)
-    assert list(config_lib.flatten(config)) == list(config_lib.SETTINGS)
+    assert list(config_lib.flatten(config)) == list(SETTINGS)
     with pytest.raises(AttributeError):
         config.model.latent_dims = 3
 
@@ -187,14 +188,14 @@ OPTIONS = {
 NEEDS = {"iwae": {"objective.num_samples": 5}, "rae": {"model.name": "ae"}}
 CASES = [
     (name, chooser, option, option in choices)
-    for name, (chooser, choices) in config_lib.ONLY_WITH.items()
+    for name, (chooser, choices) in ONLY_WITH.items()
     for option in OPTIONS[chooser]
 ]
 
 
 def test_the_table_of_choices_names_settings_and_their_options():
-    assert set(ELSEWHERE) == set(config_lib.ONLY_WITH)
-    for chooser, choices in config_lib.ONLY_WITH.values():
+    assert set(ELSEWHERE) == set(ONLY_WITH)
+    for chooser, choices in ONLY_WITH.values():
         assert set(choices) < set(OPTIONS[chooser])
 
 
@@ -248,7 +249,7 @@ def test_only_cadences_and_places_may_differ_on_resuming():
 
 
 def test_every_setting_says_what_it_means():
-    for name, setting in config_lib.SETTINGS.items():
+    for name, setting in SETTINGS.items():
         assert setting.meaning and setting.allowed, name
         assert setting.accepts(setting.default), name
 
@@ -263,6 +264,6 @@ def test_readme_lists_every_setting_as_it_is():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     rows = [
         f"| `{name}` | `{s.default!r}` | {s.meaning} | {s.allowed} |"
-        for name, s in config_lib.SETTINGS.items()
+        for name, s in SETTINGS.items()
     ]
     assert "\n".join(rows) in readme

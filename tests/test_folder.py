@@ -17,12 +17,12 @@ from PIL import Image
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.proto import tf_example_pb2
 
-from vae_jax import config as config_lib
 from vae_jax import run as run_lib
 from vae_jax.data import cache, folder, folder_files
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.errors import UserError
+from vae_jax.settings import SETTINGS
 
 ORIENTATION = 0x0112
 
@@ -685,7 +685,7 @@ def test_auto_is_the_centre_for_a_folder_and_the_notebooks_box_otherwise(
     tiny_config.dataset.crop = "cc140"
     with pytest.raises(UserError, match="dataset.crop: 'cc148' in the run, 'cc140'"):
         run_lib.train(tiny_config, tmp_path / "b")
-    assert "centre" in config_lib.SETTINGS["dataset.crop"].allowed
+    assert "centre" in SETTINGS["dataset.crop"].allowed
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from vae_jax.models.vae import VAE
 from vae_jax.report import plots
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
+from vae_jax.settings import SETTINGS
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A recipe, configs/vae.py say."
@@ -296,7 +297,7 @@ def _parse(argv: list[str]) -> list[str]:
             name = flag.removeprefix("config.")
             config_lib.check_name(name)
             # ml_collections knows no None: it would look for a number, or a path.
-            if value == "None" and config_lib.SETTINGS[name].optional_type:
+            if value == "None" and SETTINGS[name].optional_type:
                 nones[name] = None
                 continue
             nones.pop(name, None)

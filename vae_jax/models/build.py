@@ -89,7 +89,7 @@ def build_model(
     """Builds a model from the settings under `config.model` and what it is to see.
 
     Args:
-      settings: see `config.SETTINGS`.
+      settings: see `settings.SETTINGS`.
       precision: a key of `PRECISIONS`, of the activations.
       image_shape: (height, width, channels).
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
@@ -135,7 +135,7 @@ def build_objective(settings: Any, num_images: int) -> Objective:
     """Returns the objective that the settings under `config.objective` describe.
 
     Args:
-      settings: see `config.SETTINGS`.
+      settings: see `settings.SETTINGS`.
       num_images: in the training split.
     """
     return OBJECTIVES[settings.name](settings, num_images)
