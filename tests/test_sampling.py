@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from vae_jax.config import default_config
+from vae_jax.exploration import batching
 from vae_jax.exploration.sampling import (
     encode_images,
     fit_codes,
@@ -30,19 +31,23 @@ def pictures(number=23):
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 250])
-def test_autoencoders_codes_do_not_depend_on_the_batch_size(batch_size):
+def test_autoencoders_codes_do_not_depend_on_the_batch_size(batch_size, monkeypatch):
+    monkeypatch.setattr(batching, "BATCH_SIZE", batch_size)
     model, images = make("ae"), pictures()
-    codes = encode_images(model, images, jax.random.key(0), batch_size=batch_size)
+    codes = encode_images(model, images, key=jax.random.key(0))
     expected = model.encode(jnp.float32(images) / 255)
     assert codes.shape == (23, 3)
     np.testing.assert_allclose(codes, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_vaes_codes_are_independent_samples_of_the_posteriors():
+def test_vaes_codes_are_independent_samples_of_the_posteriors(monkeypatch):
+    monkeypatch.setattr(batching, "BATCH_SIZE", 2000)
     model = make("vae")
     images = np.tile(pictures(1), (6000, 1, 1, 1))
-    codes = encode_images(model, images, jax.random.key(0), batch_size=2000)
+    codes = encode_images(model, images, key=jax.random.key(0))
     posterior = model.encode(jnp.float32(images[:1]) / 255)
+    means = encode_images(model, images[:3])
+    np.testing.assert_allclose(means, np.repeat(posterior.mean, 3, 0), rtol=1e-5)
     std = np.exp(0.5 * np.asarray(posterior.logvar[0]))
     np.testing.assert_allclose(codes.mean(0), posterior.mean[0], atol=5 * 0.02)
     np.testing.assert_allclose(codes.std(0), std, rtol=0.06)
@@ -50,19 +55,16 @@ def test_vaes_codes_are_independent_samples_of_the_posteriors():
     assert len(np.unique(codes[:, 0])) > 5990
 
 
-def test_codes_are_of_each_images_own_labels():
+def test_codes_are_of_each_images_own_labels(monkeypatch):
     model, images = make("vae", attributes="A,B"), pictures(7)
     labels = jnp.asarray(
         np.random.default_rng(1).choice([-1.0, 1.0], (7, 2)), jnp.float32
     )
-    # A posterior without width, to see its means.
-    head = model.encoder.head
-    head.bias[...] = head.bias[...].at[3:].set(-60.0)
-    head.kernel[...] = head.kernel[...].at[:, 3:].set(0.0)
-    codes = encode_images(model, images, jax.random.key(0), labels, batch_size=3)
+    monkeypatch.setattr(batching, "BATCH_SIZE", 3)
+    codes = encode_images(model, images, labels)
     expected = model.encode(jnp.float32(images) / 255, labels).mean
     np.testing.assert_allclose(codes, expected, rtol=1e-4, atol=1e-5)
-    unknown = encode_images(model, images, jax.random.key(0), batch_size=3)
+    unknown = encode_images(model, images)
     assert not np.allclose(unknown, codes, atol=1e-3)
 
 

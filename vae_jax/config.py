@@ -75,12 +75,14 @@ def validate(config: Config) -> None:
                 f"it goes with {chooser} {' or '.join(choices)}, "
                 f"and that is {values[chooser]}",
             )
-    if (values["model.name"] == "ae") != (values["objective.name"] in ("mse", "rae")):
-        refuse(
-            "objective.name",
-            f"model {values['model.name']} has no such objective: "
-            "ae goes with mse and rae, vae with the others",
-        )
+    objectives_of = {"ae": ("mse", "rae"), "classifier": ("cross_entropy",)}
+    for model, objectives in objectives_of.items():
+        if (values["model.name"] == model) != (values["objective.name"] in objectives):
+            refuse(
+                "objective.name",
+                f"model {values['model.name']} has no such objective: ae goes with mse "
+                "and rae, classifier with cross_entropy, vae with the others",
+            )
     if values["model.network"] == "conv":
         try:
             conv.resolutions(values["dataset.size"])
@@ -123,6 +125,8 @@ def _check_attributes(values: dict[str, Any], refuse: Callable[[str, str], None]
         refuse("model.attributes", "each is named once, with single commas between")
     if conditional and values["model.prior"] == "vamp":
         refuse("model.attributes", "vamp's pseudo-inputs have no labels")
+    if not conditional and values["model.name"] == "classifier":
+        refuse("model.attributes", "a classifier needs some; auto is all there are")
     if not conditional and values["model.prior"] == "conditional":
         refuse("model.prior", "it needs model.attributes to be conditioned on")
     dropout = SETTINGS["model.attribute_dropout"].default

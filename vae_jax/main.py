@@ -1,212 +1,248 @@
 """The command line: python -m vae_jax.main --config=configs/vae.py.
 
   --mode=train        train, then evaluate and draw (the default)
-  --mode=eval         figures of the validation and test splits, to eval.json
+  --mode=eval         figures of the validation and test splits, to eval.json; with
+                      --judge=WORKDIR those of a classifier as well
   --mode=sample       images/samples.png, from the prior, or from a --sampler fitted to
-                      the training pictures' codes; with --attributes=Smiling=1,Male=0
-  --mode=reconstruct  images/reconstructions.png, originals over reconstructions
+                      the training pictures' codes; with --attributes=Smiling=1,Male=0;
+                      as single pictures with --folder=PATH
+  --mode=reconstruct  images/reconstructions.png, originals over reconstructions over
+                      the decoder's standard deviation
+  --mode=attributes   directions.npz, a direction for each attribute; with --judge
+                      attributes.json, how well those of an --attribute edit
+  --mode=edit         images/edit_Smiling.png, along --attribute=Smiling by --alpha
+  --mode=interpolate  images/interpolation.png and .gif, between test pictures
+                      (--indices), your own (--pictures), or samples (--seeds)
+  --mode=traverse     images/traversal.png and .gif, dimension by dimension
 
 All modes but train need --workdir alone. Every setting of a recipe can be overridden:
 --config.model.latent_dim=64.
 """
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
+from vae_jax.commands import attributes, evaluation, paths, samples
+from vae_jax.commands.reconstructions import draw_reconstructions
+from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
-from vae_jax.evaluation import evaluate
-from vae_jax.exploration import sampling
-from vae_jax.keys import Stream, key
-from vae_jax.models import build
-from vae_jax.models.labels import to_labels
-from vae_jax.models.likelihoods import to_unit_interval
+from vae_jax.models.classifier import Classifier
 from vae_jax.models.vae import VAE
-from vae_jax.report import plots
+from vae_jax.report import plots, tables
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
 from vae_jax.settings import SETTINGS
 
+MODES = (
+    "train",
+    "eval",
+    "sample",
+    "reconstruct",
+    "attributes",
+    "edit",
+    "interpolate",
+    "traverse",
+)
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A recipe, configs/vae.py say."
 )
-MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval", "sample", "reconstruct"], "What to do."
-)
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; runs/<recipe's name and words>."
 )
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the run, in all modes but train."
 )
-NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "To draw.", lower_bound=1)
+NUM_IMAGES = flags.DEFINE_integer("num_images", None, "To draw.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.", lower_bound=0)
-# Components of the Gaussian mixture that is fitted to codes.
-FITTED = {"gaussian": 1, "mixture": 10}
 SAMPLER = flags.DEFINE_enum(
     "sampler",
     None,
-    ["prior", *FITTED],
+    samples.SAMPLERS,
     "Where --mode=sample takes codes from; an autoencoder has no prior.",
 )
 ATTRIBUTES = flags.DEFINE_string(
     "attributes", None, "Of the samples of a conditional VAE: Smiling=1,Male=0."
 )
-EVALUATED_SPLITS = ("validation", "test")
+TEMPERATURE = flags.DEFINE_float(
+    "temperature", None, "Factor on the prior's codes.", lower_bound=0.0
+)
+FOLDER = flags.DEFINE_string(
+    "folder", None, "Where --mode=sample writes each picture as a file of its own."
+)
+JUDGE = flags.DEFINE_string("judge", None, "Workdir of a run of configs/judge.py.")
+GUIDE = flags.DEFINE_string(
+    "guide", None, "Another such run, of another seed: finds the direction `held`."
+)
+ATTRIBUTE = flags.DEFINE_string(
+    "attribute", None, "To edit: Smiling, or with weights Smiling=1,Male=-0.5."
+)
+ALPHA = flags.DEFINE_list(
+    "alpha", None, "How far to edit, with signs; -2,-1,0,1,2 if not given."
+)
+ESTIMATOR = flags.DEFINE_enum(
+    "estimator", None, attributes.ESTIMATORS, "Of the direction to edit along."
+)
+PICTURES = flags.DEFINE_list("pictures", None, "Files of your own, commas between.")
+INDICES = flags.DEFINE_list("indices", None, "Of test pictures, commas between.")
+SEEDS = flags.DEFINE_list("seeds", None, "Of samples of the prior, commas between.")
+SPHERICAL = flags.DEFINE_bool("spherical", None, "Interpolate along great circles.")
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Pictures from one to the next, both included.", lower_bound=2
+)
+# What goes with some modes only.
+MODES_OF_FLAGS = {
+    "sampler": ("sample",),
+    "attributes": ("sample",),
+    "temperature": ("sample",),
+    "folder": ("sample",),
+    "judge": ("eval", "attributes"),
+    "guide": ("attributes",),
+    "attribute": ("edit", "attributes"),
+    "alpha": ("edit",),
+    "estimator": ("edit",),
+    "pictures": ("edit", "interpolate"),
+    "indices": ("interpolate", "traverse"),
+    "seeds": ("interpolate",),
+    "spherical": ("interpolate",),
+    "num_steps": ("interpolate",),
+    "num_images": ("train", "sample", "reconstruct", "edit", "traverse"),
+}
 
 
-def write_evaluation(run: Run) -> dict[str, Any]:
-    """Evaluates the EMA and raw parameters on whole splits; writes eval.json."""
-    config = run.config
-    num_train = len(run.dataset.splits["train"].images)
-    objective = build.build_objective(config.objective, num_train)
-    training_figures = evaluate.objective_figures(objective)
-    bounds = evaluate.bound_figures(
-        config.eval.importance_samples, config.eval.samples_per_chunk
-    )
-
-    def figures(model, *image_labels_key):
-        found = training_figures(model, *image_labels_key)
-        if isinstance(model, VAE):
-            return found | bounds(model, *image_labels_key)
-        return found
-
-    evaluator = evaluate.build_evaluator(
-        run.graphdef,
-        figures,
-        seed=config.seed,
-        batch_size=config.eval.batch_size,
-        label_columns=run_lib.label_columns(config, run.dataset),
-    )
-    report: dict[str, Any] = {}
-    for name in EVALUATED_SPLITS:
-        split = run.dataset.splits[name]
-        report[name] = {
-            kind: evaluate.means(objective, evaluator(params, split, f"{name}, {kind}"))
-            | {"num_images": len(split.images), "step": run.step}
-            for kind, params in run.params.items()
-        }
-    text = json.dumps(report, indent=2)
-    (run.workdir / "eval.json").write_text(text + "\n")
-    return report
-
-
-def _grid(images: np.ndarray) -> np.ndarray:
-    """Arranges [N,...] images as [rows,columns,...], nearly square, filled up white."""
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    filled = np.ones((rows * columns, *images.shape[1:]), np.float32)
-    filled[: len(images)] = images
-    return filled.reshape(rows, columns, *images.shape[1:])
-
-
-def parse_labels(run: Run, text: str | None) -> jax.Array | None:
-    """Returns the labels that "Smiling=1,Male=0" stands for; the others are unknown."""
-    if text is None:
+def _integers(flag: Any) -> list[int] | None:
+    """Returns a flag's whole numbers."""
+    if flag.value is None:
         return None
-    names = build.label_names(run.config.model)
-    if not names:
+    try:
+        return [int(text) for text in flag.value]
+    except ValueError as error:
         raise UserError(
-            f"--attributes is {text!r}, but {run.workdir} holds a model without "
-            "labels; configs/cvae.py trains one with"
-        )
-    labels = np.zeros(len(names), np.float32)
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name not in names or value not in ("0", "1"):
-            raise UserError(
-                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0 with a NAME "
-                f"of {', '.join(names)}"
-            )
-        labels[names.index(name)] = 1.0 if value == "1" else -1.0
-    return jnp.asarray(labels)
+            f"--{flag.name} has {','.join(flag.value)!r}; allowed are whole numbers "
+            "with commas between"
+        ) from error
 
 
-def _split_labels(run: Run, name: str) -> jax.Array | None:
-    columns = run_lib.label_columns(run.config, run.dataset)
-    attributes = jnp.asarray(run.dataset.splits[name].attributes)
-    return to_labels(attributes, columns) if columns else None
+def _alphas() -> list[float]:
+    given = ALPHA.value or ["-2", "-1", "0", "1", "2"]
+    try:
+        return [float(text) for text in given]
+    except ValueError as error:
+        raise UserError(
+            f"--alpha is {','.join(given)!r}; allowed are numbers with commas between"
+        ) from error
 
 
-def draw_samples(
-    run: Run, sampler: str, num_images: int, seed: int, labels: jax.Array | None = None
-) -> Path:
-    """Draws samples by the EMA parameters; writes images/samples.png.
-
-    Those of a sampler that is fitted to the codes of training pictures, of those with
-    these labels if any, go to images/samples_gaussian.png, say.
-    """
-    model = run.model()
-    if sampler == "prior":
-        if not isinstance(model, VAE):
-            raise UserError(
-                f"{run.workdir} holds an autoencoder, which has no prior to sample "
-                "from; --sampler=gaussian fits one to its codes"
-            )
-        samples_key = key(seed, Stream.SAMPLING)
-        images = sampling.sample_prior(model, samples_key, num_images, labels)
-        path = _picture(run, "samples.png")
-    else:
-        images, known = run.dataset.splits["train"].images, _split_labels(run, "train")
-        if known is not None and labels is not None:
-            which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
-            needed = max(2, FITTED[sampler])
-            if np.sum(which) < needed:
-                raise UserError(
-                    f"--attributes: {np.sum(which)} training pictures have them all; "
-                    f"--sampler={sampler} needs {needed} at least to fit"
-                )
-            images, known = images[which], known[which]
-        codes = sampling.encode_images(model, images, key(seed, Stream.SAMPLING), known)
-        fitted = sampling.fit_codes(codes, FITTED[sampler], seed)
-        images = sampling.sample_fitted(model, fitted, num_images, labels)
-        path = _picture(run, f"samples_{sampler}.png")
-    plots.image_grid(_grid(np.asarray(images)), path)
-    return path
-
-
-def draw_reconstructions(run: Run, num_images: int) -> Path:
-    """Draws validation pictures over their reconstructions by the EMA parameters."""
-    originals = to_unit_interval(
-        jnp.asarray(run.dataset.splits["validation"].images[:num_images])
-    )
-    inputs = [originals]
-    labels = _split_labels(run, "validation")
-    if labels is not None:
-        inputs.append(labels[:num_images])
-    reconstructions = jax.jit(lambda model, inputs: model.reconstruct(*inputs))(
-        run.model(), inputs
-    )
-    pairs = np.stack(
-        [_grid(np.asarray(originals)), _grid(np.asarray(reconstructions))], 1
-    )
-    path = _picture(run, "reconstructions.png")
-    plots.image_grid(pairs.reshape(-1, *pairs.shape[2:]), path)
-    return path
-
-
-def draw_curves(run: Run) -> Path:
+def _draw_curves(run: Run) -> Path:
     """Draws metrics.jsonl against the step; writes images/curves.png."""
-    path = _picture(run, "curves.png")
+    path = run.image_path("curves.png")
     plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path)
     return path
 
 
-def _picture(run: Run, name: str) -> Path:
-    path = run.workdir / "images" / name
-    path.parent.mkdir(exist_ok=True)
-    print(path)
-    return path
+def _draw_samples(run: Run, sampler: str) -> Path:
+    labels = samples.parse_labels(run, ATTRIBUTES.value)
+    if TEMPERATURE.value is not None and sampler != "prior":
+        raise UserError(
+            f"--temperature is {TEMPERATURE.value}; it goes with --sampler=prior, and "
+            f"that is {sampler}"
+        )
+    temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
+    images = samples.sample(
+        run, sampler, NUM_IMAGES.value or 64, SEED.value, labels, temperature
+    )
+    if FOLDER.value is not None:
+        plots.single_images(images, Path(FOLDER.value))
+        return Path(FOLDER.value)
+    return samples.draw_samples(run, sampler, images)
+
+
+def _train(workdir: Path) -> list[Path]:
+    if CONFIG.value is None:
+        raise UserError("--config is missing: --config=configs/vae.py, say")
+    run = run_lib.train(CONFIG.value, workdir)
+    if run.step < run.config.train.num_steps:
+        print(f"stopped at step {run.step}; the same command goes on from there")
+        return []
+    print(tables.evaluation_table(evaluation.evaluate_run(run)))
+    written = [workdir / "eval.json", _draw_curves(run)]
+    if isinstance(run.model(), Classifier):
+        return written
+    written += [draw_reconstructions(run, NUM_IMAGES.value or 64)]
+    written += [_draw_samples(run, "gaussian")]
+    if isinstance(run.model(), VAE):
+        written += [_draw_samples(run, "prior")]
+    return written
+
+
+def _explore(workdir: Path) -> list[Path]:
+    """Does what every mode but train does with the run in a workdir."""
+    run = _load(workdir)
+    mode = MODE.value
+    is_vae = isinstance(run.model(), VAE)
+    if mode != "eval" and isinstance(run.model(), Classifier):
+        raise UserError(
+            f"--mode is {mode}, but {workdir} holds a classifier; it goes with "
+            "--mode=eval, or as the --judge of another run"
+        )
+    judge = None
+    if JUDGE.value is not None:
+        judge = evaluation.open_judge("judge", JUDGE.value, run)
+    if mode == "eval":
+        print(tables.evaluation_table(evaluation.evaluate_run(run, judge)))
+        return [workdir / "eval.json"]
+    if mode == "sample":
+        return [
+            _draw_samples(run, SAMPLER.value or ("prior" if is_vae else "gaussian"))
+        ]
+    if mode == "reconstruct":
+        return [draw_reconstructions(run, NUM_IMAGES.value or 64)]
+    if mode == "attributes":
+        name = ATTRIBUTE.value or "Smiling"
+        guide = None
+        if GUIDE.value is not None:
+            guide = evaluation.open_judge("guide", GUIDE.value, run)
+        attributes.write_directions(run, SEED.value, guide, name)
+        written = [workdir / "directions.npz"]
+        if judge is not None:
+            report = attributes.judge_edits(run, judge, name, SEED.value)
+            print(tables.estimators_table(report))
+            written.append(workdir / "attributes.json")
+        return written
+    files, pictures, own = PICTURES.value, None, None
+    if files is not None:
+        pictures = read_pictures(files, run.dataset.recipe)
+        own = (files, pictures)
+    if mode == "edit":
+        return attributes.draw_edit(
+            run,
+            attributes.parse_weights(run, ATTRIBUTE.value or "Smiling"),
+            _alphas(),
+            estimator=ESTIMATOR.value or attributes.ESTIMATORS[0],
+            num_images=NUM_IMAGES.value or 8,
+            pictures=pictures,
+            seed=SEED.value,
+        )
+    if mode == "interpolate":
+        return paths.draw_interpolation(
+            run,
+            indices=_integers(INDICES),
+            seeds=_integers(SEEDS),
+            pictures=own,
+            num_steps=NUM_STEPS.value or 10,
+            spherical=bool(SPHERICAL.value),
+        )
+    return paths.draw_traversal(
+        run,
+        num_dimensions=NUM_IMAGES.value or 10,
+        image_index=(_integers(INDICES) or [0])[0],
+    )
 
 
 def _load(workdir: Path) -> Run:
@@ -246,40 +282,16 @@ def main(argv: list[str]) -> None:
     """Does what --mode says."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is no flag; flags look like --mode=eval")
-    for flag in (SAMPLER, ATTRIBUTES):
-        if flag.value is not None and MODE.value != "sample":
+    for name, modes in MODES_OF_FLAGS.items():
+        value = flags.FLAGS[name].value
+        if value is not None and MODE.value not in modes:
             raise UserError(
-                f"--{flag.name} is {flag.value!r}; it goes with --mode=sample, "
-                f"and that is {MODE.value}"
+                f"--{name} is {value!r}; it goes with --mode="
+                f"{' or '.join(modes)}, and that is {MODE.value}"
             )
     workdir = _workdir()
-    if MODE.value == "train":
-        if CONFIG.value is None:
-            raise UserError("--config is missing: --config=configs/vae.py, say")
-        run = run_lib.train(CONFIG.value, workdir)
-        if run.step < run.config.train.num_steps:
-            print(f"stopped at step {run.step}; the same command goes on from there")
-            return
-        print(json.dumps(write_evaluation(run), indent=2))
-        draw_curves(run)
-        draw_reconstructions(run, NUM_IMAGES.value)
-        draw_samples(run, "gaussian", NUM_IMAGES.value, SEED.value)
-        if isinstance(run.model(), VAE):
-            draw_samples(run, "prior", NUM_IMAGES.value, SEED.value)
-    elif MODE.value == "eval":
-        print(json.dumps(write_evaluation(_load(workdir)), indent=2))
-    elif MODE.value == "sample":
-        run = _load(workdir)
-        is_vae = isinstance(run.model(), VAE)
-        draw_samples(
-            run,
-            SAMPLER.value or ("prior" if is_vae else "gaussian"),
-            NUM_IMAGES.value,
-            SEED.value,
-            parse_labels(run, ATTRIBUTES.value),
-        )
-    else:
-        draw_reconstructions(_load(workdir), NUM_IMAGES.value)
+    for path in (_train if MODE.value == "train" else _explore)(workdir):
+        print(path)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import jax
 from vae_jax import config as config_lib
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.report.writer import write_json
 
 PACKAGES = (
     "jax",
@@ -120,6 +121,4 @@ def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) ->
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }
-    unfinished = workdir / "run.json.unfinished"
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.rename(workdir / "run.json")
+    write_json(workdir / "run.json", content)

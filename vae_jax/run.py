@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -21,6 +22,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
+from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer
 from vae_jax.training import loop, sharding
 from vae_jax.training import step as step_lib
@@ -51,9 +53,21 @@ class Run:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
         return nnx.merge(self.graphdef, self.params[params])
 
+    def labels(self, split: str) -> jax.Array | None:
+        """Returns what the model is told of a split's pictures, [N,A], or None."""
+        columns = label_columns(self.config, self.dataset)
+        attributes = jnp.asarray(self.dataset.splits[split].attributes)
+        return to_labels(attributes, columns) if columns else None
+
+    def image_path(self, name: str) -> Path:
+        """Returns where a picture of this run goes."""
+        path = self.workdir / "images" / name
+        path.parent.mkdir(exist_ok=True)
+        return path
+
 
 def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
-    """Returns where the data set has the attributes that a model is conditioned on.
+    """Returns where the data set has the attributes that a model knows.
 
     Raises:
       UserError: the data set has no attribute of that name.
@@ -186,9 +200,11 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
     config = _resolve(config)
+    dataset = _load_dataset(config.dataset)
+    if config.model.attributes == "auto":
+        config.model.attributes = ",".join(dataset.attribute_names)
     if config.init_from is not None and not resumes:
         _check_init_from(config)
-    dataset = _load_dataset(config.dataset)
     label_columns(config, dataset)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
@@ -246,7 +262,10 @@ def train(config: Config, workdir: Path) -> Run:
                         graphdef,
                         objective,
                         label_columns=columns,
-                        label_dropout=config.model.attribute_dropout,
+                        label_dropout=config.model.attribute_dropout
+                        if config.model.name == "vae"
+                        else 0.0,
+                        mirror=config.train.mirror,
                     ),
                     _build_optimizer(config),
                     ema_decay=config.ema.decay,

@@ -96,10 +96,14 @@ SETTINGS: dict[str, Setting] = {
         ("auto", "device", "stream"),
     ),
     "model.name": _choice(
-        "vae", "autoencoder or variational autoencoder", build.MODELS
+        "vae",
+        "autoencoder, variational autoencoder, or classifier of attributes",
+        build.MODELS,
     ),
     "model.network": _choice("mlp", "fully connected or convolutional", build.NETWORKS),
-    "model.latent_dim": _whole(100, "dimensions of the code"),
+    "model.latent_dim": _whole(
+        100, "dimensions of the code; of a classifier, its features"
+    ),
     "model.hidden_dim": _whole(512, "of mlp: width of the hidden layers"),
     "model.width": Setting(
         64,
@@ -126,13 +130,14 @@ SETTINGS: dict[str, Setting] = {
     "model.prior_components": _whole(64, "of mixture and vamp: how many"),
     "model.attributes": Setting(
         "",
-        "that a VAE is conditioned on",
-        "names of the data set's attributes with commas between, or nothing",
+        "that a VAE is conditioned on, or a classifier predicts; auto is all there are",
+        "names of the data set's attributes with commas between, auto, or nothing",
         lambda v: isinstance(v, str),
     ),
     "model.attribute_dropout": _real(
         0.1,
-        "share of pictures that train without labels, and of labels left out of others",
+        "of vae: share of pictures without labels in training, and of labels left out "
+        "of the others",
         "a number of at least 0 and below 1",
         lambda v: 0 <= v < 1,
     ),
@@ -217,6 +222,7 @@ SETTINGS: dict[str, Setting] = {
         lambda v: 0 <= v < 1,
     ),
     "train.batch_size": _whole(64, "pictures in an update"),
+    "train.mirror": _switch(False, "mirror half of the pictures, drawn anew each time"),
     "train.num_epochs": _real(
         3.0, "passes over the training split", "a number above 0", lambda v: v > 0
     ),
@@ -243,7 +249,8 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "model.std": ("model.likelihood", ("fixed_gaussian",)),
     "model.prior": ("model.name", ("vae",)),
     "model.prior_components": ("model.prior", ("mixture", "vamp")),
-    "model.attributes": ("model.name", ("vae",)),
+    "model.attributes": ("model.name", ("vae", "classifier")),
+    "model.attribute_dropout": ("model.name", ("vae",)),
     "objective.beta": ("objective.name", ("elbo", "mmd", "tc")),
     "objective.kl_warmup_steps": ("objective.name", ("elbo",)),
     "objective.free_bits": ("objective.name", ("elbo",)),

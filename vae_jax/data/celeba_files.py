@@ -59,10 +59,10 @@ class Labels:
     """What the label files say of their N pictures, in the partition file's order."""
 
     names: list[str]
-    partition: Int[np.ndarray, "N"]  # an index into SPLITS
+    partition: Int[np.ndarray, " N"]  # an index into SPLITS
     attributes: Bool[np.ndarray, "N 40"]  # columns as in ATTRIBUTES
     landmarks: Int[np.ndarray, "N 10"] | None  # pixels, columns as in LANDMARKS
-    identity: Int[np.ndarray, "N"] | None
+    identity: Int[np.ndarray, " N"] | None
     files: list[pathlib.Path]  # that these were read from
 
 

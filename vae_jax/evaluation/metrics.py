@@ -9,7 +9,7 @@ from vae_jax.models.objectives import kl_per_image
 from vae_jax.models.terms import Terms
 
 
-def bits_per_dim(terms: Terms) -> Float[Array, "B"]:
+def bits_per_dim(terms: Terms) -> Float[Array, " B"]:
     """Returns the negative ELBO of the 8-bit levels, in bits per pixel and channel.
 
     The likelihood is the discretised one, which sums to 1 over the 256 levels; for a

@@ -5,28 +5,85 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 from sklearn.mixture import GaussianMixture
 
+from vae_jax.exploration.batching import map_batches
 from vae_jax.models.autoencoder import AE
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.vae import VAE
 
-Labels = Float[Array, "*labelled A"] | None
+Labels = Float[Array | np.ndarray, "*labelled A"] | None
 
 
-@functools.partial(jax.jit, static_argnames="num_samples")
+@jax.jit
+def _encode(model, images, labels, key):
+    images = to_unit_interval(images)
+    if not isinstance(model, VAE):
+        return model.encode(images)
+    posterior = model.encode(images, labels)
+    return posterior.mean if key is None else posterior.sample(key, 1)[0]
+
+
+@jax.jit
+def decode(
+    model: AE | VAE, z: Float[Array, "N D"], labels: Float[Array, "*labelled A"] | None
+) -> Array:
+    """Returns the images of one batch of codes, see `decode_codes`."""
+    return model.decode(z, labels).mean if isinstance(model, VAE) else model.decode(z)
+
+
+def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:
+    if labels is None:
+        return None
+    return np.broadcast_to(labels, (number, labels.shape[-1]))
+
+
+def encode_images(
+    model: AE | VAE,
+    images: UInt8[np.ndarray, "N H W C"],
+    labels: Labels = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[np.ndarray, "N D"]:
+    """Returns a code for each image: of a VAE, its posterior's mean.
+
+    Args:
+      model: a VAE or an autoencoder.
+      images: 8-bit levels.
+      labels: of a conditional VAE's images: [N,A], or [A] for all.
+      key: given one, a VAE's codes are a sample of each posterior instead. Together
+        those are draws of the aggregate posterior, the codes the decoder learnt from.
+    """
+
+    def encode(images, labels, numbers):
+        batch_key = None if key is None else jax.random.fold_in(key, numbers[0])
+        return _encode(model, images, labels, batch_key)
+
+    labels = _for_each(labels, len(images))
+    numbers = np.arange(len(images))
+    return map_batches(encode, (images, labels, numbers), "encoding")
+
+
+def decode_codes(
+    model: AE | VAE, z: Float[Array | np.ndarray, "N D"], labels: Labels = None
+) -> Float[np.ndarray, "N H W C"]:
+    """Returns the images of codes: of a VAE, the means of p(x|z,y).
+
+    The means and not samples of p(x|z,y), whose independent pixels would add the
+    decoder's noise to every picture.
+    """
+    arrays = (z, _for_each(labels, len(z)))
+    return map_batches(functools.partial(decode, model), arrays, "decoding")
+
+
 def sample_prior(
     model: VAE,
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels = None,
-    temperature: Float[ArrayLike, ""] = 1.0,
-) -> Float[Array, "N H W C"]:
+    temperature: float = 1.0,
+) -> Float[np.ndarray, "N H W C"]:
     """Returns the means of p(x|z,y) at samples z of the prior.
-
-    The means and not samples of p(x|z,y), whose independent pixels would add the
-    decoder's noise to every picture.
 
     Args:
       model: a VAE.
@@ -35,37 +92,9 @@ def sample_prior(
       labels: [A], the same for all images; None for unknown ones.
       temperature: factor on z; below 1 keeps nearer to the mode of N(0, I).
     """
-    z = temperature * model.prior_of(labels).sample(key, num_samples)
-    return model.decode(z, labels).mean
-
-
-@jax.jit
-def _encode(model, images, labels, key):
-    images = to_unit_interval(images)
-    if isinstance(model, VAE):
-        return model.encode(images, labels).sample(key, 1)[0]
-    return model.encode(images)
-
-
-def encode_images(
-    model: AE | VAE,
-    images: UInt8[np.ndarray, "N H W C"],
-    key: Key[Array, ""],
-    labels: Float[Array, "N A"] | None = None,
-    batch_size: int = 250,
-) -> Float[np.ndarray, "N D"]:
-    """Returns a code for each image: of a VAE, one sample of its posterior.
-
-    Samples and not means, so that together they are draws of the aggregate posterior,
-    the codes that the decoder was trained on.
-    """
-    parts = []
-    for first in range(0, len(images), batch_size):
-        here = slice(first, first + batch_size)
-        part_labels = None if labels is None else labels[here]
-        part_key = jax.random.fold_in(key, first)
-        parts.append(_encode(model, jnp.asarray(images[here]), part_labels, part_key))
-    return np.concatenate(jax.device_get(parts))
+    known = None if labels is None else jnp.asarray(labels)
+    z = temperature * model.prior_of(known).sample(key, num_samples)
+    return decode_codes(model, z, labels)
 
 
 def fit_codes(
@@ -90,7 +119,7 @@ def sample_fitted(
     fitted: GaussianMixture,
     num_samples: int,
     labels: Labels = None,
-) -> Float[Array, "N H W C"]:
+) -> Float[np.ndarray, "N H W C"]:
     """Returns the decoded means at samples of `fitted`, its components shuffled.
 
     Args:
@@ -101,7 +130,4 @@ def sample_fitted(
     """
     codes, _ = fitted.sample(num_samples)
     order = np.random.default_rng(fitted.random_state).permutation(num_samples)
-    z = jnp.asarray(codes[order], jnp.float32)
-    if isinstance(model, VAE):
-        return model.decode(z, labels).mean
-    return model.decode(z)
+    return decode_codes(model, codes[order].astype(np.float32), labels)

@@ -10,11 +10,12 @@ from flax import nnx
 
 from vae_jax.models import conv, likelihoods, mlp, objectives, priors
 from vae_jax.models.autoencoder import AE
+from vae_jax.models.classifier import Classifier
 from vae_jax.models.labels import drop_labels, to_labels
 from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VAE
 
-MODELS = ("ae", "vae")
+MODELS = ("ae", "vae", "classifier")
 NETWORKS = ("mlp", "conv")
 # From the settings under `config.model` to a likelihood.
 LIKELIHOODS: dict[str, Callable[[Any], Any]] = {
@@ -63,6 +64,7 @@ OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
         decoder_penalty=settings.decoder_penalty,
         decoder_weight=settings.decoder_weight,
     ),
+    "cross_entropy": lambda settings, num_images: objectives.cross_entropy(),
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),
@@ -75,7 +77,7 @@ LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 
 
 def label_names(settings: Any) -> tuple[str, ...]:
-    """Returns the attributes that a model with these settings is conditioned on."""
+    """Returns the attributes that a model with these settings knows."""
     return tuple(filter(None, settings.attributes.split(",")))
 
 
@@ -85,7 +87,7 @@ def build_model(
     precision: str,
     image_shape: tuple[int, int, int],
     rngs: nnx.Rngs,
-) -> AE | VAE:
+) -> AE | VAE | Classifier:
     """Builds a model from the settings under `config.model` and what it is to see.
 
     Args:
@@ -121,6 +123,9 @@ def build_model(
     if settings.name == "ae":
         encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
         return AE(encoder, make_decoder(num_maps=1, **common))
+    if settings.name == "classifier":
+        encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
+        return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)
     px = LIKELIHOODS[settings.likelihood](settings)
     return VAE(
         make_encoder(2 * settings.latent_dim, condition_dim=num_labels, **common),
@@ -158,6 +163,7 @@ def build_loss_fn(
     *,
     label_columns: tuple[int, ...] = (),
     label_dropout: float = 0.0,
+    mirror: bool = False,
 ) -> LossFn:
     """Returns loss_fn(params, extra, batch, key, step) -> (loss, (metrics, extra)).
 
@@ -167,13 +173,21 @@ def build_loss_fn(
     Args:
       graphdef: the model's structure.
       objective: of its terms.
-      label_columns: the attributes that it is conditioned on.
+      label_columns: the attributes that it is given.
       label_dropout: see `drop_labels`.
+      mirror: whether half of the images are turned left to right.
     """
 
     def loss_fn(params, extra, batch, key, step):
         model = nnx.merge(graphdef, params)
         images = likelihoods.to_unit_interval(batch["image"])
+        if mirror:
+            mirrored = jax.random.bernoulli(
+                jax.random.fold_in(key, 3), 0.5, (len(images),)
+            )
+            images = jnp.where(
+                mirrored[:, None, None, None], images[:, :, ::-1], images
+            )
         labels = None
         if label_columns:
             labels = to_labels(batch["attributes"], label_columns)

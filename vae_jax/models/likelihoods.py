@@ -26,6 +26,15 @@ def to_unit_interval(
     return images.astype(jnp.float32) / (LEVELS - 1)
 
 
+def _bounded(logvar: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns a log-variance of at most 10, for exp overflows at 88.
+
+    Pixels in [0, 1] need none above 0. The slope stays 1: with none, a map that has
+    strayed above would never come back.
+    """
+    return logvar - jax.lax.stop_gradient(jax.nn.relu(logvar - 10))
+
+
 def _log_bin_mass(
     centre: Float[Array, "..."], half_width: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -134,6 +143,11 @@ class Bernoulli:
         """The probability of white."""
         return jax.nn.sigmoid(self.logits)
 
+    @property
+    def std(self) -> Float[Array, "*batch H W C"]:
+        """The standard deviation."""
+        return jnp.sqrt(self.mean * (1 - self.mean))
+
     def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
         """Returns the log-probability in nats, summed over pixels and channels."""
         per_pixel = images * self.logits - jax.nn.softplus(self.logits)
@@ -183,6 +197,11 @@ class DiscretizedLogistic:
         falls = jax.nn.softplus((self.location - 1) / self.scale)
         return self.scale * (rises - falls)
 
+    @property
+    def std(self) -> Float[Array, "*batch H W C"]:
+        """The standard deviation, before clipping to [0, 1]."""
+        return math.pi / math.sqrt(3) * self.scale
+
     def log_mass(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
         """Returns the log-probability in nats of the images' 8-bit levels."""
         # On the scale of levels, whole numbers are exact and neighbours share an edge.
@@ -221,7 +240,7 @@ class LearnedGaussian(nnx.Module):
     def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
         """Returns the distribution that the decoder's maps stand for."""
         mean_map, logvar_map = maps
-        variance = jnp.exp(logvar_map) + ROUNDING_STD**2
+        variance = jnp.exp(_bounded(logvar_map)) + ROUNDING_STD**2
         return Gaussian(mean=jax.nn.sigmoid(mean_map), std=jnp.sqrt(variance))
 
 
@@ -243,7 +262,7 @@ class SharedGaussian(nnx.Module):
 
     def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
         """Returns the distribution that the decoder's map stands for."""
-        std = jnp.sqrt(jnp.exp(self.logvar[...]) + ROUNDING_STD**2)
+        std = jnp.sqrt(jnp.exp(_bounded(self.logvar[...])) + ROUNDING_STD**2)
         kind = OptimalGaussian if self.optimal else Gaussian
         return kind(mean=jax.nn.sigmoid(maps[0]), std=std)
 
@@ -286,5 +305,5 @@ class LearnedLogistic(nnx.Module):
         location_map, scale_map = maps
         return DiscretizedLogistic(
             location=jax.nn.sigmoid(location_map),
-            scale=jnp.exp(0.5 * scale_map) + ROUNDING_STD,
+            scale=jnp.exp(0.5 * _bounded(scale_map)) + ROUNDING_STD,
         )

@@ -8,11 +8,13 @@ same in training and in validation. Only here are terms averaged and weighted.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vae_jax.models.classifier import Prediction
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.terms import Terms
 
@@ -28,20 +30,20 @@ class Objective:
     """What training minimises.
 
     Attributes:
-      figures: (terms, images) -> figures by image, [B] or [B,D].
+      figures: (what the model returns, images) -> figures by image, [B] or [B,D].
       loss: (the figures' means, step) -> the loss, without the penalty.
       penalty: terms -> figures of a batch as a whole or of the parameters; what they
         hold as "penalty" is added to the loss in training. Validation is without.
       num_samples: of z, for each image.
     """
 
-    figures: Callable[[Terms, Images], Figures]
+    figures: Callable[[Any, Images], Figures]
     loss: Callable[[Figures, Int[Array, ""]], Scalar]
-    penalty: Callable[[Terms], Figures] = lambda terms: {}
+    penalty: Callable[[Any], Figures] = lambda terms: {}
     num_samples: int = 1
 
     def __call__(
-        self, terms: Terms, images: Images, step: Int[Array, ""]
+        self, terms: Any, images: Images, step: Int[Array, ""]
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """Returns the loss of a batch and what to log: every mean that is a scalar."""
         means = {
@@ -54,12 +56,12 @@ class Objective:
         return loss, {"loss": loss, **scalars, **penalties}
 
 
-def squared_error_per_image(terms: Terms, images: Images) -> Float[Array, "B"]:
+def squared_error_per_image(terms: Terms, images: Images) -> Float[Array, " B"]:
     """Returns the mean over pixels, channels and samples of each image."""
     return jnp.mean(jnp.square(terms.mean - images), axis=(0, 2, 3, 4))
 
 
-def kl_per_image(terms: Terms) -> Float[Array, "B"]:
+def kl_per_image(terms: Terms) -> Float[Array, " B"]:
     """Returns KL(q(z|x) || p(z)) in nats, over all layers; sampled if not analytic."""
     return sum(
         (
@@ -220,7 +222,7 @@ def mmd_elbo(beta: float, *, weight: float) -> Objective:
 def total_correlation_terms(
     z: Float[Array, "B D"],
     posterior: DiagonalGaussian,
-    log_pz: Float[Array, "B"],
+    log_pz: Float[Array, " B"],
     num_images: int,
 ) -> dict[str, Scalar]:
     """Decomposes the mean KL: Chen et al. (2018), equation 2, in nats.
@@ -323,3 +325,19 @@ def mean_squared_error(
     if decoder_penalty == "none":
         return Objective(figures, loss)
     return Objective(figures, loss, penalty)
+
+
+def cross_entropy() -> Objective:
+    """The classifier's loss: -log p(y|x) in nats an attribute, their mean."""
+
+    def figures(prediction: Prediction, images: Images) -> Figures:
+        del images
+        logits, labels = prediction.logits, prediction.labels
+        right = (labels * logits > 0).astype(jnp.float32)
+        return {
+            "cross_entropy": jnp.mean(jax.nn.softplus(-labels * logits), axis=-1),
+            "accuracy": jnp.mean(right, axis=-1),
+            "accuracy_by_attribute": right,
+        }
+
+    return Objective(figures, lambda means, step: means["cross_entropy"])

@@ -26,7 +26,7 @@ class Mixture:
       components: parameters [K,D].
     """
 
-    logits: Float[Array, "K"]
+    logits: Float[Array, " K"]
     components: DiagonalGaussian
 
     def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "S D"]:

@@ -1,17 +1,33 @@
 """Pictures for people: grids of images and curves of metrics, as PNG files."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 MARGIN = 2
+
+
+def to_levels(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Turns [0, 1] into 8-bit levels, what is outside clipped."""
+    return np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+
+
+def single_images(images: Float[np.ndarray, "N H W C"], folder: Path) -> None:
+    """Writes each image as a PNG file of its own, 00000.png and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(to_levels(images)):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+            folder / f"{number:05d}.png"
+        )
 
 
 def image_grid(
@@ -25,7 +41,7 @@ def image_grid(
       scale: whole factor of enlargement, without smoothing.
     """
     rows, columns, height, width, channels = images.shape
-    levels = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+    levels = to_levels(images)
     levels = levels.repeat(scale, axis=2).repeat(scale, axis=3)
     cell = (scale * height + MARGIN, scale * width + MARGIN)
     canvas = np.full(
@@ -38,6 +54,57 @@ def image_grid(
                 row, column
             ]
     Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path)
+
+
+def nearly_square(
+    images: Float[np.ndarray, "N H W C"],
+) -> Float[np.ndarray, "rows columns H W C"]:
+    """Arranges images in rows, as many as columns or one fewer, filled up white."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    filled = np.ones((rows * columns, *images.shape[1:]), np.float32)
+    filled[: len(images)] = images
+    return filled.reshape(rows, columns, *images.shape[1:])
+
+
+def tiled(
+    images: Float[np.ndarray, "rows columns H W C"],
+) -> Float[np.ndarray, "height width C"]:
+    """Returns a grid as one image, a white pixel around each, to be a frame."""
+    sides = [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]
+    padded = np.pad(images, sides, constant_values=1)
+    return rearrange(padded, "rows columns H W C -> (rows H) (columns W) C")
+
+
+def animation(
+    frames: Float[np.ndarray, "N H W C"],
+    path: Path,
+    seconds_per_frame: float = 0.1,
+    scale: int = 2,
+) -> None:
+    """Writes images in [0, 1] as an animated GIF that begins anew at its end.
+
+    Gray images keep their levels; those in RGB get 256 colours each, GIF's most. Equal
+    neighbours become one frame that stays for as long as both.
+
+    Args:
+      frames: gray or RGB; values outside [0, 1] are clipped.
+      path: of the GIF file.
+      seconds_per_frame: GIF counts in hundredths.
+      scale: whole factor of enlargement, without smoothing.
+    """
+    levels = to_levels(frames).repeat(scale, axis=1).repeat(scale, axis=2)
+    gray = levels.shape[-1] == 1
+    first, *others = [
+        Image.fromarray(frame[..., 0] if gray else frame) for frame in levels
+    ]
+    first.save(
+        path,
+        save_all=True,
+        append_images=others,
+        duration=round(1000 * seconds_per_frame),
+        loop=0,
+    )
 
 
 def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:

@@ -16,6 +16,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file that is whole or not there."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.rename(path)
+
+
 def _keep_until(path: Path, step: int) -> None:
     kept = [line for line in read_lines(path) if line["step"] <= step]
     rewritten = path.with_suffix(".rewritten")

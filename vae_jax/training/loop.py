@@ -165,9 +165,6 @@ def train(
 
 
 def _summary(step, num_steps, means, validation) -> str:
-    name = "elbo" if "elbo" in means else "loss"
-    return (
-        f"step {step}/{num_steps}: {name} {means[name]:.6g} (train), "
-        f"{validation[name]:.6g} (validation, EMA); "
-        f"mse {means['mse']:.5f}, {validation['mse']:.5f}"
-    )
+    told = [n for n in ("elbo", "mse", "cross_entropy", "accuracy") if n in means]
+    figures = "; ".join(f"{n} {means[n]:.6g}, {validation[n]:.6g}" for n in told)
+    return f"step {step}/{num_steps} (train, and validation with the EMA): {figures}"

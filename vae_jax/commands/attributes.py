@@ -1,0 +1,323 @@
+"""Attribute directions of a run, edits along them, and what a judge says of those."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import run as run_lib
+from vae_jax.errors import UserError
+from vae_jax.exploration import attributes as directions_lib
+from vae_jax.exploration import sampling
+from vae_jax.models.likelihoods import LEVELS
+from vae_jax.report import plots
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+ESTIMATORS = ("deconfounded", "difference", "notebook", "held")
+# Draws of the notebook's few pictures that its figures are averaged over.
+NOTEBOOK_DRAWS = 20
+# The flip rate, of adding and of removing, at which estimators are compared.
+FLIP_RATE = 0.9
+HELD_OUT = 1000
+ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+LARGEST_ALPHA = 8.0
+
+
+def _train_codes(run: Run) -> np.ndarray:
+    images = run.dataset.splits["train"].images
+    return sampling.encode_images(run.model(), images, run.labels("train"))
+
+
+def _estimate(codes: np.ndarray, attributes: np.ndarray, seed: int):
+    return {
+        "deconfounded": directions_lib.deconfounded_directions(codes, attributes),
+        "difference": directions_lib.difference_directions(codes, attributes),
+        "notebook": directions_lib.notebook_directions(codes, attributes, seed),
+    }
+
+
+def write_directions(
+    run: Run, seed: int, guide: Run | None = None, attribute: str | None = None
+) -> None:
+    """Estimates a direction for every attribute; writes directions.npz.
+
+    The file has one array [A,D] for each of `ESTIMATORS`, the A `attribute_names` and
+    the `step` of the parameters. NaN is no direction: of an attribute that all
+    training pictures have or none, and of `held` for all that no guide was used on.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      seed: of the notebook's pictures.
+      guide: of a classifier, to find a `held` direction by.
+      attribute: for which.
+    """
+    train, names = run.dataset.splits["train"], run.dataset.attribute_names
+    codes = _train_codes(run)
+    found = _estimate(codes, train.attributes, seed)
+    found["held"] = np.full_like(found["deconfounded"], np.nan)
+    path = run.workdir / "directions.npz"
+    if path.exists():
+        with np.load(path) as before:
+            if before["step"] == run.step:
+                found["held"] = before["held"]
+    if guide is not None and attribute is not None:
+        index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
+        known = run_lib.build.label_names(guide.config.model)
+        labels = run.labels("train")
+        found["held"][index] = directions_lib.held_direction(
+            run.model(),
+            guide.model(),
+            codes,
+            known.index(attribute),
+            found["deconfounded"][index],
+            None if labels is None else np.asarray(labels),
+            seed=seed,
+        )
+    arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
+    np.savez(path, attribute_names=np.array(names), step=run.step, **arrays)
+
+
+def read_directions(run: Run, estimator: str, seed: int) -> np.ndarray:
+    """Returns [A,D] from directions.npz, which is written first if need be."""
+    path = run.workdir / "directions.npz"
+    for _ in range(2):
+        if path.exists():
+            with np.load(path) as arrays:
+                if arrays["step"] == run.step:
+                    return arrays[estimator]
+        write_directions(run, seed)
+    raise AssertionError(f"{path} was written for step {run.step}")
+
+
+def parse_weights(run: Run, text: str) -> dict[str, float]:
+    """Returns what "Smiling,Male=-0.5" stands for: {"Smiling": 1, "Male": -0.5}."""
+    weights = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        run_lib.attribute_index(run.dataset, name, "--attribute")
+        try:
+            weights[name] = float(value) if equals else 1.0
+        except ValueError as error:
+            raise UserError(
+                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER"
+            ) from error
+    return weights
+
+
+def _direction(run: Run, directions: np.ndarray, weights: dict[str, float]):
+    """Returns the sum of the attributes' weighted directions, [D]."""
+    total = np.zeros(directions.shape[1])
+    for name, weight in weights.items():
+        index = run.dataset.attribute_names.index(name)
+        if np.isnan(directions[index]).any():
+            raise UserError(
+                f"--attribute has {name!r}, which has no such direction: either all "
+                "training pictures have it or none, or, for --estimator=held, "
+                "--mode=attributes was not given a --guide for it"
+            )
+        total += weight * directions[index]
+    return total
+
+
+def draw_edit(
+    run: Run,
+    weights: dict[str, float],
+    alphas: Sequence[float],
+    *,
+    estimator: str = "deconfounded",
+    num_images: int = 8,
+    pictures: np.ndarray | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Draws pictures edited along attributes, by the EMA parameters.
+
+    images/edit_Smiling.png has a row for each picture: itself, then its code, moved
+    `alpha` times along the direction, decoded. images/edit_Smiling.json says how.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      weights: of each attribute's direction in the sum.
+      alphas: one column each; 0 is the reconstruction.
+      estimator: one of `ESTIMATORS`.
+      num_images: test pictures, half of them with the first attribute.
+      pictures: the user's instead, [N,H,W,C] uint8; a conditional VAE's labels are
+        unknown then.
+      seed: of the notebook's pictures, if directions are estimated anew.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: an attribute has no direction.
+    """
+    model = run.model()
+    direction = _direction(run, read_directions(run, estimator, seed), weights)
+    labels, chosen = None, None
+    if pictures is None:
+        test = run.dataset.splits["test"]
+        column = test.attributes[:, run.dataset.attribute_names.index([*weights][0])]
+        without, with_it = np.flatnonzero(~column), np.flatnonzero(column)
+        chosen = [*without[: num_images - num_images // 2], *with_it[: num_images // 2]]
+        pictures, labels = test.images[chosen], run.labels("test")
+        labels = None if labels is None else np.asarray(labels)[chosen]
+    codes = sampling.encode_images(model, pictures, labels)
+    columns = [pictures.astype(np.float32) / (LEVELS - 1)]
+    for alpha in alphas:
+        edited = (codes + alpha * direction).astype(np.float32)
+        columns.append(sampling.decode_codes(model, edited, labels))
+    path = run.image_path(f"edit_{'_'.join(weights)}.png")
+    plots.image_grid(np.stack(columns, axis=1), path)
+    content = {
+        "attributes": weights,
+        "estimator": estimator,
+        "alphas": list(alphas),
+        "test_pictures": None if chosen is None else [int(i) for i in chosen],
+    }
+    write_json(path.with_suffix(".json"), content)
+    return [path, path.with_suffix(".json")]
+
+
+class _Edits:
+    """The held-out pictures of an attribute, edited along directions and judged.
+
+    Pictures count on which label and judge agree before the edit: on the
+    reconstruction, not the original.
+    """
+
+    def __init__(self, run: Run, judge: Run, attribute: str):
+        self.model, self.judge = run.model(), judge.model()
+        names = run_lib.build.label_names(judge.config.model)
+        if attribute not in names:
+            raise UserError(
+                f"--attribute has {attribute!r}; the judge in {judge.workdir} knows "
+                f"{', '.join(names)}"
+            )
+        self.index = names.index(attribute)
+        test = run.dataset.splits["test"]
+        labels = run.labels("test")
+        self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
+        self.codes = sampling.encode_images(
+            self.model, test.images[:HELD_OUT], self.labels
+        )
+        has = test.attributes[
+            :HELD_OUT, run_lib.attribute_index(run.dataset, attribute, "--attribute")
+        ]
+        nowhere = np.zeros(self.codes.shape[1])
+        self.features, self.logits = self._judged(slice(None), nowhere, 0.0)
+        judged = self.logits[:, self.index] > 0
+        self.agreement = float(np.mean(judged == has))
+        self.without = np.flatnonzero(~has & ~judged)
+        self.with_it = np.flatnonzero(has & judged)
+        # The scale on which changes of log-odds are told.
+        self.stds = self.logits.std(axis=0)
+
+    def _judged(self, which, direction, alpha):
+        labels = None if self.labels is None else self.labels[which]
+        return directions_lib.edit_effects(
+            self.model, self.judge, self.codes[which], direction, alpha, labels
+        )
+
+    def at(self, direction: np.ndarray, alpha: float) -> dict[str, Any]:
+        """Returns the figures of adding alpha directions, and of removing as many."""
+        added = self._judged(self.without, direction, alpha)
+        removed = self._judged(self.with_it, direction, -alpha)
+        before = np.concatenate([self.without, self.with_it])
+        features = np.concatenate([added[0], removed[0]]) - self.features[before]
+        change = np.concatenate([added[1], removed[1]]) - self.logits[before]
+        return {
+            "alpha": alpha,
+            "flips_adding": float(np.mean(added[1][:, self.index] > 0)),
+            "flips_removing": float(np.mean(removed[1][:, self.index] <= 0)),
+            "leakage": np.mean(np.abs(change), axis=0) / self.stds,
+            "feature_distance": float(np.mean(np.linalg.norm(features, axis=1))),
+        }
+
+    def at_flip_rate(self, direction: np.ndarray) -> dict[str, Any]:
+        """Returns the figures at the least alpha that flips `FLIP_RATE` each way.
+
+        By bisection; at `LARGEST_ALPHA` where that does not.
+        """
+        low, high = 0.0, LARGEST_ALPHA
+        best = self.at(direction, high)
+        for _ in range(8):
+            middle = (low + high) / 2
+            found = self.at(direction, middle)
+            if min(found["flips_adding"], found["flips_removing"]) >= FLIP_RATE:
+                high, best = middle, found
+            else:
+                low = middle
+        return best
+
+
+def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, Any]:
+    """Compares the estimators of one attribute's direction; writes attributes.json.
+
+    One alpha for all held-out pictures, and for adding as for removing. By estimator:
+    the curve of figures over `ALPHAS`, and those `at_flip_rate`, the least alpha that
+    flips the judge on 90% each way: `flips_adding` among the pictures without the
+    attribute, `flips_removing` among those with it; `leakage` by other attribute, the
+    mean |change of the judge's log-odds| in their standard deviations over
+    reconstructions; and `feature_distance`, how far the judge's features move. The
+    notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      judge: of a classifier, on the same pictures.
+      attribute: to add and to remove.
+      seed: of the first draw of the notebook's pictures.
+
+    Raises:
+      UserError: the judge does not know the attribute, or nothing is left to flip.
+    """
+    edits = _Edits(run, judge, attribute)
+    if not len(edits.without) or not len(edits.with_it):
+        raise UserError(
+            f"--attribute has {attribute!r}, but on reconstructions the judge finds "
+            f"it in {len(edits.with_it)} of the held-out pictures that have it, and "
+            f"rightly misses it in {len(edits.without)}; some of both are needed"
+        )
+    names = run_lib.build.label_names(judge.config.model)
+    index = run.dataset.attribute_names.index(attribute)
+    codes, train = _train_codes(run), run.dataset.splits["train"]
+    found = {
+        name: [directions[index]]
+        for name, directions in _estimate(codes, train.attributes, seed).items()
+    }
+    held = read_directions(run, "held", seed)[index]
+    if not np.isnan(held).any():
+        found["held"] = [held]
+    for draw in range(1, NOTEBOOK_DRAWS):
+        again = directions_lib.notebook_directions(
+            codes, train.attributes[:, [index]], seed + draw
+        )
+        found["notebook"].append(again[0])
+    report: dict[str, Any] = {
+        "attribute": attribute,
+        "judge": str(judge.workdir),
+        "held_out": {
+            "pictures": len(edits.codes),
+            "judged_right_on_reconstructions": edits.agreement,
+            "without": len(edits.without),
+            "with": len(edits.with_it),
+        },
+        "estimators": {},
+    }
+
+    def mean(figures: list[dict[str, Any]]) -> dict[str, Any]:
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *figures)
+        leaks = dict(zip(names, means["leakage"].tolist(), strict=True))
+        del leaks[attribute]
+        scalars = {k: float(v) for k, v in means.items() if k != "leakage"}
+        return scalars | {"leakage": leaks}
+
+    for name, directions in found.items():
+        report["estimators"][name] = {
+            "draws": len(directions),
+            "at_flip_rate": mean([edits.at_flip_rate(d) for d in directions]),
+            "curve": [mean([edits.at(directions[0], alpha)]) for alpha in ALPHAS],
+        }
+    write_json(run.workdir / "attributes.json", report)
+    return report

@@ -1,0 +1,195 @@
+"""Figures of a trained run over whole splits, to eval.json."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from vae_jax import run as run_lib
+from vae_jax.commands.samples import SAMPLERS, sample
+from vae_jax.data.faces.jpegs import factors_of
+from vae_jax.errors import UserError
+from vae_jax.evaluation import disentanglement, evaluate
+from vae_jax.exploration import judging, sampling
+from vae_jax.models import build
+from vae_jax.models.classifier import Classifier
+from vae_jax.models.likelihoods import LEVELS
+from vae_jax.models.vae import VAE
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+EVALUATED_SPLITS = ("validation", "test")
+# Of the posterior's mean over images: the bound of Burda et al. (2016), appendix C.
+ACTIVE_VARIANCE = 0.01
+# Of the drawn faces, what a model of small gray pictures can see.
+VISIBLE_FACTORS = (
+    "yaw",
+    "pitch",
+    "roll",
+    "face_width",
+    "skin_melanin",
+    "hair_length",
+    "hair_tone",
+    "mouth_curvature",
+    "glasses",
+    "light_azimuth",
+    "background_lightness",
+)
+NUM_FACTOR_IMAGES = 5000
+
+
+def open_judge(flag: str, workdir: str, run: Run) -> Run:
+    """Opens the run of a classifier that sees pictures as `run` does.
+
+    Args:
+      flag: that names it, for errors.
+      workdir: of the classifier.
+      run: whose pictures it is to judge.
+
+    Raises:
+      UserError: it is no classifier, or sees others.
+    """
+    judge = run_lib.load(workdir)
+    if not isinstance(judge.model(), Classifier):
+        raise UserError(
+            f"--{flag} is {workdir!r}, which holds no classifier; configs/judge.py "
+            "trains one"
+        )
+    for setting in ("name", "crop", "resampler", "size", "channels"):
+        theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
+        if theirs != ours:
+            raise UserError(
+                f"--{flag} is {workdir!r}, trained with dataset.{setting} {theirs}; "
+                f"the run in {run.workdir} has {ours}"
+            )
+    return judge
+
+
+def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
+    """Evaluates the EMA and raw parameters on whole splits; writes eval.json.
+
+    By split and parameters: means over images, each with its `standard_errors`; of a
+    VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
+    posterior mean varies over images by more than `ACTIVE_VARIANCE`; of a classifier
+    `accuracy_by_attribute`.
+
+    Args:
+      run: what is evaluated.
+      judge: of a classifier; the report then has what it says of the EMA parameters'
+        reconstructions and samples, on the test split.
+    """
+    config = run.config
+    num_train = len(run.dataset.splits["train"].images)
+    objective = build.build_objective(config.objective, num_train)
+    model = run.model()
+    parts = [evaluate.objective_figures(objective)]
+    if not isinstance(model, Classifier):
+        parts.append(evaluate.picture_figures)
+    if isinstance(model, VAE):
+        parts.append(
+            evaluate.bound_figures(
+                config.eval.importance_samples, config.eval.samples_per_chunk
+            )
+        )
+        parts.append(evaluate.posterior_mean_figures)
+    evaluator = evaluate.build_evaluator(
+        run.graphdef,
+        lambda *image: functools.reduce(dict.__or__, (part(*image) for part in parts)),
+        seed=config.seed,
+        batch_size=config.eval.batch_size,
+        label_columns=run_lib.label_columns(config, run.dataset),
+    )
+    report: dict[str, Any] = {}
+    for name in EVALUATED_SPLITS:
+        split = run.dataset.splits[name]
+        report[name] = {}
+        for kind, params in run.params.items():
+            figures = evaluator(params, split, f"{name}, {kind}")
+            report[name][kind] = (
+                evaluate.means(objective, figures)
+                | {"num_images": len(split.images), "step": run.step}
+                | {"standard_errors": evaluate.standard_errors(figures)}
+                | _by_part(run, figures)
+            )
+    if run.dataset.recipe["name"] == "synthetic_faces" and isinstance(model, VAE):
+        report["disentanglement"] = _disentanglement(run)
+    if judge is not None:
+        report["judge"] = _judged(run, judge)
+    write_json(run.workdir / "eval.json", report)
+    return report
+
+
+def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the figures by dimension and by attribute."""
+    report: dict[str, Any] = {}
+    if "kl_by_dimension" in figures:
+        report["kl_by_dimension"] = figures["kl_by_dimension"].mean(axis=0).tolist()
+    if "posterior_mean" in figures:
+        variances = np.var(figures["posterior_mean"], axis=0)
+        report["active_units"] = int(np.sum(variances > ACTIVE_VARIANCE))
+    if "accuracy_by_attribute" in figures:
+        accuracies = figures["accuracy_by_attribute"].mean(axis=0).tolist()
+        names = build.label_names(run.config.model)
+        report["accuracy_by_attribute"] = dict(zip(names, accuracies, strict=True))
+    return report
+
+
+def _disentanglement(run: Run) -> dict[str, Any]:
+    """Holds the codes of training faces against the factors they were drawn from."""
+    images = run.dataset.splits["train"].images[:NUM_FACTOR_IMAGES]
+    labels = run.labels("train")
+    labels = None if labels is None else labels[: len(images)]
+    codes = sampling.encode_images(run.model(), images, labels)
+    drawn = [vars(factors_of("train", index)) for index in range(len(images))]
+    factors = np.array([[face[name] for name in VISIBLE_FACTORS] for face in drawn])
+    seed = run.config.seed
+    return {
+        "mig": disentanglement.mutual_information_gap(codes, factors),
+        "factor_vae": disentanglement.factor_vae_score(codes, factors, seed),
+        **disentanglement.dci(codes, factors, seed),
+        "factors": list(VISIBLE_FACTORS),
+        "num_images": len(images),
+    }
+
+
+def _judged(run: Run, judge: Run) -> dict[str, Any]:
+    """Returns what a classifier says of test pictures and of what the run makes."""
+    classifier, model = judge.model(), run.model()
+    test, labels = run.dataset.splits["test"], run.labels("test")
+    columns = list(run_lib.label_columns(judge.config, judge.dataset))
+    attributes = test.attributes[:, columns]
+    names = build.label_names(judge.config.model)
+
+    def told(logits: np.ndarray) -> dict[str, Any]:
+        rates = judging.accuracy(logits, attributes)
+        return {
+            "accuracy": float(rates.mean()),
+            "accuracy_by_attribute": dict(zip(names, rates.tolist(), strict=True)),
+        }
+
+    def unit(images: np.ndarray) -> np.ndarray:
+        return images.astype(np.float32) / (LEVELS - 1)
+
+    num_images = len(test.images)
+    real, real_logits = judging.judge_images(classifier, unit(test.images))
+    codes = sampling.encode_images(model, test.images, labels)
+    reconstructions = sampling.decode_codes(model, codes, labels)
+    rebuilt, rebuilt_logits = judging.judge_images(classifier, reconstructions)
+    report: dict[str, Any] = {
+        "workdir": str(judge.workdir),
+        "num_images": num_images,
+        "pictures": told(real_logits),
+        "reconstructions": told(rebuilt_logits) | judging.likeness(real, rebuilt),
+    }
+    # What other real pictures come to: no model need do better.
+    others = unit(run.dataset.splits["train"].images[:num_images])
+    report["training_pictures"] = judging.likeness(
+        real, judging.judge_images(classifier, others)[0]
+    )
+    for sampler in SAMPLERS:
+        if sampler == "prior" and not isinstance(model, VAE):
+            continue
+        drawn = sample(run, sampler, num_images, run.config.seed)
+        features, _ = judging.judge_images(classifier, drawn)
+        report[f"samples_{sampler}"] = judging.likeness(real, features)
+    return report

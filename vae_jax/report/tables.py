@@ -1,0 +1,60 @@
+"""Reports as tables, for the terminal."""
+
+from typing import Any
+
+from tabulate import tabulate
+
+
+def _told(figures: dict[str, Any], name: str) -> str:
+    """Returns a figure, with its standard error where it has one."""
+    value, error = figures.get(name), figures.get("standard_errors", {}).get(name)
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.6g}" + (f" ± {error:.2g}" if error is not None else "")
+
+
+def _table(columns: dict[str, dict[str, Any]], title: str) -> str:
+    """Returns the scalars of figures, a column for each."""
+    names = dict.fromkeys(
+        name
+        for figures in columns.values()
+        for name, value in figures.items()
+        if isinstance(value, int | float)
+    )
+    rows = [[name, *(_told(f, name) for f in columns.values())] for name in names]
+    return tabulate(rows, [title, *columns], disable_numparse=True)
+
+
+def evaluation_table(report: dict[str, Any]) -> str:
+    """Returns eval.json's scalars, means over images with their standard errors."""
+    judged = report.get("judge")
+    factors = report.get("disentanglement")
+    parts = [_table(report[split], split) for split in ("validation", "test")]
+    if factors is not None:
+        parts.append(_table({"ema": factors}, "disentanglement"))
+    if judged is not None:
+        sets = {n: f for n, f in judged.items() if isinstance(f, dict)}
+        parts.append(_table(sets, "judge"))
+    return "\n\n".join(parts) + "\n"
+
+
+def estimators_table(report: dict[str, Any]) -> str:
+    """Returns attributes.json's figures at one flip rate, estimators side by side.
+
+    Leakage is in the order of the last estimator's, the largest first.
+    """
+    found = {n: e["at_flip_rate"] for n, e in report["estimators"].items()}
+    leaks = {
+        n: {f"leakage into {a}": leak for a, leak in figures["leakage"].items()}
+        for n, figures in found.items()
+    }
+    *_, last = leaks.values()
+    order = sorted(last, key=lambda name: -last[name])
+    columns = {n: found[n] | {a: leaks[n][a] for a in order} for n in found}
+    rounded = {
+        n: {a: round(v, 3) for a, v in figures.items() if isinstance(v, float)}
+        for n, figures in columns.items()
+    }
+    return _table(rounded, report["attribute"])
