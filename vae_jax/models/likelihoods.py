@@ -2,7 +2,7 @@
 
 A likelihood is a module whose `num_maps` says how many maps of the image's shape it
 wants from the decoder, and which turns them into a distribution with `mean`,
-`log_prob`, `log_mass` and `sample`.
+`std`, `log_prob`, `log_mass` and `sample`.
 """
 
 import math

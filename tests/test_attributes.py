@@ -1,0 +1,112 @@
+"""Directions of attributes in the code."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vae_jax.config import default_config
+from vae_jax.exploration import attributes as directions_lib
+from vae_jax.models import build
+
+
+def confounded(number=4000, noise=0.3):
+    """Codes that are linear in two attributes, the second a companion of the first."""
+    rng = np.random.default_rng(0)
+    first = rng.random(number) < 0.5
+    second = np.where(rng.random(number) < 0.8, first, ~first)
+    attributes = np.stack([first, second, np.ones(number, bool)], axis=1)
+    truth = np.array([[1.0, 0, 2, 0], [0, -1, 1, 0]])
+    codes = attributes[:, :2] @ truth + noise * rng.normal(size=(number, 4))
+    return codes.astype(np.float32), attributes, truth
+
+
+def test_the_difference_of_means_has_the_companion_in_it():
+    codes, attributes, truth = confounded()
+    found = directions_lib.difference_directions(codes, attributes)
+    # P(second | first) - P(second | not first) = 0.8 - 0.2.
+    np.testing.assert_allclose(found[0], truth[0] + 0.6 * truth[1], atol=0.08)
+    means = [codes[attributes[:, 0] == has].mean(axis=0) for has in (True, False)]
+    np.testing.assert_allclose(found[0], means[0] - means[1], atol=1e-5)
+    assert np.isnan(found[2]).all()
+
+
+def test_the_deconfounded_direction_has_not():
+    codes, attributes, truth = confounded()
+    found = directions_lib.deconfounded_directions(codes, attributes)
+    np.testing.assert_allclose(found[:2], truth, atol=0.06)
+    assert np.isnan(found[2]).all()
+
+
+def test_the_notebooks_is_a_difference_of_ten_and_ten():
+    codes, attributes, _ = confounded(noise=0.0)
+    # Codes that say which pictures were taken.
+    rows = np.eye(300)
+    found = directions_lib.notebook_directions(rows, attributes[:300], seed=3)
+    np.testing.assert_allclose(np.unique(found[0]), [-0.1, 0.0, 0.1])
+    assert np.sum(found[0] > 0) == np.sum(found[0] < 0) == 10
+    assert attributes[:300, 0][found[0][:300] > 0].all()
+    assert not attributes[:300, 0][found[0][:300] < 0].any()
+    assert np.isnan(found[2]).all()
+    other = directions_lib.notebook_directions(rows, attributes[:300], seed=4)
+    assert not np.array_equal(found[0], other[0])
+    # Fewer where there are fewer.
+    few = directions_lib.notebook_directions(rows[:12], attributes[:12], seed=0)
+    assert np.sum(few[0] > 0) == min(10, attributes[:12, 0].sum())
+
+
+def small(name, **settings):
+    config = default_config().model
+    config.update({"name": name, "latent_dim": 6, "hidden_dim": 32, **settings})
+    return build.build_model(
+        config, precision="fp32", image_shape=(4, 4, 1), rngs=nnx.Rngs(1)
+    )
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_effects_are_the_judges_view_of_the_decoded_edit(name):
+    model, judge = small(name), small("classifier", attributes="A,B,C")
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(9, 6)).astype(np.float32)
+    direction = rng.normal(size=6)
+    features, logits = directions_lib.edit_effects(model, judge, codes, direction, -1.5)
+    decoded = model.decode(jnp.float32(codes - 1.5 * direction))
+    images = decoded if name == "ae" else decoded.mean
+    np.testing.assert_allclose(features, judge.features(images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, judge.logits(judge.features(images)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_held_direction_flips_one_and_holds_the_others():
+    model, guide = small("ae"), small("classifier", attributes="A,B,C,D")
+    codes = np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)
+    before = directions_lib.edit_effects(model, guide, codes, np.zeros(6), 0.0)[1]
+    # Log-odds of both signs.
+    guide.head.bias[...] = guide.head.bias[...] - before.mean(axis=0)
+    before -= before.mean(axis=0)
+    attributes = before > 0
+    start = directions_lib.difference_directions(codes, attributes)[2]
+    held = directions_lib.held_direction(model, guide, codes, 2, start, seed=0)
+
+    def figures(direction, alpha):
+        signs = np.where(before[:, 2] < 0, 1, -1)
+        after = np.where(
+            signs[:, None] > 0,
+            *(
+                directions_lib.edit_effects(model, guide, codes, direction, s)[1]
+                for s in (alpha, -alpha)
+            ),
+        )
+        flips = np.mean(np.sign(after[:, 2]) != np.sign(before[:, 2]))
+        leak = np.abs(after - before)[:, [0, 1, 3]] / before.std(axis=0)[[0, 1, 3]]
+        return flips, leak.mean()
+
+    def at_90(direction):
+        return next(
+            leak
+            for flips, leak in (figures(direction, a) for a in np.arange(0.1, 8, 0.1))
+            if flips >= 0.9
+        )
+
+    assert at_90(held) < 0.75 * at_90(start)
