@@ -202,7 +202,7 @@ def test_way_points_that_are_not_there_are_refused(make_run):
         draw_interpolation(run, indices=[3])
     with pytest.raises(UserError, match="--seeds is 3; two are needed"):
         draw_interpolation(run, seeds=[3])
-    with pytest.raises(UserError, match=r"--image_index has 6; .* 0 to 5"):
+    with pytest.raises(UserError, match=r"--indices has 6; .* 0 to 5"):
         draw_traversal(run, image_index=6)
 
 

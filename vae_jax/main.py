@@ -96,6 +96,7 @@ SPHERICAL = flags.DEFINE_bool("spherical", None, "Interpolate along great circle
 NUM_STEPS = flags.DEFINE_integer(
     "num_steps", None, "Pictures from one to the next, both included.", lower_bound=2
 )
+WAY_POINTS = ("pictures", "indices", "seeds")
 # What goes with some modes only.
 MODES_OF_FLAGS = {
     "sampler": ("sample",),
@@ -215,6 +216,9 @@ def _explore(workdir: Path) -> list[Path]:
             print(tables.estimators_table(report))
             written.append(workdir / "attributes.json")
         return written
+    given = [name for name in WAY_POINTS if flags.FLAGS[name].value is not None]
+    if len(given) > 1:
+        raise UserError(f"--{' and --'.join(given)} are given; allowed is one of them")
     files, pictures, own = PICTURES.value, None, None
     if files is not None:
         pictures = read_pictures(files, run.dataset.recipe)
@@ -238,11 +242,12 @@ def _explore(workdir: Path) -> list[Path]:
             num_steps=NUM_STEPS.value or 10,
             spherical=bool(SPHERICAL.value),
         )
-    return paths.draw_traversal(
-        run,
-        num_dimensions=NUM_IMAGES.value or 10,
-        image_index=(_integers(INDICES) or [0])[0],
-    )
+    chosen = _integers(INDICES) or [0]
+    if len(chosen) > 1:
+        raise UserError(
+            f"--indices has {len(chosen)} pictures; with --mode=traverse one is allowed"
+        )
+    return paths.draw_traversal(run, NUM_IMAGES.value or 10, image_index=chosen[0])
 
 
 def _load(workdir: Path) -> Run:

@@ -68,24 +68,32 @@ def trained(data_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("recipe", "figures"),
     [
-        ("vae", {"elbo", "kl", "log_px", "loss", "mse", "bits_per_dim", "iw_bound"}),
-        ("cvae", {"elbo", "kl", "log_px", "loss", "mse", "bits_per_dim", "iw_bound"}),
-        ("ae", {"loss", "mse", "code_norm"}),
+        ("vae", {"elbo", "kl", "log_px", "bits_per_dim", "iw_bound"}),
+        ("cvae", {"elbo", "kl", "log_px", "bits_per_dim", "iw_bound"}),
+        ("ae", {"code_norm"}),
     ],
 )
 def test_training_leaves_a_whole_workdir(trained, recipe, figures):
     workdir = trained / "runs" / recipe
-    pictures = ["curves.png", "reconstructions.png"]
+    pictures = ["curves.png", "reconstructions.json", "reconstructions.png"]
     pictures += ["samples.png"] * (recipe != "ae") + ["samples_gaussian.png"]
     assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
     report = json.loads((workdir / "eval.json").read_text())
     assert list(report) == ["validation", "test"]
+    figures = figures | {"loss", "mse", "psnr", "ssim"}
     for split, count in (("validation", 10), ("test", 6)):
         assert list(report[split]) == ["ema", "raw"]
         for values in report[split].values():
+            errors = values.pop("standard_errors")
+            by_dimension = values.pop("kl_by_dimension", [])
+            assert set(errors) == figures - {"loss"}
+            assert len(by_dimension) == (0 if recipe == "ae" else 4)
+            if recipe != "ae":
+                assert 0 <= values.pop("active_units") <= 4
+                assert sum(by_dimension) == pytest.approx(values["kl"], rel=1e-4)
             assert set(values) == figures | {"num_images", "step"}
             assert values["num_images"] == count and values["step"] == 8
-            assert np.isfinite(list(values.values())).all()
+            assert np.isfinite([*values.values(), *errors.values()]).all()
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["split"] == "validation"
     assert last["loss"] == pytest.approx(report["validation"]["ema"]["loss"], rel=1e-6)
@@ -102,11 +110,13 @@ def test_the_other_modes_need_the_workdir_alone(trained):
         done = main(f"--mode={mode}", f"--workdir={workdir}", "--num_images=4")
         assert done.returncode == 0, done.stderr
     after = json.loads((workdir / "eval.json").read_text())
-    assert after["test"]["ema"] == pytest.approx(before["test"]["ema"], rel=1e-6)
+    for name in ("elbo", "bits_per_dim", "ssim"):
+        found, expected = (r["test"]["ema"][name] for r in (after, before))
+        assert found == pytest.approx(expected, rel=1e-6)
     with Image.open(workdir / "images" / "samples.png") as samples:
         with Image.open(workdir / "images" / "reconstructions.png") as pairs:
-            # 2x2 samples; 2x2 pictures, each over its reconstruction.
-            assert samples.size == (70, 70) and pairs.size == (70, 138)
+            # 2x2 samples; 2x2 pictures, over their means, over their deviations.
+            assert samples.size == (70, 70) and pairs.size == (70, 206)
 
 
 def test_a_recipe_beside_a_workdir_may_change_the_evaluation_alone(trained, data_dir):
@@ -152,6 +162,7 @@ NO_CELEBA = ["--config.dataset.name=celeb_a", "--config.dataset.data_dir=empty"]
             ["--attributes", "that is reconstruct"],
         ),
         (["--mode=sample", "--workdir=x", "--sampler=pca"], ["sampler", "mixture"]),
+        ([VAE, "--judge=x"], ["--judge is 'x'", "eval or attributes"]),
         ([VAE, "--config.model.latent_dim=x"], ["latent_dim", "x"]),
         ([VAE, "--config.model.latent_dim=0"], ["latent_dim is 0", "at least 1"]),
         ([VAE, "--config.train.num_steps=-1"], ["num_steps is -1"]),

@@ -36,6 +36,8 @@ VISIBLE_FACTORS = (
     "background_lightness",
 )
 NUM_FACTOR_IMAGES = 5000
+# Of fewer, counts in 20 bins say nothing.
+FEWEST_FACTOR_IMAGES = 200
 
 
 def open_judge(flag: str, workdir: str, run: Run) -> Run:
@@ -111,7 +113,8 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
                 | {"standard_errors": evaluate.standard_errors(figures)}
                 | _by_part(run, figures)
             )
-    if run.dataset.recipe["name"] == "synthetic_faces" and isinstance(model, VAE):
+    drawn = run.dataset.recipe["name"] == "synthetic_faces"
+    if drawn and num_train >= FEWEST_FACTOR_IMAGES and isinstance(model, VAE):
         report["disentanglement"] = _disentanglement(run)
     if judge is not None:
         report["judge"] = _judged(run, judge)

@@ -220,7 +220,7 @@ def draw_traversal(
     Raises:
       UserError: there is no such test picture.
     """
-    pictures, labels = _test_pictures(run, [image_index], "image_index")
+    pictures, labels = _test_pictures(run, [image_index], "indices")
     model = run.model()
     codes, kl = map_batches(
         functools.partial(_codes_and_kl, model),

@@ -1,0 +1,279 @@
+"""What the modes do with a run: figures, edits, samples and the user's pictures."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from vae_jax import run as run_lib
+from vae_jax.commands import attributes, evaluation, reconstructions, samples
+from vae_jax.data import synthetic_faces
+from vae_jax.data.pictures import read_pictures
+from vae_jax.errors import UserError
+from vae_jax.exploration import sampling
+
+
+def learn_by_heart(config, tmp_path, steps):
+    """Trains to know the 40 training faces, which then are the test split as well."""
+    config.model.hidden_dim, config.optimizer.learning_rate = 64, 4e-3
+    config.ema.decay = 0.9
+    config.train.num_steps, config.train.steps_per_dispatch = steps, 50
+    for section in (config.log, config.eval, config.checkpoint):
+        section.every_steps = steps
+    run = run_lib.train(config, tmp_path)
+    train = run.dataset.splits["train"]
+    splits = {**run.dataset.splits, "test": train}
+    return dataclasses.replace(
+        run, dataset=dataclasses.replace(run.dataset, splits=splits)
+    )
+
+
+@pytest.fixture
+def vae(tiny_config, tmp_path):
+    tiny_config.model.latent_dim = 24
+    tiny_config.objective.beta = 0.01
+    return learn_by_heart(tiny_config, tmp_path / "vae", 900)
+
+
+@pytest.fixture
+def judge(tiny_config, tmp_path):
+    config = tiny_config.copy_and_resolve_references()
+    config.model.name, config.objective.name = "classifier", "cross_entropy"
+    config.model.attributes, config.model.latent_dim = "auto", 32
+    config.objective.beta = 1.0
+    config.model.hidden_dim = 64
+    return learn_by_heart(config, tmp_path / "judge", 900)
+
+
+def test_a_judge_sees_what_a_run_makes(vae, judge):
+    report = evaluation.evaluate_run(vae, judge)
+    assert report == json.loads((vae.workdir / "eval.json").read_text())
+    told = report["judge"]
+    assert told["num_images"] == 40
+    assert told["pictures"]["accuracy"] > 0.95
+    guess = vae.dataset.splits["test"].attributes.mean(axis=0)
+    guess = np.maximum(guess, 1 - guess).mean()
+    assert guess < told["reconstructions"]["accuracy"] <= told["pictures"]["accuracy"]
+    # These test pictures are the training pictures.
+    assert told["training_pictures"]["judge_frechet"] == pytest.approx(0, abs=1e-3)
+    assert told["training_pictures"]["precision"] == 1.0
+    far = told["samples_prior"]["judge_frechet"]
+    assert 0 < told["reconstructions"]["judge_frechet"] < far
+    names = vae.dataset.attribute_names
+    assert list(told["pictures"]["accuracy_by_attribute"]) == list(names)
+    figures = report["test"]["ema"]
+    assert figures["active_units"] == 24
+    evaluated = evaluation.evaluate_run(judge)["test"]["ema"]
+    by_attribute = evaluated["accuracy_by_attribute"]
+    assert np.mean([*by_attribute.values()]) == pytest.approx(evaluated["accuracy"])
+    assert by_attribute == pytest.approx(told["pictures"]["accuracy_by_attribute"])
+
+
+def test_codes_are_held_against_the_factors_of_drawn_faces(tiny_config, tmp_path):
+    synthetic_faces.prepare(tmp_path, sizes={"train": 200, "validation": 6, "test": 6})
+    tiny_config.dataset.data_dir = str(tmp_path)
+    tiny_config.train.num_steps = 4
+    run = run_lib.train(tiny_config, tmp_path / "run")
+    found = evaluation.evaluate_run(run)["disentanglement"]
+    assert found["num_images"] == 200 and "mouth_curvature" in found["factors"]
+    for name in ("mig", "factor_vae", "disentanglement", "completeness"):
+        assert 0 <= found[name] < 0.6
+    rows = [vars(synthetic_faces.factors_of("train", index)) for index in range(200)]
+    factors = np.array([[row[name] for name in found["factors"]] for row in rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "encode_images", lambda *_: np.float32(factors))
+        told = evaluation.evaluate_run(run)["disentanglement"]
+    assert told["factor_vae"] == 1.0 and told["mig"] > found["mig"] + 0.2
+    assert told["disentanglement"] > 0.9
+
+
+def test_standard_errors_are_those_of_a_mean(vae, monkeypatch):
+    seen = {}
+    errors = evaluation.evaluate.standard_errors
+
+    def watched(figures):
+        seen.update(figures)
+        return errors(figures)
+
+    monkeypatch.setattr(evaluation.evaluate, "standard_errors", watched)
+    report = evaluation.evaluate_run(vae)
+    found = report["test"]["raw"]["standard_errors"]
+    for name in ("elbo", "psnr", "mse"):
+        assert found[name] == pytest.approx(stats.sem(seen[name]), rel=1e-5)
+        assert report["test"]["raw"][name] == pytest.approx(seen[name].mean(), rel=1e-5)
+    mse = np.asarray(seen["mse"], np.float64)
+    np.testing.assert_allclose(seen["psnr"], -10 * np.log10(mse), rtol=1e-4)
+    # The judge of likeness that is not the mean squared error.
+    assert 0.3 < report["test"]["ema"]["ssim"] <= 1
+
+
+def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_path):
+    with pytest.raises(UserError, match="--judge is .*vae.* no classifier"):
+        evaluation.open_judge("judge", str(vae.workdir), vae)
+    config = tiny_config.copy_and_resolve_references()
+    config.model.name, config.objective.name = "classifier", "cross_entropy"
+    config.model.attributes, config.objective.beta = "Smiling", 1.0
+    config.dataset.size, config.train.num_steps = 8, 4
+    run_lib.train(config, tmp_path / "other")
+    with pytest.raises(UserError, match=r"--guide is .*dataset.size 8; .* has 16"):
+        evaluation.open_judge("guide", str(tmp_path / "other"), vae)
+
+
+def test_edits_flip_the_judge_and_are_written_down(vae, judge):
+    attributes.write_directions(vae, 0, judge, "Smiling")
+    report = attributes.judge_edits(vae, judge, "Smiling", 0)
+    assert report == json.loads((vae.workdir / "attributes.json").read_text())
+    assert list(report["estimators"]) == [
+        "deconfounded",
+        "difference",
+        "notebook",
+        "held",
+    ]
+    held_out = report["held_out"]
+    smiling = vae.dataset.attribute_names.index("Smiling")
+    count = vae.dataset.splits["test"].attributes[:, smiling].sum()
+    assert held_out["with"] <= count and held_out["without"] <= 40 - count
+    for figures in report["estimators"].values():
+        first, *_, last = figures["curve"]
+        assert first["flips_adding"] == first["flips_removing"] == 0
+        assert first["feature_distance"] == 0 and not any(first["leakage"].values())
+        assert last["feature_distance"] > 0
+        at_rate = figures["at_flip_rate"]
+        assert "Smiling" not in at_rate["leakage"]
+        if figures["draws"] > 1:
+            continue
+        flips = min(at_rate["flips_adding"], at_rate["flips_removing"])
+        assert flips >= 0.9 or at_rate["alpha"] == 8.0
+    assert report["estimators"]["notebook"]["draws"] == 20
+
+
+def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
+    attributes.write_directions(vae, 0)
+    path = vae.workdir / "directions.npz"
+    with np.load(path) as arrays:
+        names = vae.dataset.attribute_names
+        assert tuple(arrays["attribute_names"]) == names
+        assert arrays["difference"].shape == (len(names), 24)
+        assert np.isnan(arrays["held"]).all()
+    written = path.stat().st_mtime_ns
+    attributes.read_directions(vae, "notebook", 0)
+    assert path.stat().st_mtime_ns == written
+    weights = {"Smiling": 1.0}
+    with pytest.raises(UserError, match="--attribute has 'Smiling'.*--guide"):
+        attributes.draw_edit(vae, weights, [0.0], estimator="held")
+    later = dataclasses.replace(vae, step=vae.step + 1)
+    attributes.read_directions(later, "notebook", 0)
+    assert path.stat().st_mtime_ns > written
+
+
+def test_an_edit_at_zero_is_the_reconstruction(vae):
+    weights = attributes.parse_weights(vae, "Smiling,Eyeglasses=-0.5")
+    assert weights == {"Smiling": 1.0, "Eyeglasses": -0.5}
+    picture, figures = attributes.draw_edit(
+        vae, weights, [-1.0, 0.0, 1.0], num_images=4
+    )
+    assert picture.name == "edit_Smiling_Eyeglasses.png"
+    chosen = json.loads(figures.read_text())["test_pictures"]
+    with Image.open(picture) as grid:
+        levels = np.asarray(grid)
+    # 4 rows of the picture and three edits, of 16 pixels twice enlarged.
+    assert levels.shape == (4 * 34 + 2, 4 * 34 + 2)
+    reconstructed = vae.model().reconstruct(
+        jnp.asarray(vae.dataset.splits["test"].images[chosen[:1]] / np.float32(255))
+    )
+    cell = levels[2:34:2, 2 + 2 * 34 : 34 + 2 * 34 : 2]
+    expected = np.round(255 * np.asarray(reconstructed[0, ..., 0]))
+    np.testing.assert_allclose(cell, expected, atol=1)
+    smiling = vae.dataset.attribute_names.index("Smiling")
+    has = vae.dataset.splits["test"].attributes[chosen, smiling]
+    assert list(has) == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Winking", "--attribute has 'Winking'; .*Smiling"),
+        ("Smiling=much", "has 'Smiling=much'; allowed is NAME or NAME=NUMBER"),
+        ("", "--attribute has ''"),
+    ],
+)
+def test_attributes_that_cannot_be_edited_are_refused(
+    tiny_config, tmp_path, text, said
+):
+    tiny_config.train.num_steps = 4
+    run = run_lib.train(tiny_config, tmp_path)
+    with pytest.raises(UserError, match=said):
+        attributes.parse_weights(run, text)
+
+
+def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):
+    tiny_config.train.num_steps = 4
+    tiny_config.model.likelihood, tiny_config.model.std = "fixed_gaussian", 0.25
+    run = run_lib.train(tiny_config, tmp_path)
+    path = reconstructions.draw_reconstructions(run, 1)
+    figures = json.loads(path.with_suffix(".json").read_text())
+    assert figures["mean_std"] == figures["largest_std"] == 0.25
+    with Image.open(path) as picture:
+        levels = np.asarray(picture)
+    # One column; three rows of 16 pixels twice enlarged, with margins of 2 between.
+    original, _, std = (levels[top : top + 32 : 2, 2:34:2] for top in (2, 36, 70))
+    truth = run.dataset.splits["validation"].images[0, ..., 0]
+    np.testing.assert_array_equal(original, truth)
+    assert (std == 255).all()
+
+
+def test_samples_do_not_depend_on_how_many_fit_in_a_batch(
+    tiny_config, tmp_path, monkeypatch
+):
+    tiny_config.train.num_steps = 4
+    run = run_lib.train(tiny_config, tmp_path)
+    whole = {s: samples.sample(run, s, 7, 0) for s in samples.SAMPLERS}
+    monkeypatch.setattr("vae_jax.exploration.batching.BATCH_SIZE", 3)
+    np.testing.assert_allclose(
+        samples.sample(run, "prior", 7, 0), whole["prior"], atol=1e-6
+    )
+    assert len({images.tobytes() for images in whole.values()}) == 3
+    colder = samples.sample(run, "prior", 7, 0, temperature=0.1)
+    assert colder.std(axis=0).mean() < whole["prior"].std(axis=0).mean()
+
+
+RECIPE = {"crop": "notebook", "resampler": "bilinear", "size": 16, "channels": 1}
+
+
+def test_own_pictures_are_cut_as_the_data_set_is(tmp_path, capsys, faces):
+    rng = np.random.default_rng(0)
+    aligned = Image.fromarray(rng.integers(0, 256, (218, 178, 3), np.uint8))
+    wide = Image.fromarray(rng.integers(0, 256, (40, 100), np.uint8))
+    aligned.save(tmp_path / "a.png")
+    wide.save(tmp_path / "b.bmp")
+    files = [str(tmp_path / name) for name in ("a.png", "b.bmp")]
+    found = read_pictures(files, RECIPE)
+    assert found.shape == (2, 16, 16, 1) and found.dtype == np.uint8
+    box = aligned.crop((15, 40, 163, 188)).convert("L").resize((16, 16), 2)
+    np.testing.assert_array_equal(found[0, ..., 0], np.asarray(box))
+    square = wide.convert("RGB").crop((30, 0, 70, 40)).convert("L").resize((16, 16), 2)
+    np.testing.assert_array_equal(found[1, ..., 0], np.asarray(square))
+    said = capsys.readouterr().out
+    assert "(15, 40, 163, 188) (notebook)" in said and "(30, 0, 70, 40)" in said
+
+
+def test_a_turned_picture_is_turned_back(tmp_path):
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.fromarray(levels).rotate(90)
+    turned.save(tmp_path / "t.png", exif=exif)
+    recipe = {**RECIPE, "size": 8, "crop": "centre"}
+    (found,) = read_pictures([str(tmp_path / "t.png")], recipe)
+    np.testing.assert_array_equal(found[..., 0], levels)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    for name in ("notes.txt", "nowhere.png"):
+        with pytest.raises(UserError, match=f"{name} is no picture"):
+            read_pictures([str(tmp_path / name)], RECIPE)
