@@ -165,6 +165,7 @@ ELSEWHERE = {
     "model.prior": "mixture",
     "model.prior_components": 3,
     "model.attributes": "Smiling",
+    "model.attribute_dropout": 0.5,
     "objective.beta": 4.0,
     "objective.kl_warmup_steps": 10,
     "objective.free_bits": 0.5,
@@ -184,8 +185,13 @@ OPTIONS = {
     "model.prior": tuple(build.PRIORS),
     "objective.name": tuple(build.OBJECTIVES),
 }
-# What else a choice needs.
-NEEDS = {"iwae": {"objective.num_samples": 5}, "rae": {"model.name": "ae"}}
+# What else a choice or a setting needs.
+NEEDS = {
+    "iwae": {"objective.num_samples": 5},
+    "rae": {"model.name": "ae"},
+    "classifier": {"objective.name": "cross_entropy"},
+    "model.attribute_dropout": {"model.attributes": "Smiling"},
+}
 CASES = [
     (name, chooser, option, option in choices)
     for name, (chooser, choices) in ONLY_WITH.items()
@@ -202,7 +208,7 @@ def test_the_table_of_choices_names_settings_and_their_options():
 @pytest.mark.parametrize(("name", "chooser", "option", "goes"), CASES)
 def test_a_setting_that_would_do_nothing_is_refused(name, chooser, option, goes):
     config = config_lib.default_config()
-    needs = NEEDS.get(option, {}) if goes else {}
+    needs = NEEDS.get(option, {}) | NEEDS.get(name, {}) if goes else {}
     changes = {chooser: option, **needs, name: ELSEWHERE[name]}
     config.update_from_flattened_dict(changes)
     if goes:

@@ -56,7 +56,7 @@ def test_a_recipe_states_what_differs_from_what_it_is_built_on(name):
     # conv_vae's words come after what it states.
     text, *_ = text.split("    for word in ")
     changed = config_lib.flatten(recipe(name))
-    built_on = re.search(r"= conv_vae\.get_config\((?:\"(.*)\")?\)", text)
+    built_on = re.search(r"= conv_vae\.get_config\((?:words|\"(.*)\")?\)", text)
     if built_on:
         base = conv_vae.get_config(built_on[1] or "")
     else:

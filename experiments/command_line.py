@@ -1,0 +1,170 @@
+"""The experiments' flags, and the settings of recipes among them."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from vae_jax import config as config_lib
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.settings import SETTINGS
+
+# Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
+Settings: TypeAlias = Mapping[str, Any]
+
+OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags whose errors are for `cli` to tell."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage and leaving."""
+        raise UserError(message)
+
+
+def new_parser(module: str, description: str | None) -> Parser:
+    """Returns a parser with --out, the same in all experiments.
+
+    Args:
+      module: experiments.beta, say, whose results go to runs/beta.
+      description: of the experiment.
+    """
+    parser = Parser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="Every setting of the recipe can be overridden: "
+        "--config.train.num_steps=1000.",
+    )
+    out = Path("runs") / module.rpartition(".")[2]
+    parser.add_argument(
+        "--out", type=Path, default=out, help=f"Folder of the results; {out}."
+    )
+    return parser
+
+
+def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, --seeds and --dry_run."""
+    parser.add_argument(
+        "--config", default="configs/vae.py", help="The recipe; configs/vae.py."
+    )
+    parser.add_argument(
+        "--seeds", type=listed, default="0,1,2", help="Commas between; 0,1,2."
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Only print a command for each run. Run them anywhere, then this again "
+        "without the flag: it makes the table of what it finds.",
+    )
+
+
+def listed(text: str) -> list[str]:
+    """Returns the values of a flag such as --seeds=0,1,2.
+
+    Raises:
+      ArgumentTypeError: a value is empty or there twice.
+    """
+    values = text.split(",")
+    if "" in values or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed are values with commas between, each once"
+        )
+    return values
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Returns the experiment's own flags, and the settings of --config.a.b=value.
+
+    Raises:
+      UserError: a flag is unknown or its value is not allowed.
+    """
+    options, rest = parser.parse_known_args(argv)
+    settings = {}
+    for argument in rest:
+        override = OVERRIDE.fullmatch(argument)
+        if override is None:
+            raise UserError(
+                f"{argument!r} is no flag here; settings look like "
+                "--config.train.num_steps=1000, and --help tells the rest"
+            )
+        settings[override[1]] = override[2]
+    return options, settings
+
+
+def cli(main: Callable[[], None]) -> NoReturn:
+    """Runs `main`; a user's mistake ends with its message and exit status 2."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        main()
+    except UserError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(f"experiments: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def config_arguments(recipe: str, settings: Settings) -> list[str]:
+    """Returns the flags of `vae_jax.main` for a recipe under settings."""
+    overrides = [f"--config.{name}={value}" for name, value in settings.items()]
+    return [f"--config={recipe}", *overrides]
+
+
+def read_config(recipe: str, settings: Settings) -> Config:
+    """Returns the config that `vae_jax.main` makes of `config_arguments`.
+
+    Raises:
+      UserError: the recipe is no file, or a setting or value is not allowed.
+    """
+    path = Path(recipe.split(":")[0])
+    if not path.is_file():
+        raise UserError(f"--config is {recipe!r}, which is no file")
+    for name in settings:
+        config_lib.check_name(name)
+    # ml_collections knows no None: it would look for a number, or a path.
+    nones = {n: None for n in settings if _is_none(n, settings[n])}
+    rest = {n: v for n, v in settings.items() if n not in nones}
+    argv = ["experiments", *config_arguments(recipe, rest)]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv
+    )
+    # Recipes import one another, wherever the command is run.
+    sys.path.append(str(path.resolve().parents[1]))
+    try:
+        values(argv)
+    except AttributeError as error:
+        raise UserError(f"the recipe sets what is no setting: {error}") from error
+    except (
+        flags.Error,
+        OSError,
+        ImportError,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:
+        # ml_collections puts a recipe's whole traceback into some of its messages.
+        lines = str(error).strip().splitlines() or [repr(error)]
+        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
+    finally:
+        sys.path.pop()
+    config: Config = holder.value
+    config.update_from_flattened_dict(nones)
+    config_lib.validate(config)
+    return config
+
+
+def _is_none(name: str, value: Any) -> bool:
+    return str(value) == "None" and SETTINGS[name].optional_type is not None

@@ -1,0 +1,239 @@
+"""Runs one recipe under several settings and seeds, and puts their figures in a table.
+
+A question of your own is a file like beta.py, or in Python
+
+  points = {"wide": {"model.hidden_dim": 1024}, "narrow": {"model.hidden_dim": 256}}
+  results = sweep("configs/vae.py", {}, points, [0, 1, 2], Path("runs/width"))
+  write_table(points, results, ["elbo", "mse"], Path("runs/width"))
+"""
+
+import csv
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from experiments.command_line import Settings, config_arguments, read_config
+from vae_jax import record
+from vae_jax import run as run_lib
+from vae_jax.commands import evaluation
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+
+# By the point's name, then by the figure's: a value for each seed.
+Results: TypeAlias = dict[str, dict[str, Float[np.ndarray, " seeds"]]]
+
+
+def _report_at(workdir: Path, step: int | None) -> dict[str, Any] | None:
+    """Returns eval.json if it is of the parameters at `step`, otherwise None."""
+    path = workdir / "eval.json"
+    if not path.exists():
+        return None
+    report = json.loads(path.read_text())
+    return report if report["test"]["ema"]["step"] == step else None
+
+
+def finished_report(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """Returns eval.json's report of a finished run, None where there is work to do.
+
+    Raises:
+      UserError: the workdir holds a run of another config.
+    """
+    if not (workdir / "run.json").exists():
+        return None
+    record.check_config(workdir, record.read_config(workdir), config)
+    return _report_at(workdir, config.train.num_steps)
+
+
+def finish(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains and evaluates a run, as far as that is not done; returns eval.json.
+
+    Raises:
+      UserError: as `run.train`.
+      KeyboardInterrupt: training was stopped before its end, and is saved.
+    """
+    report = finished_report(config, workdir)
+    if report is not None:
+        return report
+    run = run_lib.train(config, workdir)
+    if run.step < run.config.train.num_steps:
+        raise KeyboardInterrupt(
+            f"stopped at step {run.step} of {workdir}; the same command goes on from "
+            "there"
+        )
+    return _report_at(workdir, run.step) or evaluation.evaluate_run(run)
+
+
+def figures_of(report: dict[str, Any]) -> dict[str, float]:
+    """Returns eval.json's scalars of the EMA parameters on the test split.
+
+    And those of `disentanglement`, where the factors of the pictures are known.
+    """
+    blocks = [report["test"]["ema"], report.get("disentanglement", {})]
+    return {
+        name: float(value)
+        for block in blocks
+        for name, value in block.items()
+        if isinstance(value, int | float) and name not in ("num_images", "step")
+    }
+
+
+def sweep(
+    recipe: str,
+    settings: Settings,
+    points: Mapping[str, Settings],
+    seeds: Sequence[str | int],
+    out: Path,
+    *,
+    dry_run: bool = False,
+) -> Results | None:
+    """Trains and evaluates a run for each point and seed, one by one.
+
+    In OUT/POINT_seedSEED. A finished run is only read, an unfinished one goes on; all
+    settings are checked before any work.
+
+    Args:
+      recipe: with words after a colon, if it takes them.
+      settings: of all runs.
+      points: by name, the settings in which they differ.
+      seeds: of each point.
+      out: folder of the runs.
+      dry_run: print the runs' shell commands and do nothing else.
+
+    Returns:
+      The figures of `figures_of` that all runs have; None of a dry run.
+
+    Raises:
+      UserError: a setting is refused, or a workdir holds a run of another config.
+    """
+    varied = {"seed"}.union(*points.values())
+    for name in settings:
+        if name in varied:
+            raise UserError(
+                f"--config.{name} is given, but it is what differs between the runs"
+            )
+    runs = {
+        (point, seed): {**settings, **points[point], "seed": seed}
+        for point in points
+        for seed in seeds
+    }
+    configs = {at: read_config(recipe, of_run) for at, of_run in runs.items()}
+    workdirs = {(p, s): out / f"{p}_seed{s}" for p, s in runs}
+    reports = {at: finished_report(configs[at], workdirs[at]) for at in runs}
+    if dry_run:
+        for at, of_run in runs.items():
+            main = ["python", "-m", "vae_jax.main", f"--workdir={workdirs[at]}"]
+            print(shlex.join([*main, *config_arguments(recipe, of_run)]))
+        return None
+    for number, at in enumerate(runs, 1):
+        known = "" if reports[at] is None else ", which is finished"
+        print(f"run {number} of {len(runs)}: {workdirs[at]}{known}")
+        reports[at] = reports[at] or finish(configs[at], workdirs[at])
+    figures = {at: figures_of(report or {}) for at, report in reports.items()}
+    common = [
+        name
+        for name in next(iter(figures.values()))
+        if all(name in of_run for of_run in figures.values())
+    ]
+    return {
+        point: {n: np.array([figures[point, s][n] for s in seeds]) for n in common}
+        for point in points
+    }
+
+
+def mean_and_std(
+    results: Results, name: str
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Returns a figure's mean over seeds at each point, and its standard deviation.
+
+    The latter is that of a sample (over seeds - 1); of a single seed it is NaN.
+    """
+    values = np.array([figures[name] for figures in results.values()])
+    if values.shape[1] == 1:
+        return values[:, 0], np.full(len(values), np.nan)
+    return values.mean(axis=1), values.std(axis=1, ddof=1)
+
+
+def write_table(
+    points: Mapping[str, Settings], results: Results, names: Sequence[str], out: Path
+) -> str:
+    """Writes OUT/table.md and OUT/table.csv; returns the table for a terminal.
+
+    Args:
+      points: what `sweep` took.
+      results: what it returned.
+      names: of figures; those that the runs do not have are left out.
+      out: folder of the files.
+    """
+    some = next(iter(results.values()))
+    spreads = {n: mean_and_std(results, n) for n in names if n in some}
+    varied = list(dict.fromkeys(n for settings in points.values() for n in settings))
+    told, exact = [], []
+    for number, point in enumerate(points):
+        start = [points[point].get(name, "") for name in varied]
+        start.append(len(next(iter(some.values()))))
+        figures = [(m[number], s[number]) for m, s in spreads.values()]
+        told.append([*start, *(_told(*figure) for figure in figures)])
+        exact.append([*start, *(_exact(x) for figure in figures for x in figure)])
+    columns = [f"{n}_{part}" for n in spreads for part in ("mean", "std")]
+    write_csv(out / "table.csv", [*varied, "seeds", *columns], exact)
+    headers = [*varied, "seeds", *spreads]
+    table = tabulate(told, headers, tablefmt="github", disable_numparse=True)
+    (out / "table.md").write_text(f"{table}\n")
+    return tabulate(told, headers, disable_numparse=True)
+
+
+def _told(mean: float, std: float) -> str:
+    return f"{mean:.5g}" if np.isnan(std) else f"{mean:.5g} ± {std:.2g}"
+
+
+def _exact(value: float) -> str:
+    return "" if np.isnan(value) else repr(float(value))
+
+
+def write_csv(path: Path, headers: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Writes a table as comma-separated values."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([headers, *rows])
+
+
+def new_figure(num_panels: int) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with panels side by side."""
+    figure = Figure(figsize=(4 * num_panels, 3.4), layout="constrained")
+    axes = list(figure.subplots(1, num_panels, squeeze=False)[0])
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figure, axes
+
+
+def draw_figure(
+    axis: Axes,
+    values: Sequence[str],
+    results: Results,
+    name: str,
+    label: str | None = None,
+) -> None:
+    """Draws a figure's means against the points' values, bars of one deviation.
+
+    Args:
+      axis: logarithmic in the values, unless 0 is among them.
+      values: of the setting that the points differ in, in their order.
+      results: what `sweep` returned.
+      name: of the figure.
+      label: for a legend.
+    """
+    x = np.array([float(value) for value in values])
+    order = np.argsort(x)
+    means, stds = (column[order] for column in mean_and_std(results, name))
+    axis.errorbar(x[order], means, yerr=stds, marker="o", capsize=3, label=label)
+    if x.min() > 0:
+        axis.set_xscale("log", base=2)
+    axis.set_xticks(x, values)
+    axis.minorticks_off()
