@@ -11,9 +11,9 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
+from vae_jax.command_line import parse_flags
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.settings import SETTINGS
 
 # Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
 Settings: TypeAlias = Mapping[str, Any]
@@ -128,43 +128,12 @@ def read_config(recipe: str, settings: Settings) -> Config:
     Raises:
       UserError: the recipe is no file, or a setting or value is not allowed.
     """
-    path = Path(recipe.split(":")[0])
-    if not path.is_file():
-        raise UserError(f"--config is {recipe!r}, which is no file")
-    for name in settings:
-        config_lib.check_name(name)
-    # ml_collections knows no None: it would look for a number, or a path.
-    nones = {n: None for n in settings if _is_none(n, settings[n])}
-    rest = {n: v for n, v in settings.items() if n not in nones}
-    argv = ["experiments", *config_arguments(recipe, rest)]
+    argv = ["experiments", *config_arguments(recipe, settings)]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=argv
     )
-    # Recipes import one another, wherever the command is run.
-    sys.path.append(str(path.resolve().parents[1]))
-    try:
-        values(argv)
-    except AttributeError as error:
-        raise UserError(f"the recipe sets what is no setting: {error}") from error
-    except (
-        flags.Error,
-        OSError,
-        ImportError,
-        ValueError,
-        TypeError,
-        LookupError,
-    ) as error:
-        # ml_collections puts a recipe's whole traceback into some of its messages.
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
-    finally:
-        sys.path.pop()
+    parse_flags(values, holder, argv)
     config: Config = holder.value
-    config.update_from_flattened_dict(nones)
     config_lib.validate(config)
     return config
-
-
-def _is_none(name: str, value: Any) -> bool:
-    return str(value) == "None" and SETTINGS[name].optional_type is not None

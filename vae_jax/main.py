@@ -28,6 +28,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
+from vae_jax.command_line import parse_flags
 from vae_jax.commands import attributes, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
@@ -37,7 +38,6 @@ from vae_jax.models.vae import VAE
 from vae_jax.report import plots, tables
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
-from vae_jax.settings import SETTINGS
 
 MODES = (
     "train",
@@ -299,51 +299,14 @@ def main(argv: list[str]) -> None:
         print(path)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; whatever is wrong with one, recipes included, is one line."""
-    typed, nones = argv[:1], {}
-    for argument in argv[1:]:
-        flag, _, value = argument.lstrip("-").partition("=")
-        if flag == "config":
-            recipe = Path(value.split(":")[0])
-            if not recipe.is_file():
-                raise UserError(f"--config is {value!r}, which is no file")
-            # Recipes import one another, wherever the command is run.
-            sys.path.append(str(recipe.resolve().parents[1]))
-        if flag.startswith("config."):
-            name = flag.removeprefix("config.")
-            config_lib.check_name(name)
-            # ml_collections knows no None: it would look for a number, or a path.
-            if value == "None" and SETTINGS[name].optional_type:
-                nones[name] = None
-                continue
-            nones.pop(name, None)
-        typed.append(argument)
-    try:
-        rest = flags.FLAGS(typed)
-    except AttributeError as error:
-        raise UserError(f"the recipe sets what is no setting: {error}") from error
-    except (
-        flags.Error,
-        OSError,
-        ImportError,
-        ValueError,
-        TypeError,
-        LookupError,
-    ) as error:
-        # ml_collections puts a recipe's whole traceback into some of its messages.
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
-    if CONFIG.value is not None:
-        CONFIG.value.update_from_flattened_dict(nones)
-    return rest
-
-
 def cli() -> None:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(
+            main,
+            flags_parser=lambda argv: parse_flags(flags.FLAGS, CONFIG, argv),
+        )
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
         sys.exit(2)
