@@ -11,6 +11,7 @@ from vae_jax import run as run_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes as directions_lib
 from vae_jax.exploration import sampling
+from vae_jax.models import build
 from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
@@ -65,7 +66,7 @@ def write_directions(
                 found["held"] = before["held"]
     if guide is not None and attribute is not None:
         index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
-        known = run_lib.build.label_names(guide.config.model)
+        known = build.label_names(guide.config.model)
         labels = run.labels("train")
         found["held"][index] = directions_lib.held_direction(
             run.model(),
@@ -189,7 +190,7 @@ class _Edits:
 
     def __init__(self, run: Run, judge: Run, attribute: str):
         self.model, self.judge = run.model(), judge.model()
-        names = run_lib.build.label_names(judge.config.model)
+        names = build.label_names(judge.config.model)
         if attribute not in names:
             raise UserError(
                 f"--attribute has {attribute!r}; the judge in {judge.workdir} knows "
@@ -279,7 +280,7 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
             f"it in {len(edits.with_it)} of the held-out pictures that have it, and "
             f"rightly misses it in {len(edits.without)}; some of both are needed"
         )
-    names = run_lib.build.label_names(judge.config.model)
+    names = build.label_names(judge.config.model)
     index = run.dataset.attribute_names.index(attribute)
     codes, train = _train_codes(run), run.dataset.splits["train"]
     found = {
