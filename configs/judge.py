@@ -11,12 +11,10 @@ def get_config(words=""):
     config.model.name = "classifier"
     config.model.likelihood = "gaussian"
     config.model.attributes = "auto"
-    config.model.depth = 2
-    config.model.width = 96
     config.objective.name = "cross_entropy"
     config.optimizer.clip_norm = None
     # Pictures are few for so many labels: without these it learns them by heart.
     config.optimizer.weight_decay = 0.5
     config.train.mirror = True
-    config.train.num_steps = 3000
+    config.train.num_steps = 2000
     return config
