@@ -16,6 +16,7 @@ from experiments import ae_vs_vae, beta, command_line, latent_size, sweep
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
+from vae_jax.command_line import parse_flags
 from vae_jax.errors import UserError
 
 # ml_collections loads recipes by a method that Python means to remove.
@@ -239,7 +240,8 @@ def test_a_dry_run_prints_commands_that_give_the_same_runs(
         assert words[:3] == ["python", "-m", "vae_jax.main"]
         monkeypatch.setattr(sys, "argv", words[2:])
         monkeypatch.setattr(sys, "path", [*sys.path])
-        assert main._parse(words[2:]) == words[2:3]
+        rest = parse_flags(flags.FLAGS, main.CONFIG, words[2:])
+        assert rest == words[2:3]
         assert main.MODE.value == "train"
         workdir = Path(main.WORKDIR.value)
         assert workdir.parent == tmp_path / "my runs"
