@@ -161,7 +161,14 @@ def _draw_samples(run: Run, sampler: str) -> Path:
     if FOLDER.value is not None:
         plots.single_images(images, Path(FOLDER.value))
         return Path(FOLDER.value)
-    return samples.draw_samples(run, sampler, images)
+    drawn_by = {
+        "checkpoint_step": run.step,
+        "num_images": len(images),
+        "seed": SEED.value,
+        "temperature": temperature,
+        "attributes": ATTRIBUTES.value,
+    }
+    return samples.draw_samples(run, sampler, images, drawn_by)
 
 
 def _train(workdir: Path) -> list[Path]:

@@ -76,7 +76,8 @@ def trained(data_dir, tmp_path_factory):
 def test_training_leaves_a_whole_workdir(trained, recipe, figures):
     workdir = trained / "runs" / recipe
     pictures = ["curves.png", "reconstructions.json", "reconstructions.png"]
-    pictures += ["samples.png"] * (recipe != "ae") + ["samples_gaussian.png"]
+    kinds = ["samples"] * (recipe != "ae") + ["samples_gaussian"]
+    pictures += [f"{kind}.{suffix}" for kind in kinds for suffix in ("json", "png")]
     assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
     report = json.loads((workdir / "eval.json").read_text())
     assert list(report) == ["validation", "test"]
@@ -189,10 +190,10 @@ def test_a_mistake_is_answered_in_a_line_before_any_work(
 
 
 def sample(workdir, *arguments):
-    """Draws 4 samples; returns the output and the files under images/ that changed."""
+    """Draws 4 samples; returns the output and the pictures that changed."""
 
     def contents():
-        return {p.name: p.read_bytes() for p in (workdir / "images").iterdir()}
+        return {p.name: p.read_bytes() for p in (workdir / "images").glob("*.png")}
 
     before = contents()
     done = main(
@@ -244,6 +245,12 @@ def test_a_conditional_vae_samples_with_the_attributes_that_are_asked_for(traine
         done, drawn = sample(workdir, *arguments)
         assert done.returncode == 0, done.stderr
         pictures.add(drawn["samples.png"])
+        figures = json.loads((workdir / "images" / "samples.json").read_text())
+        assert figures["seed"] == 1 and figures["num_images"] == 4
+        assert f"--attributes={figures['attributes']}" in [
+            *arguments,
+            "--attributes=None",
+        ]
     assert len(pictures) == 3
     done, drawn = sample(workdir, "--attributes=No_Beard=1", "--sampler=gaussian")
     assert done.returncode == 0 and list(drawn) == ["samples_gaussian.png"]

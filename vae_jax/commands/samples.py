@@ -1,6 +1,7 @@
 """New pictures from a trained run."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots
+from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
 # Components of the Gaussian mixture that is fitted to codes.
@@ -89,10 +91,16 @@ def sample(
     return sampling.sample_fitted(model, fitted, num_images, labels)
 
 
-def draw_samples(run: Run, sampler: str, images: np.ndarray) -> Path:
-    """Writes a grid to images/samples.png, or samples_gaussian.png and so on."""
+def draw_samples(
+    run: Run, sampler: str, images: np.ndarray, drawn_by: dict[str, Any]
+) -> Path:
+    """Writes a grid to images/samples.png, or samples_gaussian.png and so on.
+
+    And `drawn_by`, what the samples are a function of, to a JSON beside it.
+    """
     path = run.image_path(
         "samples.png" if sampler == "prior" else f"samples_{sampler}.png"
     )
     plots.image_grid(plots.nearly_square(images), path)
+    write_json(path.with_suffix(".json"), {"sampler": sampler, **drawn_by})
     return path
