@@ -108,7 +108,8 @@ def test_the_other_modes_need_the_workdir_alone(trained):
     for name in ("samples", "reconstructions"):
         (workdir / "images" / f"{name}.png").unlink()
     for mode in ("eval", "sample", "reconstruct"):
-        done = main(f"--mode={mode}", f"--workdir={workdir}", "--num_images=4")
+        number = [] if mode == "eval" else ["--num_images=4"]
+        done = main(f"--mode={mode}", f"--workdir={workdir}", *number)
         assert done.returncode == 0, done.stderr
     after = json.loads((workdir / "eval.json").read_text())
     for name in ("elbo", "bits_per_dim", "ssim"):
