@@ -4,10 +4,17 @@ Words after a colon change it: --config=configs/judge.py:colour,128
 """
 
 from configs import conv_vae
+from vae_jax.errors import UserError
 
 
 def get_config(words=""):
     config = conv_vae.get_config(words)
+    if config.model.likelihood != conv_vae.get_config().model.likelihood:
+        allowed = ", ".join((*conv_vae.SIZES, *conv_vae.CHANNELS))
+        raise UserError(
+            f"configs/judge.py has the words {words!r}, but a classifier has no "
+            f"likelihood; allowed are {allowed}"
+        )
     config.model.name = "classifier"
     config.model.likelihood = "gaussian"
     config.model.attributes = "auto"

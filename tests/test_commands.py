@@ -14,7 +14,7 @@ from vae_jax.commands import attributes, evaluation, reconstructions, samples
 from vae_jax.data import synthetic_faces
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
-from vae_jax.exploration import sampling
+from vae_jax.exploration import judging, sampling
 
 
 def learn_by_heart(config, tmp_path, steps):
@@ -146,9 +146,35 @@ def test_edits_flip_the_judge_and_are_written_down(vae, judge):
         assert "Smiling" not in at_rate["leakage"]
         if figures["draws"] > 1:
             continue
+        assert last["flips_adding"] > 0.5 and last["flips_removing"] > 0.5
         flips = min(at_rate["flips_adding"], at_rate["flips_removing"])
         assert flips >= 0.9 or at_rate["alpha"] == 8.0
     assert report["estimators"]["notebook"]["draws"] == 20
+    with pytest.raises(UserError, match="'Winking'; the classifier in .* knows"):
+        attributes.judge_edits(vae, judge, "Winking", 0)
+
+
+def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
+    alpha, names = 1.5, vae.dataset.attribute_names
+    direction = np.random.default_rng(0).normal(size=24)
+    edits = attributes._Edits(vae, judge, "Smiling")
+    found = edits.at(direction, alpha)
+    codes = sampling.encode_images(vae.model(), vae.dataset.splits["test"].images)
+
+    def log_odds(z):
+        pictures = sampling.decode_codes(vae.model(), z.astype(np.float32))
+        return judging.judge_images(judge.model(), pictures)[1]
+
+    before = log_odds(codes)
+    changes = [
+        log_odds(codes[rows] + sign * alpha * direction) - before[rows]
+        for rows, sign in ((edits.without, 1), (edits.with_it, -1))
+    ]
+    expected = np.abs(np.concatenate(changes)).mean(axis=0) / before.std(axis=0)
+    np.testing.assert_allclose(found["leakage"], expected, rtol=1e-3)
+    removed = changes[1] + before[edits.with_it]
+    share = np.mean(removed[:, names.index("Smiling")] <= 0)
+    assert found["flips_removing"] == pytest.approx(share)
 
 
 def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):

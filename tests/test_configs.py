@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import conv_vae
+from configs import conv_vae, judge
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
 from vae_jax.data import celeba
@@ -108,6 +108,12 @@ def test_an_unknown_word_is_answered_with_those_there_are(words):
     for word in ("64", "128", "256", "gray", "colour", *build.LIKELIHOODS):
         assert word in said.split("allowed is")[1]
     assert "\n" not in said
+
+
+def test_a_classifier_has_no_likelihood_to_choose():
+    assert judge.get_config("colour").dataset.channels == 3
+    with pytest.raises(UserError, match="configs/judge.py has the words 'bernoulli'"):
+        judge.get_config("bernoulli")
 
 
 def test_the_notebooks_training():

@@ -159,6 +159,8 @@ def _draw_samples(run: Run, sampler: str) -> Path:
         run, sampler, NUM_IMAGES.value or 64, SEED.value, labels, temperature
     )
     if FOLDER.value is not None:
+        if Path(FOLDER.value).is_file():
+            raise UserError(f"--folder is {FOLDER.value!r}, which is a file")
         plots.single_images(images, Path(FOLDER.value))
         return Path(FOLDER.value)
     drawn_by = {

@@ -32,6 +32,17 @@ def _train_codes(run: Run) -> np.ndarray:
     return sampling.encode_images(run.model(), images, run.labels("train"))
 
 
+def _known_attributes(classifier: Run, attribute: str) -> tuple[str, ...]:
+    """Returns what a classifier knows, or raises UserError without `attribute`."""
+    names = build.label_names(classifier.config.model)
+    if attribute not in names:
+        raise UserError(
+            f"--attribute has {attribute!r}; the classifier in {classifier.workdir} "
+            f"knows {', '.join(names)}"
+        )
+    return names
+
+
 def _estimate(codes: np.ndarray, attributes: np.ndarray, seed: int):
     return {
         "deconfounded": directions_lib.deconfounded_directions(codes, attributes),
@@ -66,7 +77,7 @@ def write_directions(
                 found["held"] = before["held"]
     if guide is not None and attribute is not None:
         index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
-        known = build.label_names(guide.config.model)
+        known = _known_attributes(guide, attribute)
         labels = run.labels("train")
         found["held"][index] = directions_lib.held_direction(
             run.model(),
@@ -78,19 +89,22 @@ def write_directions(
             seed=seed,
         )
     arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
-    np.savez(path, attribute_names=np.array(names), step=run.step, **arrays)
+    # Whole or not there: it is read back wherever it is found.
+    unfinished = run.workdir / "directions.unfinished.npz"
+    np.savez(unfinished, attribute_names=np.array(names), step=run.step, **arrays)
+    unfinished.rename(path)
 
 
 def read_directions(run: Run, estimator: str, seed: int) -> np.ndarray:
     """Returns [A,D] from directions.npz, which is written first if need be."""
     path = run.workdir / "directions.npz"
-    for _ in range(2):
-        if path.exists():
-            with np.load(path) as arrays:
-                if arrays["step"] == run.step:
-                    return arrays[estimator]
-        write_directions(run, seed)
-    raise AssertionError(f"{path} was written for step {run.step}")
+    if path.exists():
+        with np.load(path) as arrays:
+            if arrays["step"] == run.step:
+                return arrays[estimator]
+    write_directions(run, seed)
+    with np.load(path) as arrays:
+        return arrays[estimator]
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -190,13 +204,7 @@ class _Edits:
 
     def __init__(self, run: Run, judge: Run, attribute: str):
         self.model, self.judge = run.model(), judge.model()
-        names = build.label_names(judge.config.model)
-        if attribute not in names:
-            raise UserError(
-                f"--attribute has {attribute!r}; the judge in {judge.workdir} knows "
-                f"{', '.join(names)}"
-            )
-        self.index = names.index(attribute)
+        self.index = _known_attributes(judge, attribute).index(attribute)
         test = run.dataset.splits["test"]
         labels = run.labels("test")
         self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
