@@ -16,12 +16,18 @@ def get_config(words=""):
             f"likelihood; allowed are {allowed}"
         )
     config.model.name = "classifier"
+    config.model.network = "strided"
+    config.model.width = 32
+    config.model.latent_dim = 256
     config.model.likelihood = "gaussian"
+    config.model.remat = False
     config.model.attributes = "auto"
     config.objective.name = "cross_entropy"
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.clip_norm = None
     # Pictures are few for so many labels: without these it learns them by heart.
-    config.optimizer.weight_decay = 0.5
+    config.optimizer.weight_decay = 1.0
     config.train.mirror = True
-    config.train.num_steps = 2000
+    config.train.batch_size = 128
+    config.train.num_steps = 1500
     return config

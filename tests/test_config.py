@@ -139,6 +139,10 @@ def test_defaults_are_allowed_and_locked():
             {"model__network": "conv", "dataset__size": 30},
             ["config.dataset.size is 30", "model.network conv", "2 to 7 times 4"],
         ),
+        (
+            {"model__network": "strided"},
+            ["config.model.network is 'strided'", "no decoder", "classifier"],
+        ),
         ({"optimizer__name": "adam"}, ["config.optimizer.weight_decay", "adamw"]),
     ],
 )
@@ -190,6 +194,11 @@ NEEDS = {
     "iwae": {"objective.num_samples": 5},
     "rae": {"model.name": "ae"},
     "classifier": {"objective.name": "cross_entropy"},
+    "strided": {
+        "model.name": "classifier",
+        "model.attributes": "Smiling",
+        "objective.name": "cross_entropy",
+    },
     "model.attribute_dropout": {"model.attributes": "Smiling"},
 }
 CASES = [

@@ -111,17 +111,21 @@ def test_convolution_is_scipys_correlation_with_zeros_outside():
                 for c in range(3)
             )
     np.testing.assert_allclose(run(layer, x), expected, rtol=1e-4, atol=1e-5)
+    layer.stride = 2
+    halved = expected[:, ::2, ::2]
+    np.testing.assert_allclose(run(layer, x), halved, rtol=1e-4, atol=1e-5)
 
 
-def test_the_cpus_product_of_patches_is_xlas_convolution_in_value_and_gradient():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_cpus_product_is_xlas_convolution_in_value_and_gradient(stride):
     # What accelerators run, run here.
     layer = awake(new_conv)
-    x = noise((2, 5, 6, 3))
-    weights = noise((2, 5, 6, 4), seed=1)
+    x = noise((2, 4, 6, 3))
+    weights = noise((2, 4 // stride, 6 // stride, 4), seed=1)
     kernel = layer.kernel[...]
 
     def total(product, x, kernel):
-        return jnp.sum(weights * jnp.sin(product(x, kernel)))
+        return jnp.sum(weights * jnp.sin(product(x, kernel, stride=stride)))
 
     patches, reference = (
         jax.jit(jax.value_and_grad(functools.partial(total, product), (0, 1)))(
@@ -183,6 +187,21 @@ def test_networks_keep_their_promised_shapes(size, channels, norm, upsampling):
     )
     assert [m.shape for m in maps] == [(3, 2, size, size, channels)] * 2
     assert {m.dtype for m in (*maps, features)} == {FLOAT32}
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 3), (64, 1), (128, 3)])
+def test_the_strided_encoder_halves_down_to_less_than_eight(size, channels):
+    model = nnx.eval_shape(
+        lambda: conv.StridedEncoder(
+            (size, size, channels), 6, width=4, dtype=BFLOAT16, rngs=nnx.Rngs(0)
+        )
+    )
+    images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+    features = jax.eval_shape(lambda m, x: m(x), model, images)
+    assert features.shape == (2, 6) and features.dtype == FLOAT32
+    coarsest = conv.resolutions(size)[-1]
+    assert size // 2 ** len(model.layers) == coarsest
+    assert model.head.kernel.shape[0] == coarsest**2 * model.layers[-1].bias.shape[0]
 
 
 @pytest.mark.parametrize("width", [2, 18, 34, 50, 64, 100])

@@ -83,11 +83,15 @@ def validate(config: Config) -> None:
                 f"model {values['model.name']} has no such objective: ae goes with mse "
                 "and rae, classifier with cross_entropy, vae with the others",
             )
-    if values["model.network"] == "conv":
+    if values["model.network"] == "strided" and values["model.name"] != "classifier":
+        refuse("model.network", "it has no decoder: it goes with model.name classifier")
+    if values["model.network"] in ("conv", "strided"):
         try:
             conv.resolutions(values["dataset.size"])
         except ValueError as error:
-            refuse("dataset.size", f"with model.network conv, {error}")
+            refuse(
+                "dataset.size", f"with model.network {values['model.network']}, {error}"
+            )
     _check_attributes(values, refuse)
     if values["objective.free_bits"] and values["model.prior"] in ("mixture", "vamp"):
         refuse(

@@ -100,14 +100,19 @@ SETTINGS: dict[str, Setting] = {
         "autoencoder, variational autoencoder, or classifier of attributes",
         build.MODELS,
     ),
-    "model.network": _choice("mlp", "fully connected or convolutional", build.NETWORKS),
+    "model.network": _choice(
+        "mlp",
+        "fully connected, convolutional, or a classifier's strided convolutions",
+        build.NETWORKS,
+    ),
     "model.latent_dim": _whole(
         100, "dimensions of the code; of a classifier, its features"
     ),
     "model.hidden_dim": _whole(512, "of mlp: width of the hidden layers"),
     "model.width": Setting(
         64,
-        "of conv: channels at a quarter of the size, up to 4 times as many below",
+        "of conv: channels at a quarter of the size, up to 4 times as many below; "
+        "of strided: at half the size, up to 8 times as many",
         "an even number of at least 2",
         lambda v: isinstance(v, int) and v >= 2 and v % 2 == 0,
     ),
@@ -240,7 +245,7 @@ SETTINGS: dict[str, Setting] = {
 # Settings that mean something under some choices alone; elsewhere they stay put.
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "model.hidden_dim": ("model.network", ("mlp",)),
-    "model.width": ("model.network", ("conv",)),
+    "model.width": ("model.network", ("conv", "strided")),
     "model.depth": ("model.network", ("conv",)),
     "model.norm": ("model.network", ("conv",)),
     "model.upsampling": ("model.network", ("conv",)),

@@ -1,16 +1,19 @@
 """Attribute directions of a run, edits along them, and what a judge says of those."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import run as run_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes as directions_lib
 from vae_jax.exploration import sampling
+from vae_jax.exploration.attributes import Direction, HeldDirection
 from vae_jax.models import build
 from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import plots
@@ -56,9 +59,11 @@ def write_directions(
 ) -> None:
     """Estimates a direction for every attribute; writes directions.npz.
 
-    The file has one array [A,D] for each of `ESTIMATORS`, the A `attribute_names` and
-    the `step` of the parameters. NaN is no direction: of an attribute that all
-    training pictures have or none, and of `held` for all that no guide was used on.
+    The file has an array [A,D] for each of `ESTIMATORS` but `held`, the A
+    `attribute_names` and the `step` of the parameters. NaN is no direction: of an
+    attribute that all training pictures have or none. Of each attribute that a guide
+    was used on at this step it has the arrays of a `HeldDirection` as well:
+    held.Smiling.offset and so on.
 
     Args:
       run: of a VAE or an autoencoder.
@@ -69,17 +74,15 @@ def write_directions(
     train, names = run.dataset.splits["train"], run.dataset.attribute_names
     codes = _train_codes(run)
     found = _estimate(codes, train.attributes, seed)
-    found["held"] = np.full_like(found["deconfounded"], np.nan)
-    path = run.workdir / "directions.npz"
-    if path.exists():
-        with np.load(path) as before:
-            if before["step"] == run.step:
-                found["held"] = before["held"]
+    arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
+    arrays |= {"attribute_names": np.array(names), "step": run.step}
+    before = _saved(run) or {}
+    arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
     if guide is not None and attribute is not None:
         index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
         known = _known_attributes(guide, attribute)
         labels = run.labels("train")
-        found["held"][index] = directions_lib.held_direction(
+        held = directions_lib.held_direction(
             run.model(),
             guide.model(),
             codes,
@@ -88,23 +91,50 @@ def write_directions(
             None if labels is None else np.asarray(labels),
             seed=seed,
         )
-    arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
+        for field in dataclasses.fields(held):
+            arrays[f"held.{attribute}.{field.name}"] = getattr(held, field.name)
     # Whole or not there: it is read back wherever it is found.
     unfinished = run.workdir / "directions.unfinished.npz"
-    np.savez(unfinished, attribute_names=np.array(names), step=run.step, **arrays)
-    unfinished.rename(path)
+    np.savez(unfinished, **arrays)
+    unfinished.rename(run.workdir / "directions.npz")
 
 
-def read_directions(run: Run, estimator: str, seed: int) -> np.ndarray:
-    """Returns [A,D] from directions.npz, which is written first if need be."""
+def _saved(run: Run) -> dict[str, np.ndarray] | None:
+    """Returns what directions.npz holds, None if it is not of these parameters."""
     path = run.workdir / "directions.npz"
-    if path.exists():
-        with np.load(path) as arrays:
-            if arrays["step"] == run.step:
-                return arrays[estimator]
-    write_directions(run, seed)
+    if not path.exists():
+        return None
     with np.load(path) as arrays:
-        return arrays[estimator]
+        saved = dict(arrays)
+    same_names = tuple(saved["attribute_names"]) == run.dataset.attribute_names
+    return saved if same_names and saved["step"] == run.step else None
+
+
+def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]:
+    """Returns the direction of each attribute that has one.
+
+    They are read from directions.npz, which is written first if need be.
+    """
+    saved = _saved(run)
+    if saved is None:
+        write_directions(run, seed)
+        saved = _saved(run)
+        assert saved is not None
+    names = run.dataset.attribute_names
+    if estimator != "held":
+        return {
+            name: directions_lib.constant(direction)
+            for name, direction in zip(names, saved[estimator], strict=True)
+            if not np.isnan(direction).any()
+        }
+    fields = [field.name for field in dataclasses.fields(HeldDirection)]
+    return {
+        name: HeldDirection(
+            **{f: jnp.asarray(saved[f"held.{name}.{f}"]) for f in fields}
+        )
+        for name in names
+        if f"held.{name}.offset" in saved
+    }
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -122,19 +152,19 @@ def parse_weights(run: Run, text: str) -> dict[str, float]:
     return weights
 
 
-def _direction(run: Run, directions: np.ndarray, weights: dict[str, float]):
-    """Returns the sum of the attributes' weighted directions, [D]."""
-    total = np.zeros(directions.shape[1])
-    for name, weight in weights.items():
-        index = run.dataset.attribute_names.index(name)
-        if np.isnan(directions[index]).any():
+def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Direction:
+    """Returns the sum of the attributes' weighted directions."""
+    for name in weights:
+        if name not in directions:
             raise UserError(
                 f"--attribute has {name!r}, which has no such direction: either all "
                 "training pictures have it or none, or, for --estimator=held, "
                 "--mode=attributes was not given a --guide for it"
             )
-        total += weight * directions[index]
-    return total
+    return lambda codes: np.sum(
+        [w * np.asarray(directions[name](codes)) for name, w in weights.items()],
+        axis=0,
+    )
 
 
 def draw_edit(
@@ -169,7 +199,7 @@ def draw_edit(
       UserError: an attribute has no direction.
     """
     model = run.model()
-    direction = _direction(run, read_directions(run, estimator, seed), weights)
+    direction = _sum(read_directions(run, estimator, seed), weights)
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset.splits["test"]
@@ -181,7 +211,7 @@ def draw_edit(
     codes = sampling.encode_images(model, pictures, labels)
     columns = [pictures.astype(np.float32) / (LEVELS - 1)]
     for alpha in alphas:
-        edited = (codes + alpha * direction).astype(np.float32)
+        edited = (codes + alpha * direction(codes)).astype(np.float32)
         columns.append(sampling.decode_codes(model, edited, labels))
     path = run.image_path(f"edit_{'_'.join(weights)}.png")
     plots.image_grid(np.stack(columns, axis=1), path)
@@ -214,8 +244,7 @@ class _Edits:
         has = test.attributes[
             :HELD_OUT, run_lib.attribute_index(run.dataset, attribute, "--attribute")
         ]
-        nowhere = np.zeros(self.codes.shape[1])
-        self.features, self.logits = self._judged(slice(None), nowhere, 0.0)
+        self.features, self.logits = self._judged(slice(None), np.zeros_like, 0.0)
         judged = self.logits[:, self.index] > 0
         self.agreement = float(np.mean(judged == has))
         self.without = np.flatnonzero(~has & ~judged)
@@ -223,13 +252,15 @@ class _Edits:
         # The scale on which changes of log-odds are told.
         self.stds = self.logits.std(axis=0)
 
-    def _judged(self, which, direction, alpha):
+    def _judged(self, which, direction: Direction, alpha: float):
         labels = None if self.labels is None else self.labels[which]
+        codes = self.codes[which]
+        directions = np.asarray(direction(codes))
         return directions_lib.edit_effects(
-            self.model, self.judge, self.codes[which], direction, alpha, labels
+            self.model, self.judge, codes, directions, alpha, labels
         )
 
-    def at(self, direction: np.ndarray, alpha: float) -> dict[str, Any]:
+    def at(self, direction: Direction, alpha: float) -> dict[str, Any]:
         """Returns the figures of adding alpha directions, and of removing as many."""
         added = self._judged(self.without, direction, alpha)
         removed = self._judged(self.with_it, direction, -alpha)
@@ -244,14 +275,14 @@ class _Edits:
             "feature_distance": float(np.mean(np.linalg.norm(features, axis=1))),
         }
 
-    def at_flip_rate(self, direction: np.ndarray) -> dict[str, Any]:
+    def at_flip_rate(self, direction: Direction) -> dict[str, Any]:
         """Returns the figures at the least alpha that flips `FLIP_RATE` each way.
 
         By bisection; at `LARGEST_ALPHA` where that does not.
         """
         low, high = 0.0, LARGEST_ALPHA
         best = self.at(direction, high)
-        for _ in range(8):
+        for _ in range(12):
             middle = (low + high) / 2
             found = self.at(direction, middle)
             if min(found["flips_adding"], found["flips_removing"]) >= FLIP_RATE:
@@ -292,17 +323,17 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     index = run.dataset.attribute_names.index(attribute)
     codes, train = _train_codes(run), run.dataset.splits["train"]
     found = {
-        name: [directions[index]]
+        name: [directions_lib.constant(directions[index])]
         for name, directions in _estimate(codes, train.attributes, seed).items()
     }
-    held = read_directions(run, "held", seed)[index]
-    if not np.isnan(held).any():
-        found["held"] = [held]
+    held = read_directions(run, "held", seed)
+    if attribute in held:
+        found["held"] = [held[attribute]]
     for draw in range(1, NOTEBOOK_DRAWS):
         again = directions_lib.notebook_directions(
             codes, train.attributes[:, [index]], seed + draw
         )
-        found["notebook"].append(again[0])
+        found["notebook"].append(directions_lib.constant(again[0]))
     report: dict[str, Any] = {
         "attribute": attribute,
         "judge": str(judge.workdir),

@@ -122,7 +122,8 @@ def _records(source: Any) -> Iterator[dict[str, Any]]:
 
 def _write(folder: Path, prepared: Path, recipe: dict[str, Any]) -> None:
     builder: Any = tfds.builder_from_directory(prepared)
-    names = tuple(builder.info.features["attributes"].keys())
+    # tfds gives them in another order in each process. Sorted is CelebA's own order.
+    names = tuple(sorted(builder.info.features["attributes"].keys()))
     size, channels = recipe["size"], recipe["channels"]
     resampler = RESAMPLERS[recipe["resampler"]]
     enlarged = 0

@@ -5,12 +5,15 @@ attribute moves their mean to that of pictures with it, by its estimator's accou
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float
+from flax import struct
+from jaxtyping import Array, Bool, Float
 from tqdm import tqdm
 
 from vae_jax.exploration.batching import map_batches
@@ -22,11 +25,13 @@ from vae_jax.models.vae import VAE
 Codes = Float[np.ndarray, "N D"]
 Attributes = Bool[np.ndarray, "N A"]
 Directions = Float[np.ndarray, "A D"]
+# From codes to the direction at each.
+Direction = Callable[[Codes], Float[Array | np.ndarray, "N D"]]
 # Pictures with and without the attribute that the notebook's estimator takes.
 NOTEBOOK_EXAMPLES = 10
 # Of `held_direction`: codes that are looked at, in batches, over so many updates.
-HELD_CODES, HELD_BATCH, HELD_STEPS, FIRST_LOOK = 4000, 64, 250, 250
-HELD_SHIFT, SHIFT_WEIGHT = 1.5, 10.0
+HELD_CODES, HELD_BATCH, HELD_STEPS = 20_000, 64, 1200
+HELD_HIDDEN, HELD_RATE, LEAK_WEIGHT = 64, 0.005, 3.0
 
 
 def difference_directions(codes: Codes, attributes: Attributes) -> Directions:
@@ -79,6 +84,32 @@ def deconfounded_directions(codes: Codes, attributes: Attributes) -> Directions:
     return directions
 
 
+def constant(direction: Float[np.ndarray, " D"]) -> Direction:
+    """Returns the same direction at every code."""
+    return lambda codes: np.broadcast_to(direction, codes.shape)
+
+
+@struct.dataclass
+class HeldDirection:
+    """A direction for each code z: offset + silu(z inner + bias) outer.
+
+    Attributes:
+      offset: what all codes have in common.
+      inner, bias, outer: a layer of H hidden units, for the rest.
+    """
+
+    offset: Float[Array, " D"]
+    inner: Float[Array, "D H"]
+    bias: Float[Array, " H"]
+    outer: Float[Array, "H D"]
+
+    def __call__(
+        self, codes: Float[Array | np.ndarray, "N D"]
+    ) -> Float[Array | np.ndarray, "N D"]:
+        """Returns the direction at each code."""
+        return self.offset + jax.nn.silu(codes @ self.inner + self.bias) @ self.outer
+
+
 def held_direction(
     model: AE | VAE,
     guide: Classifier,
@@ -88,15 +119,15 @@ def held_direction(
     labels: Float[np.ndarray, "N L"] | None = None,
     *,
     seed: int,
-) -> Float[np.ndarray, " D"]:
-    """Returns the direction that moves one of a classifier's log-odds and holds others.
+) -> HeldDirection:
+    """Returns the direction that turns one of a classifier's answers and holds others.
 
     Directions of means know what the attributes are in pictures, not what the decoder
-    makes of a code. This one is minimised through decoder and classifier. Edits of
-    alpha 1 that add the attribute where it is not and remove it where it is move its
-    log-odds by a mean of `HELD_SHIFT` standard deviations over reconstructions; among
-    such, it has the least mean |change| of the others, each as a fraction of what
-    `start` does to it, lest a few that cannot be held outweigh all that can.
+    makes of a code; and no one direction suits all codes. This one is a function of
+    the code, trained through decoder and classifier: adding it where the attribute is
+    not, and removing it where it is, minimises the cross-entropy of the classifier to
+    the opposite answer, and the mean |change| of the other attributes' log-odds in
+    their standard deviations over reconstructions.
 
     Args:
       model: whose codes they are.
@@ -105,56 +136,51 @@ def held_direction(
       index: of the attribute among the classifier's.
       start: a direction for it, to begin from.
       labels: of a conditional VAE's pictures.
-      seed: of the pictures that are drawn.
+      seed: of the pictures that are drawn and of the hidden layer.
     """
-    few = np.random.default_rng(seed).permutation(len(codes))[:HELD_CODES]
+    rng = np.random.default_rng(seed)
+    few = rng.permutation(len(codes))[:HELD_CODES]
     z, y = codes[few], None if labels is None else labels[few]
-    before = edit_effects(model, guide, z, start, 0.0, y)[1]
-    scale = before.std(axis=0)
+    nowhere = np.zeros_like(z)
+    before = edit_effects(model, guide, z, nowhere, 0.0, y)[1]
     signs = np.where(before[:, index] < 0, 1.0, -1.0).astype(np.float32)
-    others = np.delete(np.arange(len(scale)), index)
+    others = np.delete(np.arange(before.shape[1]), index)
+    scale = before.std(axis=0)[others] + 1e-6
 
-    def changes(direction, z, y, signs, before):
-        edited = decode(model, z + signs[:, None] * direction, y)
-        return guide.logits(guide.features(edited)) - before
+    def loss(direction, z, y, signs, before):
+        edited = decode(model, z + signs[:, None] * direction(z), y)
+        logits = guide.logits(guide.features(edited))
+        leak = jnp.mean(jnp.abs(logits - before)[:, others] / scale)
+        miss = jnp.mean(jax.nn.softplus(-signs * logits[:, index]))
+        return LEAK_WEIGHT * leak + miss
 
-    def loss(direction, weights, z, y, signs, before):
-        change = changes(direction, z, y, signs, before)
-        shift = jnp.mean(signs * change[:, index]) / scale[index]
-        leak = jnp.mean(weights * jnp.abs(change[:, others]))
-        return leak + SHIFT_WEIGHT * jnp.square(shift - HELD_SHIFT)
-
-    started = jax.jit(changes)(
-        jnp.asarray(start, jnp.float32),
-        z[:FIRST_LOOK],
-        None if y is None else y[:FIRST_LOOK],
-        signs[:FIRST_LOOK],
-        before[:FIRST_LOOK],
-    )
-    weights = 1 / (jnp.mean(jnp.abs(started), axis=0)[others] + 1e-6)
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.03, HELD_STEPS))
+    # Codes reach the hidden units standardised; at first these add nothing.
+    inner = rng.normal(size=(z.shape[1], HELD_HIDDEN)) / np.sqrt(z.shape[1])
+    inner /= codes.std(axis=0)[:, None] + 1e-6
+    arrays = (start, inner, -codes.mean(axis=0) @ inner, np.zeros_like(inner.T))
+    # Any, because optax's types know no dataclasses.
+    direction: Any = HeldDirection(*(jnp.asarray(a, jnp.float32) for a in arrays))
+    optimizer = optax.adam(optax.cosine_decay_schedule(HELD_RATE, HELD_STEPS))
 
     @jax.jit
     def update(direction, state, *batch):
-        gradient = jax.grad(loss)(direction, weights, *batch)
+        gradient = jax.grad(loss)(direction, *batch)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(direction, updates), state
 
-    direction = jnp.asarray(start, jnp.float32)
     state = optimizer.init(direction)
-    rng = np.random.default_rng(seed)
     for _ in tqdm(range(HELD_STEPS), "holding", disable=None, leave=False):
         rows = rng.choice(len(z), min(HELD_BATCH, len(z)), replace=False)
         labels_of_rows = None if y is None else y[rows]
         direction, state = update(
             direction, state, z[rows], labels_of_rows, signs[rows], before[rows]
         )
-    return np.asarray(direction, np.float64)
+    return direction
 
 
 @jax.jit
-def _judge_edited(model, judge, z, labels, step):
-    features = judge.features(decode(model, z + step, labels))
+def _judge_edited(model, judge, alpha, z, direction, labels):
+    features = judge.features(decode(model, z + alpha * direction, labels))
     return features, judge.logits(features)
 
 
@@ -162,7 +188,7 @@ def edit_effects(
     model: AE | VAE,
     judge: Classifier,
     codes: Codes,
-    direction: Float[np.ndarray, " D"],
+    directions: Float[np.ndarray, "N D"],
     alpha: float,
     labels: Float[np.ndarray, "N L"] | None = None,
 ) -> tuple[Float[np.ndarray, "N F"], Float[np.ndarray, "N A"]]:
@@ -172,10 +198,10 @@ def edit_effects(
       model: whose codes they are.
       judge: a classifier of A attributes.
       codes: of N pictures.
-      direction: of the edit.
+      directions: at each code.
       alpha: times the direction is added.
       labels: of a conditional VAE's pictures.
     """
-    step = jnp.asarray(alpha * direction, jnp.float32)
-    effects = functools.partial(_judge_edited, model, judge, step=step)
-    return map_batches(lambda z, y: effects(z, y), (codes, labels), "editing")
+    effects = functools.partial(_judge_edited, model, judge, jnp.float32(alpha))
+    directions = directions.astype(np.float32)
+    return map_batches(effects, (codes, directions, labels), "editing")

@@ -16,7 +16,8 @@ from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VAE
 
 MODELS = ("ae", "vae", "classifier")
-NETWORKS = ("mlp", "conv")
+# "strided" only recognises: it has no decoder, and goes with the classifier.
+NETWORKS = ("mlp", "conv", "strided")
 # From the settings under `config.model` to a likelihood.
 LIKELIHOODS: dict[str, Callable[[Any], Any]] = {
     "gaussian": lambda settings: likelihoods.LearnedGaussian(),
@@ -112,6 +113,11 @@ def build_model(
             image_shape,
             upsampling=settings.upsampling,
         )
+    elif settings.network == "strided":
+        encoder = conv.StridedEncoder(
+            image_shape, settings.latent_dim, width=settings.width, **common
+        )
+        return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)
     else:
         make_encoder = functools.partial(mlp.Encoder, image_shape, settings.hidden_dim)
         make_decoder = functools.partial(
