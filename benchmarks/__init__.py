@@ -1,0 +1,1 @@
+"""Speed against PyTorch and against the machine's limit; never imported by vae_jax."""

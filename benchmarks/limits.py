@@ -1,0 +1,85 @@
+"""What the machine can do at best, measured, and what a training step asks of it."""
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.data.cache import Split
+
+# Passes over the parameters in a step, of 4 bytes each: forward and backward read the
+# weights and write the gradients (3); AdamW and EMA read parameters, gradients, two
+# moments and the average (5), and write all of those but the gradients (4).
+PASSES = 12
+
+
+def _seconds(run: Callable[[], Any], repeats: int = 9) -> float:
+    jax.block_until_ready(run())
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+@functools.cache
+def machine(size: int = 2048, megabytes: int = 256) -> dict[str, float]:
+    """Returns float32 FLOP/s of a matrix product and bytes/s of memory traffic.
+
+    Args:
+      size: of the square matrices.
+      megabytes: of the array that is read, changed and written back.
+    """
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    x = jnp.ones(megabytes * 2**18, jnp.float32)
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def pass_over():
+        nonlocal x
+        x = add(x)
+        return x
+
+    return {
+        "flops": 2 * size**3 / _seconds(lambda: product(a)),
+        "bytes": 2 * x.nbytes / _seconds(pass_over),
+    }
+
+
+def step_floor(
+    loss_fn: Callable, params: Any, split: Split, batch_size: int
+) -> dict[str, float]:
+    """Returns the seconds of a step at the machine's two limits, one after the other.
+
+    FLOPs are XLA's count for loss and gradients; bytes are `PASSES` over the
+    parameters. Activations are left out, and so is what could overlap: `seconds` is
+    the sum, and the larger of the two is the roofline.
+    """
+    batch = {
+        "image": split.images[:batch_size],
+        "attributes": split.attributes[:batch_size],
+    }
+    gradient = jax.jit(
+        lambda params, batch: jax.grad(loss_fn, has_aux=True)(
+            params, {}, batch, jax.random.key(0), jnp.int32(0)
+        )
+    )
+    cost = gradient.lower(params, batch).compile().cost_analysis()
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+    limit = machine()
+    arithmetic = cost["flops"] / limit["flops"]
+    traffic = 4 * PASSES * count / limit["bytes"]
+    return {
+        "parameters": count,
+        "flops": cost["flops"],
+        "bytes": 4 * PASSES * count,
+        "arithmetic_seconds": arithmetic,
+        "traffic_seconds": traffic,
+        "seconds": arithmetic + traffic,
+    }

@@ -1,0 +1,48 @@
+"""Times of rivals that take turns, so that a machine's moods hit all of them."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def in_turn(
+    rivals: dict[str, Callable[[], None]], *, repeats: int
+) -> dict[str, list[float]]:
+    """Returns the seconds of each call: A B A B, after one of each that is not counted.
+
+    Args:
+      rivals: each returns when its work is done, not when it has been asked for.
+      repeats: calls of each.
+    """
+    for rival in rivals.values():
+        rival()
+    seconds = {name: [] for name in rivals}
+    for _ in tqdm(range(repeats), " against ".join(rivals), leave=False, disable=None):
+        for name, rival in rivals.items():
+            start = time.perf_counter()
+            rival()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def rates(seconds: dict[str, list[float]], count: int) -> dict[str, dict[str, float]]:
+    """Returns each rival's rate: median, lowest and highest of count / seconds.
+
+    `ratio` is the median, over the rounds, of this rival's time to the first one's:
+    how many times faster the first is.
+    """
+    first = next(iter(seconds.values()))
+    found: dict[str, Any] = {}
+    for name, times in seconds.items():
+        each = sorted(count / t for t in times)
+        ratios = [t / base for t, base in zip(times, first, strict=True)]
+        found[name] = {
+            "median": statistics.median(each),
+            "lowest": each[0],
+            "highest": each[-1],
+            "ratio": statistics.median(ratios),
+        }
+    return found

@@ -1,0 +1,186 @@
+"""Training steps: images/s of vae_jax, of PyTorch, and of what the machine could do."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from benchmarks import limits
+from benchmarks.timing import in_turn, rates
+from configs import ae, conv_vae, vae
+from vae_jax.config import Config
+from vae_jax.data import batches
+from vae_jax.data.cache import Split
+from vae_jax.models import build
+from vae_jax.training import step as step_lib
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "AE": ae.get_config,
+    "VAE": vae.get_config,
+    # With the likelihood that the peer has.
+    "conv VAE": lambda: conv_vae.get_config("gaussian"),
+}
+
+
+def plain(config: Config, batch_size: int) -> Config:
+    """Returns a recipe in float32, without what the peer's loop has not."""
+    config.precision = "fp32"
+    config.train.batch_size = batch_size
+    config.train.num_steps = 1_000_000
+    config.optimizer.update(
+        {"warmup_steps": 0, "clip_norm": None, "schedule": "constant"}
+    )
+    return config
+
+
+def pictures(config: Config, count: int) -> Split:
+    """Returns noise of the shape that a recipe takes: no step's time depends on it."""
+    size, channels = config.dataset.size, config.dataset.channels
+    images = np.random.default_rng(0).integers(
+        0, 256, (count, size, size, channels), np.uint8
+    )
+    return Split(images=images, attributes=np.zeros((count, 0), bool))
+
+
+def new_model(config: Config) -> tuple[nnx.GraphDef, Any]:
+    """Returns a recipe's structure and its initial parameters."""
+    size = config.dataset.size
+
+    def make():
+        return build.build_model(
+            config.model,
+            precision=config.precision,
+            image_shape=(size, size, config.dataset.channels),
+            rngs=nnx.Rngs(config.seed),
+        )
+
+    graphdef, _ = build.split(nnx.eval_shape(make))
+    return graphdef, jax.jit(lambda: build.split(make())[1])()
+
+
+def new_loss(config: Config, graphdef: nnx.GraphDef, num_images: int) -> build.LossFn:
+    """Returns the loss that a recipe minimises."""
+    objective = build.build_objective(config.objective, num_images)
+    return build.build_loss_fn(graphdef, objective)
+
+
+def trainer(config: Config, split: Split) -> Callable[[int], float]:
+    """Returns train(num_steps) -> the last loss: the loop without logs and saves."""
+    graphdef, params = new_model(config)
+    optimizer = step_lib.build_optimizer(
+        **config.optimizer, num_steps=config.train.num_steps
+    )
+    update = step_lib.build_update(
+        new_loss(config, graphdef, len(split.images)),
+        optimizer,
+        ema_decay=config.ema.decay,
+        seed=config.seed,
+    )
+    feed = batches.device_feed(
+        split, seed=config.seed, batch_size=config.train.batch_size
+    )
+    dispatch = step_lib.build_dispatch(update, feed.gather)
+    data = jax.device_put(feed.data)
+    state = step_lib.create_state(params, optimizer, float16=False)
+    per_dispatch = config.train.steps_per_dispatch
+    first = 0
+
+    def train(num_steps: int) -> float:
+        nonlocal state, first
+        calls = [(first + k, per_dispatch) for k in range(0, num_steps, per_dispatch)]
+        for xs in feed.stream(calls):
+            state, metrics = dispatch(state, data, xs)
+        first += num_steps
+        return float(metrics["loss"][-1])
+
+    return train
+
+
+def peers(name: str, config: Config, split: Split) -> dict[str, Callable[[int], float]]:
+    """Returns PyTorch's loops; none where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    from benchmarks import torch_models
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings, size = config.model, config.dataset.size
+    channels = config.dataset.channels
+    pixels = size**2 * channels
+
+    def new() -> Any:
+        if name == "conv VAE":
+            model: Any = torch_models.ConvVAE(
+                size, channels, settings.width, settings.latent_dim
+            )
+            return model.to(device, memory_format=torch.channels_last)
+        kind = torch_models.AE if name == "AE" else torch_models.VAE
+        return kind(pixels, settings.hidden_dim, settings.latent_dim).to(device)
+
+    make = functools.partial(
+        torch_models.trainer,
+        latent_dim=settings.latent_dim,
+        learning_rate=config.optimizer.learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    batch_size = config.train.batch_size
+    found = {
+        "PyTorch, DataLoader": make(
+            new(), torch_models.eager_batches(split.images, batch_size), best=False
+        )
+    }
+    for kind, compiled in (("PyTorch, fused", False), ("PyTorch, compiled", True)):
+        resident = torch_models.tensor_batches(split.images, batch_size, device)
+        train = make(new(), resident, best=True, compiled=compiled)
+        try:
+            train(1)
+        except Exception as error:
+            # torch.compile asks for a C++ compiler, and for more than that.
+            print(f"{kind}: left out, {type(error).__name__}")
+            continue
+        found[kind] = train
+    return found
+
+
+def measure(
+    name: str, *, batch_size: int, seconds: float, repeats: int, num_images: int
+) -> dict[str, Any]:
+    """Returns the rates of a recipe's rivals, and of the machine's limit.
+
+    Args:
+      name: a key of `RECIPES`.
+      batch_size: pictures in an update.
+      seconds: of a turn of vae_jax, about; its rivals take as many steps.
+      repeats: turns of each rival.
+      num_images: to choose from.
+    """
+    config = plain(RECIPES[name](), batch_size)
+    split = pictures(config, num_images)
+    rivals = {"vae_jax": trainer(config, split), **peers(name, config, split)}
+    per_dispatch = config.train.steps_per_dispatch
+    rivals["vae_jax"](per_dispatch)
+    start = time.perf_counter()
+    rivals["vae_jax"](per_dispatch)
+    dispatches = max(1, round(seconds / (time.perf_counter() - start)))
+    num_steps = dispatches * per_dispatch
+    turns = {
+        rival: functools.partial(train, num_steps) for rival, train in rivals.items()
+    }
+    found = rates(in_turn(turns, repeats=repeats), num_steps * batch_size)
+    graphdef, params = new_model(config)
+    loss_fn = new_loss(config, graphdef, num_images)
+    floor = limits.step_floor(loss_fn, params, split, batch_size)
+    step_seconds = batch_size / found["vae_jax"]["median"]
+    return {
+        "name": f"{name}, batch {batch_size}",
+        "unit": "images/s",
+        "steps_in_a_turn": num_steps,
+        "rivals": found,
+        "floor": floor,
+        "time_over_floor": step_seconds / floor["seconds"],
+    }

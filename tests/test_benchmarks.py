@@ -1,0 +1,174 @@
+"""The benchmarks run, and time the same mathematics as PyTorch's."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import limits, timing, training
+
+
+def small(name):
+    config = training.plain(training.RECIPES[name](), 4)
+    config.dataset.size, config.model.latent_dim = 16, 6
+    if name == "conv VAE":
+        config.model.width = 8
+    else:
+        config.model.hidden_dim = 32
+    return config
+
+
+def torch_weights(name, params):
+    """PyTorch's state, from parameters of the same network."""
+
+    def linear(to, layer):
+        return {f"{to}.weight": layer["kernel"].T, f"{to}.bias": layer["bias"]}
+
+    def conv(to, layer):
+        kernel = layer["kernel"]
+        kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+        return {
+            f"{to}.weight": kernel.transpose(3, 2, 0, 1),
+            f"{to}.bias": layer["bias"],
+        }
+
+    def halves(first, second, layer):
+        for to, half in zip((first, second), (0, 1), strict=True):
+            part = {k: np.split(v, 2, axis=-1)[half] for k, v in layer.items()}
+            yield linear(to, part)
+
+    encoder, decoder = params["encoder"], params["decoder"]
+    if name == "AE":
+        parts = [
+            linear("encoder.0", encoder["hidden"]),
+            linear("encoder.2", encoder["head"]),
+            linear("decoder.0", decoder["hidden"]),
+            linear("decoder.2", decoder["head"]),
+        ]
+    elif name == "VAE":
+        parts = [
+            linear("encoder.0", encoder["hidden"]),
+            linear("decoder.0", decoder["hidden"]),
+            *halves("mean", "logvar", encoder["head"]),
+            *halves("mean_map", "logvar_map", decoder["head"]),
+        ]
+    else:
+        parts = [
+            conv("stem", encoder["stem"]),
+            linear("features", encoder["head"]),
+            linear("project", decoder["project"]),
+            conv("head", decoder["head"]),
+        ]
+        for kind, side in (("encoder", encoder), ("decoder", decoder)):
+            for i, stage in side["stages"].items():
+                for layer in ("narrow", "spatial", "widen"):
+                    parts.append(conv(f"{kind}.{i}.{layer}", stage[0][layer]))
+        for i, layer in encoder.get("downsamplings", {}).items():
+            parts.append(conv(f"down.{i}", layer))
+        for i, layer in decoder.get("upsamplings", {}).items():
+            parts.append(conv(f"up.{i}", layer["mix"]))
+    return {k: v for part in parts for k, v in part.items()}
+
+
+@pytest.mark.parametrize("name", training.RECIPES)
+def test_losses_and_gradients_agree_with_pytorch(name):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_models
+
+    config = small(name)
+    if name == "conv VAE":
+        # Two stages.
+        config.dataset.size = 32
+    graphdef, params = training.new_model(config)
+    leaves, structure = jax.tree.flatten(params)
+    rng = np.random.default_rng(0)
+    leaves = [np.float32(0.2 * rng.normal(size=leaf.shape)) for leaf in leaves]
+    params = jax.tree.unflatten(structure, leaves)
+    split = training.pictures(config, 4)
+    batch = {"image": jnp.asarray(split.images), "attributes": split.attributes}
+    loss_fn = training.new_loss(config, graphdef, 4)
+    key, step, dims = jax.random.key(3), jnp.int32(0), config.model.latent_dim
+    value, grads = jax.value_and_grad(lambda p: loss_fn(p, {}, batch, key, step)[0])(
+        params
+    )
+
+    size = config.dataset.size
+    if name == "conv VAE":
+        model = torch_models.ConvVAE(size, 1, config.model.width, dims)
+    else:
+        kind = torch_models.AE if name == "AE" else torch_models.VAE
+        model = kind(size**2, config.model.hidden_dim, dims)
+    given = torch_weights(name, params)
+    model.load_state_dict({k: torch.tensor(np.array(v)) for k, v in given.items()})
+    images = torch.from_numpy(split.images).permute(0, 3, 1, 2).float() / 255
+    noise = torch.tensor(np.array(jax.random.normal(key, (1, 4, dims))[0]))
+    loss = model.loss(images, noise)
+    assert float(value) == pytest.approx(loss.item(), rel=1e-4)
+    loss.backward()
+    expected = torch_weights(name, jax.tree.map(np.asarray, grads))
+    for path, parameter in model.named_parameters():
+        scale = np.abs(expected[path]).max()
+        np.testing.assert_allclose(parameter.grad, expected[path], atol=1e-3 * scale)
+
+
+# torch.compile brings warnings about torch's own code.
+@pytest.mark.filterwarnings("ignore")
+def test_the_loops_of_pytorch_train():
+    pytest.importorskip("torch")
+    config = small("VAE")
+    config.optimizer.learning_rate = 1e-3
+    split = training.pictures(config, 16)
+    rivals = training.peers("VAE", config, split)
+    for name, train in rivals.items():
+        first = train(1)
+        assert train(100) < first, name
+
+
+def test_rivals_take_turns_and_only_the_warm_up_is_not_counted():
+    calls = []
+    seconds = timing.in_turn(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3
+    )
+    assert calls == list("ababab" + "ab")
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_rates_are_medians_and_ratios_are_of_the_same_round():
+    found = timing.rates({"a": [1.0, 2.0, 4.0], "b": [2.0, 4.0, 12.0]}, 8)
+    assert found["a"] == {"median": 4.0, "lowest": 2.0, "highest": 8.0, "ratio": 1.0}
+    assert found["b"]["median"] == 2.0 and found["b"]["ratio"] == 2.0
+
+
+def test_the_floor_counts_the_products_of_a_step():
+    config = small("VAE")
+    graphdef, params = training.new_model(config)
+    split = training.pictures(config, 4)
+    loss_fn = training.new_loss(config, graphdef, 4)
+    floor = limits.step_floor(loss_fn, params, split, 4)
+    weights = [p.size for p in jax.tree.leaves(params) if p.ndim == 2]
+    assert floor["parameters"] == sum(p.size for p in jax.tree.leaves(params))
+    # Forward, and backward to weights and inputs; the pictures need no gradient.
+    products = 2 * 4 * (3 * sum(weights) - 256 * 32)
+    assert products < floor["flops"] < 1.3 * products
+    assert floor["seconds"] == floor["arithmetic_seconds"] + floor["traffic_seconds"]
+
+
+def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
+    monkeypatch.setattr(training, "peers", lambda *_: {})
+    config = small("VAE")
+    monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
+    out = tmp_path / "deep" / "found.json"
+    options = ["--only=VAE", "--batch_size=2,4", "--seconds=0", "--repeats=1"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *options, f"--out={out}"])
+    command.main()
+    printed = capsys.readouterr().out
+    lines = json.loads(out.read_text())["lines"]
+    assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
+    for line in lines:
+        assert f"{line['rivals']['vae_jax']['median']:,.0f}" in printed
+        assert line["time_over_floor"] > 0
