@@ -144,6 +144,9 @@ def test_edits_flip_the_judge_and_are_written_down(vae, judge):
         assert last["feature_distance"] > 0
         at_rate = figures["at_flip_rate"]
         assert "Smiling" not in at_rate["leakage"]
+        errors = at_rate["standard_errors"]
+        assert list(errors["leakage"]) == list(at_rate["leakage"])
+        assert errors["feature_distance"] > 0
         if figures["draws"] > 1:
             continue
         assert last["flips_adding"] > 0.5 and last["flips_removing"] > 0.5
@@ -175,8 +178,10 @@ def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
         log_odds(codes[rows] + sign * alpha * direction(codes[rows])) - before[rows]
         for rows, sign in ((edits.without, 1), (edits.with_it, -1))
     ]
-    expected = np.abs(np.concatenate(changes)).mean(axis=0) / before.std(axis=0)
-    np.testing.assert_allclose(found["leakage"], expected, rtol=1e-3)
+    changed = np.abs(np.concatenate(changes)) / before.std(axis=0)
+    np.testing.assert_allclose(found["leakage"], changed.mean(axis=0), rtol=1e-3)
+    errors = found["standard_errors"]
+    np.testing.assert_allclose(errors["leakage"], stats.sem(changed), rtol=1e-3)
     removed = changes[1] + before[edits.with_it]
     share = np.mean(removed[:, names.index("Smiling")] <= 0)
     assert found["flips_removing"] == pytest.approx(share)

@@ -225,6 +225,11 @@ def draw_edit(
     return [path, path.with_suffix(".json")]
 
 
+def _standard_error(each: np.ndarray) -> np.ndarray:
+    """Returns that of the mean over the first axis."""
+    return np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
+
+
 class _Edits:
     """The held-out pictures of an attribute, edited along directions and judged.
 
@@ -267,13 +272,15 @@ class _Edits:
         before = np.concatenate([self.without, self.with_it])
         features = np.concatenate([added[0], removed[0]]) - self.features[before]
         change = np.concatenate([added[1], removed[1]]) - self.logits[before]
-        return {
-            "alpha": alpha,
-            "flips_adding": float(np.mean(added[1][:, self.index] > 0)),
-            "flips_removing": float(np.mean(removed[1][:, self.index] <= 0)),
-            "leakage": np.mean(np.abs(change), axis=0) / self.stds,
-            "feature_distance": float(np.mean(np.linalg.norm(features, axis=1))),
+        by_picture = {
+            "flips_adding": added[1][:, self.index] > 0,
+            "flips_removing": removed[1][:, self.index] <= 0,
+            "leakage": np.abs(change) / self.stds,
+            "feature_distance": np.linalg.norm(features, axis=1),
         }
+        means = {name: np.mean(each, axis=0) for name, each in by_picture.items()}
+        errors = {name: _standard_error(each) for name, each in by_picture.items()}
+        return {"alpha": alpha, **means, "standard_errors": errors}
 
     def at_flip_rate(self, direction: Direction) -> dict[str, Any]:
         """Returns the figures at the least alpha that flips `FLIP_RATE` each way.
@@ -302,6 +309,7 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     mean |change of the judge's log-odds| in their standard deviations over
     reconstructions; and `feature_distance`, how far the judge's features move. The
     notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures.
+    `standard_errors` are over held-out pictures, the notebook's over draws.
 
     Args:
       run: of a VAE or an autoencoder.
@@ -346,12 +354,22 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         "estimators": {},
     }
 
-    def mean(figures: list[dict[str, Any]]) -> dict[str, Any]:
-        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *figures)
-        leaks = dict(zip(names, means["leakage"].tolist(), strict=True))
+    def named(figures: dict[str, Any]) -> dict[str, Any]:
+        leaks = dict(zip(names, figures["leakage"].tolist(), strict=True))
         del leaks[attribute]
-        scalars = {k: float(v) for k, v in means.items() if k != "leakage"}
+        scalars = {k: float(v) for k, v in figures.items() if k != "leakage"}
         return scalars | {"leakage": leaks}
+
+    def mean(draws: list[dict[str, Any]]) -> dict[str, Any]:
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *draws)
+        errors = means.pop("standard_errors")
+        if len(draws) > 1:
+            # Draws of a few pictures differ by more than the held-out pictures do.
+            errors = {
+                name: _standard_error(np.array([draw[name] for draw in draws]))
+                for name in errors
+            }
+        return named(means) | {"standard_errors": named(errors)}
 
     for name, directions in found.items():
         report["estimators"][name] = {
