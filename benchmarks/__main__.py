@@ -50,16 +50,29 @@ def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _batch_sizes(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"it is {text!r}; allowed are whole numbers of at least 1 with commas between"
+        )
+    return [int(part) for part in parts]
+
+
 def main() -> None:
     """Runs the benchmarks that the command line asks for."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__.split("\n\n")[0]
+        prog="python -m benchmarks",
+        description="Times vae_jax, PyTorch and the machine side by side.",
     )
     parser.add_argument(
         "--only", choices=training.RECIPES, help="One recipe; all of them."
     )
     parser.add_argument(
-        "--batch_size", default="64,128,512", help="Commas between; 64,128,512."
+        "--batch_size",
+        type=_batch_sizes,
+        default="64,128,512",
+        help="Commas between; 64,128,512.",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="Of a turn, about.")
     parser.add_argument(
@@ -71,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = []
     for name in [arguments.only] if arguments.only else training.RECIPES:
-        for batch_size in map(int, arguments.batch_size.split(",")):
+        for batch_size in arguments.batch_size:
             lines.append(
                 training.measure(
                     name,

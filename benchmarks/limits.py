@@ -70,7 +70,7 @@ def step_floor(
             params, {}, batch, jax.random.key(0), jnp.int32(0)
         )
     )
-    cost = gradient.lower(params, batch).compile().cost_analysis()
+    cost: Any = gradient.lower(params, batch).compile().cost_analysis()
     count = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
     limit = machine()
     arithmetic = cost["flops"] / limit["flops"]

@@ -2,14 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 
 def in_turn(
-    rivals: dict[str, Callable[[], None]], *, repeats: int
+    rivals: Mapping[str, Callable[[], object]], *, repeats: int
 ) -> dict[str, list[float]]:
     """Returns the seconds of each call: A B A B, after one of each that is not counted.
 

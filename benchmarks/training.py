@@ -68,7 +68,7 @@ def new_loss(config: Config, graphdef: nnx.GraphDef, num_images: int) -> build.L
     return build.build_loss_fn(graphdef, objective)
 
 
-def trainer(config: Config, split: Split) -> Callable[[int], float]:
+def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], float]:
     """Returns train(num_steps) -> the last loss: the loop without logs and saves."""
     graphdef, params = new_model(config)
     optimizer = step_lib.build_optimizer(
@@ -80,17 +80,17 @@ def trainer(config: Config, split: Split) -> Callable[[int], float]:
         ema_decay=config.ema.decay,
         seed=config.seed,
     )
-    feed = batches.device_feed(
-        split, seed=config.seed, batch_size=config.train.batch_size
+    feed = batches.build_feed(
+        feed_kind, split, seed=config.seed, batch_size=config.train.batch_size
     )
     dispatch = step_lib.build_dispatch(update, feed.gather)
     data = jax.device_put(feed.data)
     state = step_lib.create_state(params, optimizer, float16=False)
     per_dispatch = config.train.steps_per_dispatch
-    first = 0
+    first, metrics = 0, {}
 
     def train(num_steps: int) -> float:
-        nonlocal state, first
+        nonlocal state, first, metrics
         calls = [(first + k, per_dispatch) for k in range(0, num_steps, per_dispatch)]
         for xs in feed.stream(calls):
             state, metrics = dispatch(state, data, xs)
@@ -103,7 +103,7 @@ def trainer(config: Config, split: Split) -> Callable[[int], float]:
 def peers(name: str, config: Config, split: Split) -> dict[str, Callable[[int], float]]:
     """Returns PyTorch's loops; none where it is not installed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
     from benchmarks import torch_models
@@ -161,7 +161,11 @@ def measure(
     """
     config = plain(RECIPES[name](), batch_size)
     split = pictures(config, num_images)
-    rivals = {"vae_jax": trainer(config, split), **peers(name, config, split)}
+    rivals = {
+        "vae_jax": trainer(config, split, "device"),
+        "vae_jax, stream feed": trainer(config, split, "stream"),
+        **peers(name, config, split),
+    }
     per_dispatch = config.train.steps_per_dispatch
     rivals["vae_jax"](per_dispatch)
     start = time.perf_counter()
