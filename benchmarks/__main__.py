@@ -54,7 +54,7 @@ def _batch_sizes(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) for part in parts):
         raise argparse.ArgumentTypeError(
-            f"it is {text!r}; allowed are whole numbers of at least 1 with commas between"
+            f"it is {text!r}; allowed are whole numbers above 0, commas between"
         )
     return [int(part) for part in parts]
 
