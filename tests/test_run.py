@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -256,3 +258,12 @@ def test_samples_come_from_the_prior_through_the_decoder(tiny_config, tmp_path):
     mode = model.decode(jnp.zeros((1, 4))).mean
     cold = sample_prior(model, key, 5, temperature=0.0)
     np.testing.assert_allclose(cold, jnp.broadcast_to(mode, cold.shape), rtol=1e-5)
+
+
+def test_training_starts_without_the_libraries_of_its_end():
+    # Each takes as long to import as JAX, or half as long.
+    code = (
+        "import sys; import vae_jax.main; "
+        "sys.exit(', '.join({'sklearn', 'matplotlib', 'scipy.stats'} & {*sys.modules}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from vae_jax import run as run_lib
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.errors import UserError
-from vae_jax.evaluation import disentanglement, evaluate
+from vae_jax.evaluation import evaluate
 from vae_jax.exploration import judging, sampling
 from vae_jax.models import build
 from vae_jax.models.classifier import Classifier
@@ -139,6 +139,9 @@ def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _disentanglement(run: Run) -> dict[str, Any]:
     """Holds the codes of training faces against the factors they were drawn from."""
+    # Here, because its library takes as long to import as JAX.
+    from vae_jax.evaluation import disentanglement
+
     images = run.dataset.splits["train"].images[:NUM_FACTOR_IMAGES]
     labels = run.labels("train")
     labels = None if labels is None else labels[: len(images)]

@@ -122,7 +122,7 @@ def dci(codes: Codes, factors: Factors, seed: int) -> dict[str, float]:
         # All dimensions compete at every split: by default a tree has to do with some,
         # and then a dimension that tells nothing gains importance.
         forest = RandomForestClassifier(NUM_TREES, random_state=seed).set_params(
-            max_features=None, min_samples_leaf=SMALLEST_LEAF
+            n_jobs=-1, max_features=None, min_samples_leaf=SMALLEST_LEAF
         )
         forest.fit(codes[train], labels[train])
         importances.append(forest.feature_importances_)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vae_jax.evaluation.distances import frechet_distance, precision_recall
 from vae_jax.exploration.batching import map_batches
 from vae_jax.models.classifier import Classifier
 
@@ -43,6 +42,9 @@ def likeness(
       these features is no FID, and `precision` and `recall` of Kynkäänniemi et al.
       (2019). All depend on N and M: compare at the same.
     """
+    # Here, because its library takes as long to import as JAX.
+    from vae_jax.evaluation.distances import frechet_distance, precision_recall
+
     precision, recall = precision_recall(real, generated)
     return {
         "judge_frechet": frechet_distance(real, generated),

@@ -1,12 +1,12 @@
 """New images from a trained model: codes of its prior, or of a fitted density."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
-from sklearn.mixture import GaussianMixture
 
 from vae_jax.exploration.batching import map_batches
 from vae_jax.models.autoencoder import AE
@@ -97,10 +97,8 @@ def sample_prior(
     return decode_codes(model, z, labels)
 
 
-def fit_codes(
-    codes: Float[np.ndarray, "N D"], num_components: int, seed: int
-) -> GaussianMixture:
-    """Fits Gaussians of full covariance to codes, by expectation maximisation.
+def fit_codes(codes: Float[np.ndarray, "N D"], num_components: int, seed: int) -> Any:
+    """Fits scikit-learn's GaussianMixture, of full covariances, to codes.
 
     The ex-post density of Ghosh et al. (2020), section 4: it gives an autoencoder a
     way to sample, and a VAE one that its prior's mismatch does not spoil.
@@ -110,13 +108,16 @@ def fit_codes(
       num_components: 1 is a Gaussian with the codes' mean and covariance.
       seed: of the initial components.
     """
+    # Here, because it takes as long to import as JAX.
+    from sklearn.mixture import GaussianMixture
+
     mixture = GaussianMixture(num_components, random_state=seed)
     return mixture.fit(codes.astype(np.float64))
 
 
 def sample_fitted(
     model: AE | VAE,
-    fitted: GaussianMixture,
+    fitted: Any,
     num_samples: int,
     labels: Labels = None,
 ) -> Float[np.ndarray, "N H W C"]:

@@ -4,14 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 MARGIN = 2
 
@@ -114,14 +110,12 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
       lines: of metrics.jsonl.
       path: of the PNG file.
     """
+    # Here, because it takes half as long to import as JAX.
+    from matplotlib.figure import Figure
+
     names = [n for n in lines[0] if n not in ("step", "epoch", "split")]
-    figure, axes = plt.subplots(
-        1,
-        len(names),
-        figsize=(3.6 * len(names), 3),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(3.6 * len(names), 3), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for split, style in (("train", "-"), ("validation", "o-")):
             chosen = [line for line in lines if line["split"] == split]
@@ -142,4 +136,3 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
