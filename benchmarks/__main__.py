@@ -82,6 +82,14 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/benchmarks.json"), help="Of the figures."
     )
     arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats is {arguments.repeats}; allowed is 1 or more")
+    try:
+        # Before the work, not after it.
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.touch()
+    except OSError as error:
+        parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
     lines = []
     for name in [arguments.only] if arguments.only else training.RECIPES:
         for batch_size in arguments.batch_size:
@@ -95,12 +103,11 @@ def main() -> None:
                 )
             )
     found = {"machine": _machine(), "lines": lines}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found["machine"], indent=2))
     print(
         tabulate(_rows(lines), headers="keys", tablefmt="github", disable_numparse=True)
     )
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     print(arguments.out)
 
 

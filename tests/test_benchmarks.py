@@ -115,6 +115,18 @@ def test_losses_and_gradients_agree_with_pytorch(name):
         np.testing.assert_allclose(parameter.grad, expected[path], atol=1e-3 * scale)
 
 
+def test_both_feeds_train_and_alike():
+    config = small("VAE")
+    config.optimizer.learning_rate = 1e-3
+    split = training.pictures(config, 16)
+    losses = []
+    for kind in ("device", "stream"):
+        train = training.trainer(config, split, kind)
+        losses.append([train(10), train(100)])
+        assert losses[-1][1] < losses[-1][0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 # torch.compile brings warnings about torch's own code.
 @pytest.mark.filterwarnings("ignore")
 def test_the_loops_of_pytorch_train():
@@ -168,6 +180,14 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     command.main()
     printed = capsys.readouterr().out
     lines = json.loads(out.read_text())["lines"]
+    for wrong, said in (
+        ("--repeats=0", "--repeats is 0"),
+        (f"--out={out}/x", "--out is"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *options, wrong])
+        with pytest.raises(SystemExit):
+            command.main()
+        assert said in capsys.readouterr().err.splitlines()[-1]
     assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
     for line in lines:
         assert f"{line['rivals']['vae_jax']['median']:,.0f}" in printed
