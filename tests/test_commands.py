@@ -211,6 +211,19 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
     assert path.stat().st_mtime_ns > written
 
 
+def test_attributes_are_edited_together_by_their_weights():
+    ways = {
+        "A": lambda codes: np.ones_like(codes),
+        "B": lambda codes: 10 * codes,
+        "C": lambda codes: codes - 1e6,
+    }
+    codes = np.float32([[1, 2], [3, 4]])
+    together = attributes._sum(ways, {"A": 2.0, "B": -0.5})(codes)
+    np.testing.assert_allclose(together, [[-3, -8], [-13, -18]])
+    with pytest.raises(UserError, match="'D', which has no such direction"):
+        attributes._sum(ways, {"A": 1.0, "D": 1.0})
+
+
 def test_an_edit_at_zero_is_the_reconstruction(vae):
     weights = attributes.parse_weights(vae, "Smiling,Eyeglasses=-0.5")
     assert weights == {"Smiling": 1.0, "Eyeglasses": -0.5}

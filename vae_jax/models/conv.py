@@ -165,6 +165,17 @@ def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
     return x
 
 
+def _head(channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """Returns an encoder's last layer, whose sums are float32 in every precision."""
+    return nnx.Linear(
+        channels,
+        features,
+        dtype=dtype,
+        preferred_element_type=jnp.float32,
+        rngs=rngs,
+    )
+
+
 class Encoder(nnx.Module):
     """Images, and labels where there are any, to `features` numbers in float32.
 
@@ -212,13 +223,7 @@ class Encoder(nnx.Module):
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
             for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.head = nnx.Linear(
-            sizes[-1] ** 2 * widths[-1],
-            features,
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
+        self.head = _head(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
 
     def __call__(
         self,
@@ -267,13 +272,8 @@ class StridedEncoder(nnx.Module):
             for fine, coarse in zip([image_shape[2], *widths], widths, strict=False)
         )
         self.norms = nnx.List(_norm("group", w, dtype, rngs) for w in widths)
-        self.head = nnx.Linear(
-            resolutions(image_shape[0])[-1] ** 2 * widths[-1],
-            features,
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
+        coarsest = resolutions(image_shape[0])[-1]
+        self.head = _head(coarsest**2 * widths[-1], features, dtype, rngs)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """Returns the features of each image."""
