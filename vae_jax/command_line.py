@@ -1,14 +1,20 @@
-"""A recipe and its overridden settings, from the arguments of a command line."""
+"""What a command line has before its work: flags, settings, compiled programs."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.settings import SETTINGS
+
+# Of all compiled programs together; a recipe has some 300 kB of them.
+COMPILED_BYTES = 2**30
 
 
 def parse_flags(
@@ -60,3 +66,31 @@ def parse_flags(
     if config.value is not None:
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles under the user's cache folder, for the next run.
+
+    Programs are found again by what they compute, the version of jaxlib and the kind
+    of processor. A `JAX_COMPILATION_CACHE_DIR` of the user's is left as it is, and
+    `JAX_ENABLE_COMPILATION_CACHE=0` is respected.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(caches) / "vae_jax" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        # JAX would warn at each program.
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:
+        print(
+            f"vae_jax: compiled programs will not be kept: {error}; "
+            "JAX_COMPILATION_CACHE_DIR may name another folder",
+            file=sys.stderr,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # With a bound JAX locks the folder as well: runs side by side may share it.
+    jax.config.update("jax_compilation_cache_max_size", COMPILED_BYTES)

@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
-from vae_jax.command_line import parse_flags
+from vae_jax.command_line import keep_compiled_programs, parse_flags
 from vae_jax.commands import attributes, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
@@ -311,6 +311,7 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
+    keep_compiled_programs()
     try:
         app.run(
             main,

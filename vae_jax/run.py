@@ -122,17 +122,21 @@ def _abstract_model(
     return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
 
 
-def _initial_params(config: Config) -> build.Params:
-    """Returns new parameters, or those that `config.init_from` names."""
+def _initial_state(config: Config) -> step_lib.TrainState:
+    """Returns the state of new parameters, or of those that `init_from` names."""
+    given = None
     if config.init_from is not None:
-        return load(config.init_from).params["ema"]
+        given = load(config.init_from).params["ema"]
 
+    # One program: leaf by leaf its zeros and copies would be one each.
     @jax.jit
-    def initialise():
-        rngs = nnx.Rngs(key(config.seed, Stream.INIT))
-        return build.split(_build_model(config, rngs))[1]
+    def initialise(params):
+        if params is None:
+            rngs = nnx.Rngs(key(config.seed, Stream.INIT))
+            params = build.split(_build_model(config, rngs))[1]
+        return _new_state(config, params)
 
-    return initialise()
+    return initialise(given)
 
 
 def _check_init_from(config: Config) -> None:
@@ -248,7 +252,7 @@ def train(config: Config, workdir: Path) -> Run:
         step = checkpoints.step_of("latest")
         if step is None:
             step = 0
-            state = _new_state(config, _initial_params(config))
+            state = _initial_state(config)
         else:
             print(f"going on from step {step} of {workdir}")
             mesh_wide = sharding.replicated(sharding.data_mesh())

@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+
+from vae_jax import run
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -323,3 +326,71 @@ def test_a_kill_and_a_restart_leave_what_one_run_leaves(data_dir, tmp_path):
     logs = [(tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "killed")]
     assert len(interrupted) < len(logs[0])
     assert logs[0] == logs[1]
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """The user's folder of caches, empty, where JAX has not been told of another."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return tmp_path / "caches"
+
+
+def test_kept_programs_change_no_bit(data_dir, tmp_path, caches, monkeypatch):
+    def train(name):
+        return subprocess.Popen(
+            command(
+                f"--config={ROOT / 'configs' / 'vae.py'}",
+                f"--config.dataset.data_dir={data_dir}",
+                f"--workdir={tmp_path / name}",
+                *TINY,
+            ),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def programs():
+        return {path.name for path in caches.rglob("*-cache")}
+
+    # The first two at once.
+    processes = [train("cold"), train("too")]
+    errors = [process.communicate()[1] for process in processes]
+    compiled = programs()
+    assert any(name.startswith("jit_dispatch") for name in compiled)
+    processes.append(train("warm"))
+    errors.append(processes[-1].communicate()[1])
+    assert programs() == compiled
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    processes.append(train("without"))
+    errors.append(processes[-1].communicate()[1])
+    assert not list((tmp_path / "none").rglob("*-cache"))
+    assert [process.returncode for process in processes] == [0] * 4, errors
+    assert not any("cache" in error for error in errors)
+    logs, parameters = [], []
+    for name in ("without", "cold", "too", "warm"):
+        logs.append((tmp_path / name / "metrics.jsonl").read_bytes())
+        parameters.append(jax.tree.leaves(run.load(tmp_path / name).params))
+    assert logs == logs[:1] * 4
+    for others in parameters[1:]:
+        for expected, found in zip(parameters[0], others, strict=True):
+            assert np.asarray(expected).tobytes() == np.asarray(found).tobytes()
+
+
+def test_programs_that_cannot_be_kept_stop_no_run(trained, caches, monkeypatch):
+    caches.write_text("in the way")
+    done, drawn = sample(trained / "runs" / "vae", "--sampler=prior", "--seed=2")
+    assert done.returncode == 0 and drawn
+    (line,) = done.stderr.strip().splitlines()
+    assert str(caches) in line and "JAX_COMPILATION_CACHE_DIR" in line
+    # Where the user has named another folder, ours is none of JAX's business.
+    own = caches.parent / "own"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(own))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    done, _ = sample(trained / "runs" / "vae", "--sampler=prior", "--seed=3")
+    assert done.returncode == 0 and not done.stderr
+    assert list(own.glob("*-cache"))
