@@ -28,21 +28,37 @@ def in_turn(
     return seconds
 
 
-def rates(seconds: dict[str, list[float]], count: int) -> dict[str, dict[str, float]]:
-    """Returns each rival's rate: median, lowest and highest of count / seconds.
+def durations(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Returns each rival's seconds: median, lowest and highest; lower is better.
 
     `ratio` is the median, over the rounds, of this rival's time to the first one's:
     how many times faster the first is.
     """
     first = next(iter(seconds.values()))
-    found: dict[str, Any] = {}
+    return {
+        name: {
+            "median": statistics.median(times),
+            "lowest": min(times),
+            "highest": max(times),
+            "ratio": statistics.median(
+                t / base for t, base in zip(times, first, strict=True)
+            ),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def rates(seconds: dict[str, list[float]], count: int) -> dict[str, dict[str, float]]:
+    """Returns each rival's rate: median, lowest and highest of count / seconds.
+
+    `ratio` is as of `durations`: how many times faster the first is.
+    """
+    found: dict[str, Any] = durations(seconds)
     for name, times in seconds.items():
-        each = sorted(count / t for t in times)
-        ratios = [t / base for t, base in zip(times, first, strict=True)]
-        found[name] = {
+        each = [count / t for t in times]
+        found[name] |= {
             "median": statistics.median(each),
-            "lowest": each[0],
-            "highest": each[-1],
-            "ratio": statistics.median(ratios),
+            "lowest": min(each),
+            "highest": max(each),
         }
     return found

@@ -1,0 +1,203 @@
+"""How a step's time and memory grow: with the batch, the width and the resolution."""
+
+import statistics
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import limits, training
+from configs import conv_vae, vae
+from vae_jax.config import Config
+
+GIB = 2**30
+UNDONE = "XLA on a CPU undoes remat: its compiled step needs as much with it as without"
+
+
+def _vae(batch_size: int) -> Config:
+    return training.plain(vae.get_config(), batch_size)
+
+
+def _conv_vae(width: int, size: int, batch_size: int) -> Config:
+    config = training.plain(conv_vae.get_config("gaussian"), batch_size)
+    config.model.width, config.dataset.size = width, size
+    # A step takes long enough for one to be a dispatch.
+    config.train.steps_per_dispatch = 1
+    return config
+
+
+def _step_times(
+    name: str, x: str, configs: Iterable[tuple[int, Config]], seconds: float
+) -> dict[str, Any]:
+    """Returns a figure of the milliseconds of a step and of its floor."""
+    measured, floors = [], []
+    for at, config in configs:
+        batch_size = config.train.batch_size
+        split = training.pictures(config, 2 * batch_size)
+        train, count = training.trainer(config, split, "device"), 0
+        per_dispatch = config.train.steps_per_dispatch
+        train(per_dispatch)
+        times, until = [], time.perf_counter() + seconds
+        while count < 3 or time.perf_counter() < until:
+            start = time.perf_counter()
+            train(per_dispatch)
+            times.append(1e3 * (time.perf_counter() - start) / per_dispatch)
+            count += 1
+        measured.append(
+            {
+                "at": at,
+                "median": statistics.median(times),
+                "lowest": min(times),
+                "highest": max(times),
+            }
+        )
+        graphdef, params = training.new_model(config)
+        loss_fn = training.new_loss(config, graphdef, len(split.images))
+        floor = limits.step_floor(loss_fn, params, split, batch_size)
+        floors.append({"at": at, "median": 1e3 * floor["seconds"]})
+    return {
+        "name": name,
+        "x": x,
+        "unit": "ms a step",
+        "curves": {"vae_jax": measured, "the machine's floor": floors},
+    }
+
+
+def against_batch(
+    batch_sizes: Iterable[int] = (16, 32, 64, 128, 256, 512), seconds: float = 1.0
+) -> dict[str, Any]:
+    """Returns the step time of the notebook's VAE by pictures in a batch."""
+    configs = ((batch, _vae(batch)) for batch in batch_sizes)
+    return _step_times("VAE, 64x64 gray", "batch", configs, seconds)
+
+
+def against_width(
+    widths: Iterable[int] = (16, 32, 64, 128), batch_size: int = 16, seconds: float = 1
+) -> dict[str, Any]:
+    """Returns the step time of the conv VAE by its channels, `model.width`."""
+    configs = ((width, _conv_vae(width, 64, batch_size)) for width in widths)
+    name = f"conv VAE, 64x64 gray, batch {batch_size}"
+    return _step_times(name, "width, channels", configs, seconds)
+
+
+def against_resolution(
+    sizes: Iterable[int] = (64, 128, 256), batch_size: int = 16, seconds: float = 1
+) -> dict[str, Any]:
+    """Returns the step time of the conv VAE by the side of its pictures."""
+    configs = ((size, _conv_vae(64, size, batch_size)) for size in sizes)
+    name = f"conv VAE, gray, batch {batch_size}"
+    return _step_times(name, "resolution, pixels a side", configs, seconds)
+
+
+def against_remat(
+    sizes: Iterable[int] = (64, 128, 256), batch_size: int = 64, channels: int = 3
+) -> dict[str, Any]:
+    """Returns the memory of a conv VAE's gradient by resolution, and what remat saves.
+
+    Of loss and gradient: the bytes that the backward pass keeps of the forward one, by
+    JAX's account, parameters included; those that XLA's compiled program needs beside
+    its arguments and results; and where the device counts, the most that it held while
+    that program ran.
+    """
+    curves: dict[str, list[dict[str, Any]]] = {}
+    programs = []
+    for remat in (True, False):
+        told = "remat" if remat else "no remat"
+        for size in sizes:
+            config = _conv_vae(64, size, batch_size)
+            config.model.remat, config.dataset.channels = remat, channels
+            graphdef, params = training.new_model(config)
+            loss_fn = training.new_loss(config, graphdef, batch_size)
+
+            def loss(params, images, loss_fn=loss_fn):
+                batch = {"image": images}
+                return loss_fn(params, {}, batch, jax.random.key(0), jnp.int32(0))[0]
+
+            shape = (batch_size, size, size, channels)
+            images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+            kept = jax.eval_shape(
+                lambda p, i, loss=loss: jax.vjp(lambda p: loss(p, i), p)[1],
+                params,
+                images,
+            )
+            kept_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept))
+            compiled = jax.jit(jax.value_and_grad(loss)).lower(params, images).compile()
+            stats: Any = compiled.memory_analysis()
+            needed = stats.temp_size_in_bytes
+            programs.append((needed, told, size, compiled, params, images))
+            for label, value in (("kept for backward", kept_bytes), ("XLA", needed)):
+                curve = curves.setdefault(f"{label}, {told}", [])
+                curve.append({"at": size, "median": value / GIB})
+    if jax.local_devices()[0].memory_stats() is not None:
+        _add_peaks(programs, curves)
+    return {
+        "name": f"conv VAE, {'RGB' if channels == 3 else 'gray'}, batch {batch_size}",
+        "x": "resolution, pixels a side",
+        "unit": "GiB",
+        "note": UNDONE if jax.default_backend() == "cpu" else "",
+        "curves": curves,
+    }
+
+
+def _add_peaks(programs: list[Any], curves: dict[str, list[dict[str, Any]]]) -> None:
+    # A device's peak only rises: the least program goes first.
+    for _, told, size, compiled, params, images in sorted(programs, key=lambda p: p[0]):
+        jax.block_until_ready(compiled(params, jnp.zeros(images.shape, images.dtype)))
+        stats: Any = jax.local_devices()[0].memory_stats()
+        curve = curves.setdefault(f"device's peak, {told}", [])
+        curve.append({"at": size, "median": stats["peak_bytes_in_use"] / GIB})
+
+
+def measure() -> list[dict[str, Any]]:
+    """Returns all figures: `name`, `x`, `unit`, and `curves` of points by label.
+
+    A point has `at`, the place on the axis `x`, and `median`; where it was timed,
+    `lowest` and `highest` as well.
+    """
+    return [against_batch(), against_width(), against_resolution(), against_remat()]
+
+
+def draw(figures: list[dict[str, Any]], path: Path) -> None:
+    """Draws a panel for each figure, both axes logarithmic.
+
+    Args:
+      figures: of `measure`.
+      path: of the PNG file.
+    """
+    # Here, because it takes half as long to import as JAX.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, NullLocator
+
+    sheet = Figure(figsize=(4.2 * len(figures), 3.8), layout="constrained")
+    axes = sheet.subplots(1, len(figures), squeeze=False)[0]
+    for axis, figure in zip(axes, figures, strict=True):
+        ticks: list[int] = []
+        for label, points in figure["curves"].items():
+            ticks = [point["at"] for point in points]
+            values = np.asarray([point["median"] for point in points])
+            spread = None
+            if "lowest" in points[0]:
+                low, high = (
+                    np.asarray([p[k] for p in points]) for k in ("lowest", "highest")
+                )
+                spread = (values - low, high - values)
+            style = "--" if "floor" in label or "no remat" in label else "-"
+            axis.errorbar(
+                ticks, values, spread, fmt=f"o{style}", markersize=4, label=label
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_title(figure["name"], fontsize=10)
+        note = figure.get("note")
+        axis.set_xlabel(f"{figure['x']}\n{note}" if note else figure["x"])
+        axis.set_ylabel(figure["unit"])
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    sheet.savefig(path, dpi=110)

@@ -1,0 +1,54 @@
+"""Step time and memory by size are measured at each size, and drawn."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import limits, scaling
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch):
+    monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
+
+
+def test_a_step_is_timed_at_each_size_beside_its_floor():
+    figures = [
+        scaling.against_batch((2, 4), seconds=0),
+        scaling.against_width((4, 8), batch_size=2, seconds=0),
+        scaling.against_resolution((16, 32), batch_size=2, seconds=0),
+    ]
+    for figure, sizes in zip(figures, ([2, 4], [4, 8], [16, 32]), strict=True):
+        measured, floor = figure["curves"].values()
+        assert [point["at"] for point in measured] == sizes
+        for point in measured:
+            assert 0 < point["lowest"] <= point["median"] <= point["highest"]
+        assert 0 < floor[0]["median"] < floor[1]["median"]
+
+
+def test_remat_keeps_less_and_both_grow_with_the_pictures():
+    figure = scaling.against_remat((16, 32), batch_size=4, channels=1)
+    kept = {
+        told: [p["median"] for p in figure["curves"][f"kept for backward, {told}"]]
+        for told in ("remat", "no remat")
+    }
+    for again, plain in zip(*kept.values(), strict=True):
+        assert 0 < again < plain
+    # Parameters, of which there are as many at each size, are the rest.
+    assert kept["no remat"][1] > kept["no remat"][0]
+    assert all(point["median"] > 0 for point in figure["curves"]["XLA, no remat"])
+
+
+def test_the_drawing_shows_every_curve(tmp_path):
+    points = [
+        {"at": at, "median": 2.0 * at, "lowest": at, "highest": 3 * at}
+        for at in (16, 32)
+    ]
+    figure = {"name": "n", "x": "batch", "unit": "ms", "note": "told"}
+    sheets = []
+    for curves in ({"one": points}, {"one": points, "floor": points[:1]}):
+        scaling.draw([{**figure, "curves": curves}] * 2, tmp_path / "drawn.png")
+        with Image.open(tmp_path / "drawn.png") as image:
+            sheets.append(np.asarray(image))
+    assert sheets[0].shape == sheets[1].shape
+    assert (sheets[0] != sheets[1]).any()
