@@ -75,7 +75,9 @@ def keep_compiled_programs() -> None:
     of processor. A `JAX_COMPILATION_CACHE_DIR` of the user's is left as it is, and
     `JAX_ENABLE_COMPILATION_CACHE=0` is respected.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    # Any, because its settings are attributes that types know nothing of.
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None:
         return
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -90,7 +92,7 @@ def keep_compiled_programs() -> None:
             file=sys.stderr,
         )
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    settings.update("jax_compilation_cache_dir", str(folder))
+    settings.update("jax_persistent_cache_min_compile_time_secs", 0)
     # With a bound JAX locks the folder as well: runs side by side may share it.
-    jax.config.update("jax_compilation_cache_max_size", COMPILED_BYTES)
+    settings.update("jax_compilation_cache_max_size", COMPILED_BYTES)
