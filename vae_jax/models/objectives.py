@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vae_jax.models.classifier import Prediction
+from vae_jax.models.likelihoods import sum_pixels
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.terms import Terms
 
@@ -58,7 +59,8 @@ class Objective:
 
 def squared_error_per_image(terms: Terms, images: Images) -> Float[Array, " B"]:
     """Returns the mean over pixels, channels and samples of each image."""
-    return jnp.mean(jnp.square(terms.mean - images), axis=(0, 2, 3, 4))
+    sums = sum_pixels(jnp.square(terms.mean - images))
+    return jnp.mean(sums, axis=0) / images[0].size
 
 
 def kl_per_image(terms: Terms) -> Float[Array, " B"]:
