@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vae_jax.data import cache, synthetic_faces
+from vae_jax.data import cache, decoding, synthetic_faces
 from vae_jax.errors import UserError
 
 
@@ -91,7 +91,7 @@ def test_a_second_load_decodes_nothing(data_dir, faces, monkeypatch):
 
 
 def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
-    decode, calls = cache._decode, iter(range(100))
+    decode, calls = decoding._decode, iter(range(100))
 
     def dies(*arguments):
         if next(calls) == 45:
@@ -99,7 +99,7 @@ def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
         return decode(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_decode", dies)
+        patch.setattr(decoding, "_decode", dies)
         with pytest.raises(KeyboardInterrupt):
             cache.load("synthetic_faces", data_dir, size=12)
     whole = cache.load("synthetic_faces", data_dir, size=12)
@@ -126,7 +126,7 @@ def test_a_damaged_record_is_named(data_dir, monkeypatch):
     def damaged(*arguments):
         raise ValueError("Premature end of JPEG file")
 
-    monkeypatch.setattr(cache, "_decode", damaged)
+    monkeypatch.setattr(decoding, "_decode", damaged)
     with pytest.raises(UserError, match="picture 0 of split train.*Premature"):
         cache.load("synthetic_faces", data_dir, size=9)
 
