@@ -131,17 +131,13 @@ def fill(
       How many crops were smaller than what they were resized to.
 
     Raises:
-      UserError: a picture cannot be decoded, or the crop does not fit it.
+      UserError: a picture cannot be decoded, the crop does not fit it, or the disk
+        is full.
     """
-    size, num_names = recipe["size"], len(attribute_names(prepared))
-    for split, count in recipe["pictures"].items():
-        for kind, dtype, shape in (
-            ("images", np.uint8, (size, size, recipe["channels"])),
-            ("attributes", bool, (num_names,)),
-        ):
-            np.lib.format.open_memmap(
-                folder / f"{split}_{kind}.npy", "w+", dtype, (count, *shape)
-            )
+    try:
+        _create(folder, recipe, len(attribute_names(prepared)))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}") from error
     shares = min(
         os.cpu_count() or 1, max(1, sum(recipe["pictures"].values()) // _SHARE)
     )
@@ -158,6 +154,21 @@ def fill(
         _fill_in_processes(folder, prepared, recipe, shares, tell)
     path.unlink()
     return int(progress[:, 1].sum())
+
+
+def _create(folder: Path, recipe: dict[str, Any], num_names: int) -> None:
+    size = recipe["size"]
+    for split, count in recipe["pictures"].items():
+        for kind, dtype, shape in (
+            ("images", np.uint8, (size, size, recipe["channels"])),
+            ("attributes", bool, (num_names,)),
+        ):
+            path = folder / f"{split}_{kind}.npy"
+            np.lib.format.open_memmap(path, "w+", dtype, (count, *shape))
+            # A map that meets a full disk kills its process. macOS has it not.
+            if hasattr(os, "posix_fallocate"):
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _fill_in_processes(
