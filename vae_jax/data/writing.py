@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore
+from tensorflow_datasets.core import splits
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vae_jax.errors import UserError
@@ -65,7 +66,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                     filename_template=template,
                 )
             )
-        self.info.set_splits(tfds.core.splits.SplitDict(infos))
+        self.info.set_splits(splits.SplitDict(infos))
 
 
 def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
