@@ -1,12 +1,24 @@
 import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from PIL import Image
 
-from vae_jax.data import cache, synthetic_faces
+from vae_jax.data import cache, decoding, synthetic_faces, writing
 from vae_jax.errors import UserError
+
+JPEG = simplejpeg.encode_jpeg(np.full((218, 178, 3), 90, np.uint8))
 
 
 def originals(data_dir, split="train"):
@@ -91,7 +103,7 @@ def test_a_second_load_decodes_nothing(data_dir, faces, monkeypatch):
 
 
 def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
-    decode, calls = cache._decode, iter(range(100))
+    decode, calls = decoding._decode, iter(range(100))
 
     def dies(*arguments):
         if next(calls) == 45:
@@ -99,7 +111,7 @@ def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
         return decode(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_decode", dies)
+        patch.setattr(decoding, "_decode", dies)
         with pytest.raises(KeyboardInterrupt):
             cache.load("synthetic_faces", data_dir, size=12)
     whole = cache.load("synthetic_faces", data_dir, size=12)
@@ -126,9 +138,121 @@ def test_a_damaged_record_is_named(data_dir, monkeypatch):
     def damaged(*arguments):
         raise ValueError("Premature end of JPEG file")
 
-    monkeypatch.setattr(cache, "_decode", damaged)
+    monkeypatch.setattr(decoding, "_decode", damaged)
     with pytest.raises(UserError, match="picture 0 of split train.*Premature"):
         cache.load("synthetic_faces", data_dir, size=9)
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    monkeypatch.setattr(decoding, "_SHARE", 20)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+def test_processes_decode_the_same_pictures(data_dir, faces, shares, capfd):
+    folder = data_dir / "vae_jax_cache"
+    here = next(f for f in folder.glob("*-notebook-bilinear-16-1") if f.is_dir())
+    alone = {path.name: path.read_bytes() for path in here.iterdir()}
+    shutil.rmtree(here)
+    cache.load("synthetic_faces", data_dir, size=16)
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == alone
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_picture_is_named_by_its_process(tmp_path, shares):
+    sizes = {"train": 36, "validation": 2, "test": 2}
+    folder = synthetic_faces.prepare(tmp_path, sizes=sizes)
+    (shard,) = folder.glob("*-train.*")
+    records = list(originals(tmp_path))
+    damaged = tmp_path / "damaged.array_record"
+    writer = array_record_module.ArrayRecordWriter(str(damaged), "group_size:1")
+    for index in range(len(records)):
+        jpeg = b"\xff\xd8 no more" if index == 30 else JPEG
+        writer.write(
+            writing.record(
+                {
+                    "image": jpeg,
+                    "attributes": dict.fromkeys(records[0]["attributes"], True),
+                }
+            )
+        )
+    writer.close()
+    damaged.replace(shard)
+    with pytest.raises(UserError) as caught:
+        cache.load("synthetic_faces", tmp_path, size=8)
+    assert f"{folder}: picture 30 of split train cannot be dec" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_that_dies_is_told_with_what_it_said(data_dir, shares, monkeypatch):
+    monkeypatch.setattr(decoding, "_PROGRESS", "other.npy")
+    with pytest.raises(RuntimeError, match="(?s)ended with 1: .*progress.npy"):
+        cache.load("synthetic_faces", data_dir, size=10)
+
+
+LOADED = """
+import sys
+from vae_jax.data import cache
+from vae_jax.errors import UserError
+try:
+    cache.load("synthetic_faces", sys.argv[1], size=128)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_full_disk(data_dir):
+    # A limit on the size of a file fails writes as a full disk does.
+    said = subprocess.run(
+        [sys.executable, "-c", LOADED, str(data_dir)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    ).stdout
+    assert said.startswith(f"cannot write to {data_dir}/vae_jax_cache/synthetic_faces")
+    assert "File too large" in said and said.count("\n") == 1
+
+
+STARTED = """
+import os, sys
+from vae_jax.data import cache, decoding
+decoding._SHARE = 20
+os.cpu_count = lambda: 2
+cache.load("synthetic_faces", sys.argv[1], size=512, channels=3, resampler="lanczos")
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_behind(tmp_path, sent):
+    sizes = {"train": 400, "validation": 2, "test": 2}
+    synthetic_faces.prepare(tmp_path, sizes=sizes)
+    # Not a file, which has no main guard either: nothing of it is run again.
+    run = subprocess.Popen([sys.executable, "-c", STARTED, str(tmp_path)])
+    progress = None
+    while progress is None or not np.load(progress)[:, 0].all():
+        time.sleep(0.05)
+        progress = next(tmp_path.glob("vae_jax_cache/*/progress.npy"), None)
+    children = processes_about(tmp_path)
+    assert len(children) == 3
+    run.send_signal(sent)
+    run.wait(10)
+    deadline = time.monotonic() + 10
+    while processes_about(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert processes_about(tmp_path) == []
+    assert np.load(progress)[:, 0].sum() < 404
+
+
+def processes_about(folder):
+    """The processes whose arguments name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in path.read_bytes():
+                found.append(path)
+        except OSError:
+            continue
+    return found
 
 
 def test_absent_celeba_is_answered_with_how_to_prepare_it(tmp_path):

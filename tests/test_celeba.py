@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import simplejpeg
 import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
@@ -643,6 +644,66 @@ def test_default_data_dir_is_that_of_tfds(source, tmp_path, monkeypatch):
     folder = celeba.prepare(source)
     assert folder == tmp_path / "default" / "celeb_a" / "2.1.0"
     assert json.loads((folder / "metadata.json").read_text())["pictures"] == 6
+
+
+def test_the_same_files_come_out_in_every_process(source, tmp_path):
+    contents = []
+    for seed in "12":
+        code = (
+            "import sys; from vae_jax.data import celeba; celeba.prepare(*sys.argv[1:])"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code, str(source), str(tmp_path / seed)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+        folder = tmp_path / seed / "celeb_a" / "2.1.0"
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_the_info_says_what_is_there(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(celeba, "_SHARD", 2)
+    folder = celeba.prepare(source, tmp_path)
+    splits = tfds.builder_from_directory(folder).info.splits
+    assert splits["train"].shard_lengths == [2, 1]
+    assert splits["test"].shard_lengths == [2]
+    for split in splits.values():
+        sizes = [os.path.getsize(path) for path in split.filepaths]
+        assert split.num_bytes == sum(sizes) and len(sizes) == split.num_shards
+
+
+def problem(jpeg):
+    try:
+        simplejpeg.decode_jpeg(jpeg, strict=True)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart": 4}])
+def test_damage_is_what_a_decoder_of_all_pixels_finds(options):
+    rng = np.random.default_rng(0)
+    file = io.BytesIO()
+    pixels = rng.integers(0, 256, (28, 23, 3), np.uint8)
+    kwargs = {"progressive": True} if "progressive" in options else {}
+    if "restart" in options:
+        kwargs["restart_marker_blocks"] = options["restart"]
+    Image.fromarray(pixels).resize((178, 218)).save(file, "jpeg", **kwargs)
+    whole = file.getvalue()
+    start = whole.index(b"\xff\xda")
+    found = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for at in rng.integers(start, len(data), rng.integers(1, 4)):
+            data[at] ^= 1 << rng.integers(8)
+        if rng.random() < 0.2:
+            del data[rng.integers(start, len(data)) :]
+        expected = problem(bytes(data))
+        found += expected is not None
+        assert (celeba_files.damage(bytes(data)) is None) == (expected is None)
+    assert found > 50
 
 
 def test_nothing_else_is_left_in_the_data_dir(source, tmp_path, capsys):

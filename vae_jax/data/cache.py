@@ -5,39 +5,26 @@ into memory. The folder's name is its recipe, so that two recipes never mix.
 """
 
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
-import simplejpeg
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core import constants
-from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from vae_jax.data import decoding, synthetic_faces
 from vae_jax.data import folder as pictures_folder
-from vae_jax.data import synthetic_faces
-from vae_jax.data.crops import box_of
 from vae_jax.errors import UserError
 
-RESAMPLERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
-
+RESAMPLERS = decoding.RESAMPLERS
 DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")
-JPEG_START = b"\xff\xd8"
 
 HOW_TO_PREPARE_CELEB_A = (
     "Download CelebA's aligned pictures and label files (README names them), then\n"
@@ -92,85 +79,18 @@ def resolve_name(name: str, data_dir: str | os.PathLike | None) -> str:
     return "celeb_a" if find_prepared("celeb_a", data_dir) else "synthetic_faces"
 
 
-def _decode(
-    encoded: bytes,
-    crop: str,
-    resampler: Image.Resampling,
-    size: int,
-    channels: int,
-) -> tuple[np.ndarray, int]:
-    """Returns a picture, [size,size,channels] uint8, and its crop's side in pixels."""
-    if encoded.startswith(JPEG_START):
-        pixels = simplejpeg.decode_jpeg(encoded, "RGB")
-    else:
-        pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    height, width, _ = pixels.shape
-    left, upper, right, lower = box_of(crop, width, height)
-    picture = Image.fromarray(pixels[upper:lower, left:right])
-    if channels == 1:
-        picture = picture.convert("L")
-    resized = picture.resize((size, size), resampler)
-    return np.asarray(resized).reshape(size, size, channels), right - left
-
-
-def _records(source: Any) -> Iterator[dict[str, Any]]:
-    """Yields each example's features; tfds' own parser is 40 times slower."""
-    for index in range(len(source)):
-        example = tf_example_pb2.Example.FromString(source[index])  # pyright: ignore
-        yield example.features.feature
-
-
 def _write(folder: Path, prepared: Path, recipe: dict[str, Any]) -> None:
-    builder: Any = tfds.builder_from_directory(prepared)
-    # tfds gives them in another order in each process. Sorted is CelebA's own order.
-    names = tuple(sorted(builder.info.features["attributes"].keys()))
-    size, channels = recipe["size"], recipe["channels"]
-    resampler = RESAMPLERS[recipe["resampler"]]
-    enlarged = 0
-    with tqdm(
-        total=sum(recipe["pictures"].values()),
-        desc="decoding",
-        unit=" pictures",
-        disable=None,
-    ) as bar:
-        for split, count in recipe["pictures"].items():
-            source = builder.as_data_source(
-                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
-            images = np.lib.format.open_memmap(
-                folder / f"{split}_images.npy",
-                mode="w+",
-                dtype=np.uint8,
-                shape=(count, size, size, channels),
-            )
-            attributes = np.zeros((count, len(names)), bool)
-            for index, record in enumerate(_records(source)):
-                try:
-                    images[index], side = _decode(
-                        record["image"].bytes_list.value[0],
-                        recipe["crop"],
-                        resampler,
-                        size,
-                        channels,
-                    )
-                except (ValueError, OSError) as error:
-                    raise UserError(
-                        f"{prepared}: picture {index} of split {split} cannot be "
-                        f"decoded ({error}); delete that folder and prepare it again"
-                    ) from error
-                enlarged += side < size
-                attributes[index] = [
-                    record[f"attributes/{name}"].int64_list.value[0] for name in names
-                ]
-                bar.update()
-            images.flush()
-            np.save(folder / f"{split}_attributes.npy", attributes)
+    pictures, size = sum(recipe["pictures"].values()), recipe["size"]
+    with tqdm(total=pictures, desc="decoding", unit=" pictures", disable=None) as bar:
+        enlarged = decoding.fill(
+            folder, prepared, recipe, lambda done: bar.update(done - bar.n)
+        )
     if enlarged:
         print(
-            f"{enlarged} of {sum(recipe['pictures'].values())} pictures of "
-            f"{recipe['name']} are smaller than {size}x{size} after the crop "
-            f"{recipe['crop']!r}, and were enlarged"
+            f"{enlarged} of {pictures} pictures of {recipe['name']} are smaller than "
+            f"{size}x{size} after the crop {recipe['crop']!r}, and were enlarged"
         )
+    names = decoding.attribute_names(prepared)
     (folder / "recipe.json").write_text(
         json.dumps({**recipe, "attribute_names": names}, indent=2)
     )

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -48,7 +47,7 @@ _UNREADABLE = (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.
 # asked for without a version by that builder, which looks for no other version.
 with registered.skip_registration():
 
-    class CelebA(tfds.core.ShardBasedBuilder):
+    class CelebA(writing.Builder):
         """Writes labels and pictures as `celeb_a`.
 
         Shard by shard, because tfds' other builder keeps a split in memory and needs
@@ -101,11 +100,11 @@ with registered.skip_registration():
             }
             # All shards draw on this one iterator, in order. It leaves damaged
             # pictures out, so that the last shard comes to its end, where it raises.
-            examples = self._examples(np.concatenate(list(rows.values())))
+            records = self._records(np.concatenate(list(rows.values())).tolist())
             return {
                 split: [
                     functools.partial(
-                        itertools.islice, examples, min(_SHARD, len(numbers) - start)
+                        itertools.islice, records, min(_SHARD, len(numbers) - start)
                     )
                     for start in range(0, len(numbers), _SHARD)
                 ]
@@ -113,18 +112,16 @@ with registered.skip_registration():
                 if len(numbers)
             }
 
-        def _examples(self, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
-            labels, damaged = self._labels, []
+        def _records(self, rows: list[int]) -> Iterator[bytes]:
+            damaged = []
             bar = tqdm(total=len(rows), desc="celeb_a", unit=" pictures", disable=None)
             with bar:
-                for row in rows:
+                for record, problem in map(self._read, rows):
                     bar.update()
-                    name = labels.names[row]
-                    jpeg, problem = _read(self._pictures, name)
                     if not problem:
-                        yield name, _example(labels, row, jpeg)
+                        yield record
                         continue
-                    damaged.append(f"{name} ({problem})")
+                    damaged.append(problem)
                     if len(damaged) == _DAMAGED:
                         break
             if damaged:
@@ -135,26 +132,32 @@ with registered.skip_registration():
                     f"them again from {celeba_files.HOMEPAGE}"
                 )
 
+        def _read(self, row: int) -> tuple[bytes, str | None]:
+            """Returns a picture's record, or what is wrong with the picture."""
+            name = self._labels.names[row]
+            try:
+                jpeg = self._pictures.read(name)
+            except _UNREADABLE as error:
+                return b"", f"{name} (not readable: {error})"
+            problem = celeba_files.damage(jpeg)
+            if problem:
+                return b"", f"{name} ({problem})"
+            return _record(self._labels, row, jpeg), None
 
-def _example(labels: celeba_files.Labels, row: int, jpeg: bytes) -> dict[str, Any]:
+
+def _record(labels: celeba_files.Labels, row: int, jpeg: bytes) -> bytes:
+    bits = labels.attributes[row].tolist()
     example = {
-        "image": io.BytesIO(jpeg),
-        "file_name": labels.names[row],
-        "attributes": dict(zip(ATTRIBUTES, labels.attributes[row], strict=True)),
+        "image": jpeg,
+        "file_name": labels.names[row].encode(),
+        "attributes": dict(zip(ATTRIBUTES, bits, strict=True)),
     }
     if labels.landmarks is not None:
-        example["landmarks"] = dict(zip(LANDMARKS, labels.landmarks[row], strict=True))
+        pixels = labels.landmarks[row].tolist()
+        example["landmarks"] = dict(zip(LANDMARKS, pixels, strict=True))
     if labels.identity is not None:
-        example["identity"] = {"Identity_No": labels.identity[row]}
-    return example
-
-
-def _read(pictures: celeba_files.Pictures, name: str) -> tuple[bytes, str | None]:
-    try:
-        jpeg = pictures.read(name)
-    except _UNREADABLE as error:
-        return b"", f"not readable: {error}"
-    return jpeg, celeba_files.damage(jpeg)
+        example["identity"] = {"Identity_No": int(labels.identity[row])}
+    return writing.record(example)
 
 
 def prepare(

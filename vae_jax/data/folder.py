@@ -44,7 +44,7 @@ def split_of(name: str) -> str:
 
 with registered.skip_registration():
 
-    class Folder(tfds.core.ShardBasedBuilder):
+    class Folder(writing.Builder):
         """Writes pictures and attributes as `folder`."""
 
         VERSION = tfds.core.Version(VERSION)
@@ -81,18 +81,18 @@ with registered.skip_registration():
             names = _by_split(self._source)
             # As in `CelebA`: damaged pictures are left out, so that the last shard
             # comes to the end of this one iterator, where it raises.
-            examples = self._examples(list(itertools.chain(*names.values())))
+            records = self._records(list(itertools.chain(*names.values())))
             return {
                 split: [
                     functools.partial(
-                        itertools.islice, examples, min(_SHARD, len(those) - start)
+                        itertools.islice, records, min(_SHARD, len(those) - start)
                     )
                     for start in range(0, len(those), _SHARD)
                 ]
                 for split, those in names.items()
             }
 
-        def _examples(self, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        def _records(self, names: list[str]) -> Iterator[bytes]:
             source, damaged, contents = self._source, [], hashlib.sha256()
             for name in tqdm(
                 names, desc=source.path.name, unit=" pictures", disable=None
@@ -111,9 +111,12 @@ with registered.skip_registration():
                 # What tells pictures of the same number and sizes apart, wherever they
                 # lie. Not after the loop, whose end is only reached with damage.
                 self._metadata["contents_sha256"] = contents.hexdigest()
-                yield (
-                    name,
-                    {"image": stored, "file_name": name, "attributes": values},
+                yield writing.record(
+                    {
+                        "image": stored,
+                        "file_name": name.encode(),
+                        "attributes": values,
+                    }
                 )
             if damaged:
                 stopped = " or more" if len(damaged) == _DAMAGED else ""

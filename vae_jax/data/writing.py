@@ -4,10 +4,19 @@ import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module  # pyright: ignore
+from tensorflow_datasets.core import splits
+from tensorflow_datasets.proto import tf_example_pb2
 
 from vae_jax.errors import UserError
+
+# One record is read at a time. JPEGs take no compression, and the names beside them
+# take snappy's nearly as well as the default's, which takes three times as long.
+_OPTIONS = "group_size:1,snappy"
 
 
 class Info(tfds.core.DatasetInfo):
@@ -19,6 +28,61 @@ class Info(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Leaves everything as it is."""
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+    """tfds' own, but for shards that yield records in place of keys and examples.
+
+    tfds takes longer to encode a picture's labels than others to decode the picture.
+    """
+
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
+        del download_config
+        infos = []
+        for split, shards in self._shard_iterators_per_split(dl_manager).items():
+            template = self._get_filename_template(split_name=split)
+            paths, lengths = [], []
+            for index, records in enumerate(shards):
+                path = template.sharded_filepath(
+                    shard_index=index, num_shards=len(shards)
+                )
+                writer = array_record_module.ArrayRecordWriter(
+                    os.fspath(path), _OPTIONS
+                )
+                length = 0
+                for record in records():
+                    writer.write(record)
+                    length += 1
+                writer.close()
+                paths.append(path)
+                lengths.append(length)
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=lengths,
+                    num_bytes=sum(path.stat().length for path in paths),
+                    filename_template=template,
+                )
+            )
+        self.info.set_splits(splits.SplitDict(infos))
+
+
+def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
+    """Returns an example of bytes, and of integers or booleans by name, for `Builder`.
+
+    It holds what tfds' own serialiser would write, in the order of the names.
+    """
+    message = tf_example_pb2.Example()  # pyright: ignore
+    feature = message.features.feature
+    for name, value in example.items():
+        if isinstance(value, bytes):
+            feature[name].bytes_list.value.append(value)
+            continue
+        for part, number in value.items():
+            feature[f"{name}/{part}"].int64_list.value.append(int(number))
+    return message.SerializeToString(deterministic=True)
 
 
 def write(builder: tfds.core.DatasetBuilder, root: str | os.PathLike[str]) -> None:
