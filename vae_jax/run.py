@@ -245,16 +245,16 @@ def train(config: Config, workdir: Path) -> Run:
         label_columns=columns,
     )
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        step = checkpoints.step_of("latest")
-        if step is None:
-            step = 0
+        mesh_wide = sharding.replicated(sharding.data_mesh())
+        state = checkpoints.restore("latest", _state_shapes(config, params, mesh_wide))
+        if state is None:
             state = _new_state(config, _initial_params(config))
         else:
-            print(f"going on from step {step} of {workdir}")
-            mesh_wide = sharding.replicated(sharding.data_mesh())
-            state = checkpoints.restore(step, _state_shapes(config, params, mesh_wide))
+            print(f"going on from step {state.step} of {workdir}")
         record.write(workdir, config, dataset.recipe, params)
-        with Writer(workdir, step, tensorboard=config.log.tensorboard) as writer:
+        with Writer(
+            workdir, int(state.step), tensorboard=config.log.tensorboard
+        ) as writer:
             state = loop.train(
                 state,
                 step_lib.build_update(
@@ -322,14 +322,14 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     graphdef, params = _abstract_model(config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step = checkpoints.step_of(checkpoint)
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint yet")
-        state = checkpoints.restore(step, _state_shapes(config, params, one_device))
+        shapes = _state_shapes(config, params, one_device)
+        state = checkpoints.restore(checkpoint, shapes)
+    if state is None:
+        raise UserError(f"{workdir} holds no checkpoint yet")
     return Run(
         workdir=workdir,
         config=config,
-        step=step,
+        step=int(state.step),
         params={"ema": state.ema_params, "raw": state.params},
         graphdef=graphdef,
         dataset=dataset,

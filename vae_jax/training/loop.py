@@ -157,6 +157,8 @@ def train(
                 tqdm.write(_summary(step, num_steps, means, validation))
             writer.flush()
             if step % cadence.checkpoint == 0 or last or stop:
+                # No checkpoint may be later than the logs that lead to it.
+                writer.to_disk()
                 checkpoints.save(state, step, validation_loss)
             if stop:
                 break
