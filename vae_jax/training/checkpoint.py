@@ -54,16 +54,15 @@ def differences(expected: Any, found: Any) -> list[str]:
 
 def _save(path: Path, state: TrainState) -> None:
     """Saves by Orbax alone; raises OSError where the operating system refuses."""
-    # It also logs a traceback of everything that it raises.
+    # Where one write fails it logs a traceback as well, and drops the others unawaited.
     logging.getLogger("absl").addFilter(_is_no_echo)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         ocp.save(path, state)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
             raise
-        # And leaves its other writes where they are.
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
