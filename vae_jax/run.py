@@ -191,7 +191,7 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
             f"multiple of the {jax.device_count()} devices"
         )
-    resumes = (workdir / "run.json").exists()
+    resumes = record.exists(workdir)
     if resumes:
         recorded = record.read_config(workdir)
         record.check_config(workdir, recorded, config)
@@ -230,7 +230,8 @@ def train(config: Config, workdir: Path) -> Run:
       workdir: made where it is absent.
 
     Raises:
-      UserError: a setting is refused, or the workdir holds a run of other settings.
+      UserError: a setting is refused, or the workdir holds a run of other settings,
+        only damaged checkpoints or another process that trains, or is not writable.
     """
     config, dataset = _check(config, workdir)
     graphdef, params = _abstract_model(config)
@@ -311,7 +312,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
       checkpoint: "latest", or "best" by the validation loss of the EMA parameters.
 
     Raises:
-      UserError: there is no run, no checkpoint, or no data set.
+      UserError: there is no run, no whole checkpoint, or no data set.
     """
     workdir = Path(workdir)
     config = record.read_config(workdir)

@@ -11,12 +11,24 @@ from vae_jax.errors import UserError
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a JSON-lines file, but a last line torn by a kill."""
+    """Returns the objects of a JSON-lines file, but a last line torn by a kill.
+
+    Raises:
+      UserError: another line is torn.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
+    lines = path.read_bytes().split(b"\n")
     # What follows the last line feed was never finished; it is empty in a whole file.
-    return [json.loads(line) for line in lines[:-1]]
+    objects = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            objects.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged in line {number}: mend it by hand or from a copy"
+            ) from error
+    return objects
 
 
 @contextmanager
