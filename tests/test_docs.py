@@ -1,4 +1,4 @@
-"""docs/extending.md, done to a copy of the package; docs/faults.md, whose tests exist."""
+"""docs/extending.md, done to a copy of the package, and the tests of docs/faults.md."""
 
 import os
 import re
@@ -98,7 +98,8 @@ def test_the_new_parts_train(extended, data_dir, tmp_path):
 
 def test_every_fault_names_a_test_that_exists():
     text = (ROOT / "docs" / "faults.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith("| fault |")]
     assert len(rows) > 20
     for row in rows:
         tests = re.findall(r"`(\S+\.py)::(\w+)`", row.split("|")[-2])

@@ -58,7 +58,7 @@ def _save(path: Path, state: TrainState) -> None:
     logging.getLogger("absl").addFilter(_is_no_echo)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        ocp.save(path, state)
+        ocp.save(str(path), state)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
@@ -121,7 +121,8 @@ class Checkpoints:
                 for left in list(self._folder.iterdir()):
                     # The last is what Orbax alone leaves of a save.
                     if left.suffix in (_UNFINISHED, _DELETED, ".orbax-checkpoint-tmp"):
-                        shutil.rmtree(left)
+                        # Writes that Orbax began before it failed may still go on.
+                        shutil.rmtree(left, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -210,13 +211,13 @@ class Checkpoints:
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
             place = path
-        different = differences(like, ocp.metadata(place).metadata)
+        different = differences(like, ocp.metadata(str(place)).metadata)
         if different:
             raise UserError(
                 f"the checkpoint {path} does not fit the model:\n  "
                 + "\n  ".join(different)
             )
-        return ocp.load(place, like)
+        return ocp.load(str(place), like)
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Renames what training, which goes on from before it, will save again."""
