@@ -165,6 +165,12 @@ def damages(folder):
             "manifest.json is damaged",
         ),
         "empty manifest": (lambda: table.write_text("{}"), "manifest.json is damaged"),
+        "other format": (
+            lambda: table.write_text(
+                table.read_text().replace('"format": 1', '"format": 3')
+            ),
+            "manifest.json is damaged",
+        ),
         "other loss": (
             lambda: table.write_text(
                 table.read_text().replace('"loss": null', '"loss": -9.0')
@@ -183,6 +189,7 @@ KINDS = [
     "no manifest",
     "torn manifest",
     "empty manifest",
+    "other format",
     "other loss",
 ]
 
