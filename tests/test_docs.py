@@ -1,4 +1,4 @@
-"""What docs/extending.md says, done to a copy of the package."""
+"""docs/extending.md, done to a copy of the package, and the tests of docs/faults.md."""
 
 import os
 import re
@@ -94,3 +94,16 @@ def test_the_new_parts_train(extended, data_dir, tmp_path):
     # Early in its cycle the KL hardly weighs.
     assert train[0]["loss"] == pytest.approx(-train[0]["log_px"], rel=0.05)
     assert np.isfinite(train[-1]["elbo"])
+
+
+def test_every_fault_names_a_test_that_exists():
+    text = (ROOT / "docs" / "faults.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row.startswith("| fault |")]
+    assert len(rows) > 20
+    for row in rows:
+        tests = re.findall(r"`(\S+\.py)::(\w+)`", row.split("|")[-2])
+        assert tests, row
+        for file, name in tests:
+            (path,) = (ROOT / "tests").rglob(file)
+            assert re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE), row

@@ -1,4 +1,8 @@
+import errno
+import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +10,7 @@ from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.report import plots
-from vae_jax.report.writer import Writer, read_lines
+from vae_jax.report.writer import Writer, read_lines, write_json
 
 
 def write(workdir, steps, start=0, **kwargs):
@@ -37,6 +41,53 @@ def test_a_torn_last_line_is_left_out_even_if_it_reads_as_json(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}')
     assert read_lines(path) == [{"step": 1}]
+
+
+def test_a_line_damaged_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for damaged in (b'{"step": \x00}', b'{"st\xffep": 2}', b""):
+        path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
+            read_lines(path)
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("method", ["flush", "to_disk"])
+def test_a_full_disk_is_one_error_that_names_the_workdir(tmp_path, monkeypatch, method):
+    write(tmp_path, [1])
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with Writer(tmp_path, 1) as writer:
+        writer.write_metrics(2, 0.1, "train", {"loss": 1.0})
+        monkeypatch.setattr(writer, "_metrics", Full())
+        with pytest.raises(UserError) as error:
+            getattr(writer, method)()
+    assert str(error.value).startswith(f"cannot write {tmp_path}: No space left on dev")
+    monkeypatch.undo()
+    write(tmp_path, [], start=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", ["open", "fsync", "rename"])
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch, step):
+    path = tmp_path / "run.json"
+    write_json(path, {"seed": 1})
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if step == "fsync" else Path, step, refuse)
+        with pytest.raises(
+            UserError, match=r"cannot write .*run\.json: Read-only file"
+        ):
+            write_json(path, {"seed": 2})
+    assert json.loads(path.read_text()) == {"seed": 1}
 
 
 def test_metrics_do_not_depend_on_speed(tmp_path):

@@ -178,6 +178,57 @@ def test_what_is_no_run_is_said(tmp_path):
         run_lib.load(tmp_path)
 
 
+def test_checkpoints_without_a_run_json_are_not_gone_on_from(tiny_config, tmp_path):
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path)
+    (tmp_path / "run.json").unlink()
+    for open_it in (
+        lambda: run_lib.train(tiny_config, tmp_path),
+        lambda: run_lib.load(tmp_path),
+    ):
+        with pytest.raises(UserError, match="has checkpoints but no run.json"):
+            open_it()
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("part", ["config", "dataset"])
+def test_a_damaged_run_json_is_named(tiny_config, tmp_path, part):
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path)
+    whole = (tmp_path / "run.json").read_text()
+    for damaged in (whole[:-9], whole.replace(part, "dasa"), "[]", ""):
+        (tmp_path / "run.json").write_text(damaged)
+        for open_it in (
+            lambda: run_lib.train(tiny_config, tmp_path),
+            lambda: run_lib.load(tmp_path),
+        ):
+            with pytest.raises(UserError, match=r"run\.json cannot be read"):
+                open_it()
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tiny_config, tmp_path, capsys
+):
+    # The best is an earlier one: its loss falls only at first.
+    tiny_config.optimizer.learning_rate = 0.1
+    whole = run_lib.train(tiny_config, tmp_path / "whole")
+    run_lib.train(tiny_config, tmp_path / "hurt")
+    steps = {int(p.name) for p in (tmp_path / "hurt" / "checkpoints").glob("[0-9]*")}
+    assert len(steps) == 2
+    latest = tmp_path / "hurt" / "checkpoints" / "12"
+    data = max(latest.rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-1])
+    capsys.readouterr()
+    assert run_lib.load(tmp_path / "hurt").step == min(steps)
+    again = run_lib.train(tiny_config, tmp_path / "hurt")
+    out = capsys.readouterr().out
+    assert out.count(f"note: {latest} is damaged") == 2
+    assert f"going on from step {min(steps)} of" in out
+    assert_same_bits(whole.params, again.params)
+    logs = [(tmp_path / n / "metrics.jsonl").read_bytes() for n in ("whole", "hurt")]
+    assert logs[0] == logs[1]
+
+
 def test_a_cosine_that_ends_before_its_warm_up_is_refused(tiny_config, tmp_path):
     tiny_config.optimizer.schedule = "cosine"
     for steps, warmup in ((12, 12), (5, 8)):

@@ -19,6 +19,8 @@ All modes but train need --workdir alone. Every setting of a recipe can be overr
 --config.model.latent_dim=64.
 """
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -178,8 +180,9 @@ def _train(workdir: Path) -> list[Path]:
         raise UserError("--config is missing: --config=configs/vae.py, say")
     run = run_lib.train(CONFIG.value, workdir)
     if run.step < run.config.train.num_steps:
-        print(f"stopped at step {run.step}; the same command goes on from there")
-        return []
+        print(f"stopped at step {run.step}; to go on: {shlex.join(sys.orig_argv)}")
+        # Neither done nor wrong: for a scheduler to start again.
+        sys.exit(os.EX_TEMPFAIL)
     print(tables.evaluation_table(evaluation.evaluate_run(run)))
     written = [workdir / "eval.json", _draw_curves(run)]
     if isinstance(run.model(), Classifier):

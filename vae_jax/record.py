@@ -46,20 +46,43 @@ def _git_commit() -> str | None:
         return None
 
 
+def exists(workdir: Path) -> bool:
+    """Says whether a workdir holds a run.
+
+    Raises:
+      UserError: it holds checkpoints of a run, but nothing that says of which.
+    """
+    if (workdir / "run.json").exists():
+        return True
+    if list(workdir.glob("checkpoints/[0-9]*")):
+        raise UserError(
+            f"{workdir} has checkpoints but no run.json, which says what they are of: "
+            "put it back from a copy, or choose another --workdir"
+        )
+    return False
+
+
+def _read(workdir: Path, part: str) -> dict[str, Any]:
+    path = workdir / "run.json"
+    if not exists(workdir):
+        raise UserError(f"{workdir} holds no run: it has no run.json")
+    try:
+        return json.loads(path.read_text())[part]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
 def read_config(workdir: Path) -> Config:
     """Returns the resolved config of the run in a workdir.
 
     Raises:
       UserError: there is no run, or its run.json is not one of this program's.
     """
-    path = workdir / "run.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: it has no run.json")
     config = config_lib.default_config()
     try:
-        config.update(json.loads(path.read_text())["config"])
+        config.update(_read(workdir, "config"))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     return config
 
 
@@ -76,11 +99,14 @@ def check_config(workdir: Path, recorded: Config, given: Config) -> None:
 
 def other_pictures(workdir: Path, recipe: dict[str, Any]) -> str | None:
     """Returns how a run's pictures differ from those of `recipe`, or None."""
-    recorded = json.loads((workdir / "run.json").read_text())["dataset"]
-    then, now = (
-        f"{data['pictures']} (fingerprint {data['fingerprint']})"
-        for data in (recorded, recipe)
-    )
+    recorded = _read(workdir, "dataset")
+    try:
+        then, now = (
+            f"{data['pictures']} (fingerprint {data['fingerprint']})"
+            for data in (recorded, recipe)
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     if then == now:
         return None
     return (

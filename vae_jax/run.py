@@ -195,7 +195,7 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
             f"multiple of the {jax.device_count()} devices"
         )
-    resumes = (workdir / "run.json").exists()
+    resumes = record.exists(workdir)
     if resumes:
         recorded = record.read_config(workdir)
         record.check_config(workdir, recorded, config)
@@ -234,7 +234,8 @@ def train(config: Config, workdir: Path) -> Run:
       workdir: made where it is absent.
 
     Raises:
-      UserError: a setting is refused, or the workdir holds a run of other settings.
+      UserError: a setting is refused, or the workdir holds a run of other settings,
+        only damaged checkpoints or another process that trains, or is not writable.
     """
     config, dataset = _check(config, workdir)
     graphdef, params = _abstract_model(config)
@@ -249,16 +250,16 @@ def train(config: Config, workdir: Path) -> Run:
         label_columns=columns,
     )
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        step = checkpoints.step_of("latest")
-        if step is None:
-            step = 0
+        mesh_wide = sharding.replicated(sharding.data_mesh())
+        state = checkpoints.restore("latest", _state_shapes(config, params, mesh_wide))
+        if state is None:
             state = _initial_state(config)
         else:
-            print(f"going on from step {step} of {workdir}")
-            mesh_wide = sharding.replicated(sharding.data_mesh())
-            state = checkpoints.restore(step, _state_shapes(config, params, mesh_wide))
+            print(f"going on from step {state.step} of {workdir}")
         record.write(workdir, config, dataset.recipe, params)
-        with Writer(workdir, step, tensorboard=config.log.tensorboard) as writer:
+        with Writer(
+            workdir, int(state.step), tensorboard=config.log.tensorboard
+        ) as writer:
             state = loop.train(
                 state,
                 step_lib.build_update(
@@ -315,7 +316,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
       checkpoint: "latest", or "best" by the validation loss of the EMA parameters.
 
     Raises:
-      UserError: there is no run, no checkpoint, or no data set.
+      UserError: there is no run, no whole checkpoint, or no data set.
     """
     workdir = Path(workdir)
     config = record.read_config(workdir)
@@ -326,14 +327,14 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     graphdef, params = _abstract_model(config)
     one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        step = checkpoints.step_of(checkpoint)
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint yet")
-        state = checkpoints.restore(step, _state_shapes(config, params, one_device))
+        shapes = _state_shapes(config, params, one_device)
+        state = checkpoints.restore(checkpoint, shapes)
+    if state is None:
+        raise UserError(f"{workdir} holds no checkpoint yet")
     return Run(
         workdir=workdir,
         config=config,
-        step=step,
+        step=int(state.step),
         params={"ema": state.ema_params, "raw": state.params},
         graphdef=graphdef,
         dataset=dataset,

@@ -1,6 +1,9 @@
 """What a run writes down: metrics.jsonl, timing.jsonl and, if asked, TensorBoard."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +11,61 @@ from vae_jax.errors import UserError
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a JSON-lines file, but a last line torn by a kill."""
+    """Returns the objects of a JSON-lines file, but a last line torn by a kill.
+
+    Raises:
+      UserError: another line is torn.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
+    lines = path.read_bytes().split(b"\n")
     # What follows the last line feed was never finished; it is empty in a whole file.
-    return [json.loads(line) for line in lines[:-1]]
+    objects = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            objects.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged in line {number}: mend it by hand or from a copy"
+            ) from error
+    return objects
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. What was saved before is "
+            "whole: when this is mended, the same command goes on from it"
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is whole or not there, even after a power cut.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with writing(path):
+        with unfinished.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that is whole or not there."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.rename(path)
+    """Writes a JSON file that is whole or not there; raises as `write_whole`."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _keep_until(path: Path, step: int) -> None:
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    rewritten = path.with_suffix(".rewritten")
-    rewritten.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    rewritten.rename(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 class Writer:
@@ -44,7 +82,8 @@ class Writer:
       tensorboard: write event files under `workdir`/tensorboard as well.
 
     Raises:
-      UserError: TensorBoard is asked for and not installed.
+      UserError: TensorBoard is asked for and not installed; here and in all methods,
+        the operating system refuses to write.
     """
 
     def __init__(self, workdir: Path, step: int, *, tensorboard: bool = False):
@@ -60,38 +99,53 @@ class Writer:
             self._board = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=step + 1
             )
-        files = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
-        for path in files:
+        self._workdir = workdir
+        self._files = ExitStack()
+        paths = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
+        for path in paths:
             _keep_until(path, step)
-        self._metrics, self._timing = (path.open("a") for path in files)
+        with writing(workdir):
+            self._metrics, self._timing = (
+                self._files.enter_context(path.open("a")) for path in paths
+            )
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-        self._timing.close()
         if self._board is not None:
             self._board.close()
+        with writing(self._workdir):
+            self._files.close()
 
     def write_metrics(
         self, step: int, epoch: float, split: str, metrics: dict[str, float]
     ) -> None:
         """Writes the means of one split at a step, in full float precision."""
         line = {"step": step, "epoch": epoch, "split": split, **metrics}
-        self._metrics.write(json.dumps(line) + "\n")
+        with writing(self._workdir):
+            self._metrics.write(json.dumps(line) + "\n")
         self._scalars(step, split, metrics)
 
     def write_timing(self, step: int, images_per_second: float) -> None:
         """Writes the training speed since the last such line, evaluation excluded."""
         line = {"step": step, "images_per_second": images_per_second}
-        self._timing.write(json.dumps(line) + "\n")
+        with writing(self._workdir):
+            self._timing.write(json.dumps(line) + "\n")
         self._scalars(step, "timing", {"images_per_second": images_per_second})
 
     def flush(self) -> None:
         """Hands everything written to the operating system."""
-        self._metrics.flush()
-        self._timing.flush()
+        with writing(self._workdir):
+            self._metrics.flush()
+            self._timing.flush()
+
+    def to_disk(self) -> None:
+        """Returns once everything written would survive a power cut."""
+        self.flush()
+        with writing(self._workdir):
+            os.fsync(self._metrics.fileno())
+            os.fsync(self._timing.fileno())
 
     def _scalars(self, step: int, prefix: str, values: dict[str, float]) -> None:
         if self._board is not None:

@@ -1,31 +1,43 @@
-"""Checkpoints: the whole TrainState, the latest and the best, by Orbax."""
+"""Checkpoints: the whole TrainState, the latest and the best, by Orbax.
 
+`checkpoints/3000/` holds Orbax's files and a manifest of them. It is made under another
+name and renamed when it is whole, so that what has a step for its name was once whole.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from vae_jax.errors import UserError
+from vae_jax.report.writer import writing
+from vae_jax.training import manifest
 from vae_jax.training.step import TrainState
 
-_policies = ocp.training.preservation_policies
-_LATEST_AND_BEST = _policies.AnyPreservationPolicy(
-    [
-        _policies.LatestN(1),
-        _policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        ),
-    ]
-)
+_UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
+# What of a manifest comes first; a checkpoint without a loss is taken for the worst.
+_ORDERS = {
+    "latest": lambda m: -m["step"],
+    "best": lambda m: (m["loss"] is None, m["loss"] or 0.0, -m["step"]),
+}
 
 
-def _shapes(tree: Any) -> dict[str, tuple]:
+def _shapes(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype}{list(leaf.shape)}"
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
@@ -40,6 +52,37 @@ def differences(expected: Any, found: Any) -> list[str]:
     ]
 
 
+def _save(path: Path, state: TrainState) -> None:
+    """Saves by Orbax alone; raises OSError where the operating system refuses."""
+    # Where one write fails it logs a traceback as well, and drops the others unawaited.
+    logging.getLogger("absl").addFilter(_is_no_echo)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    try:
+        ocp.save(str(path), state)
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def _is_no_echo(record: logging.LogRecord) -> bool:
+    return "_SignalingThread.run() raised" not in record.getMessage()
+
+
+def _is_without_manifest(path: Path) -> bool:
+    """Says whether Orbax alone made a checkpoint: it also renames what is whole."""
+    return (path / "_CHECKPOINT_METADATA").exists()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not _is_without_manifest(path):
+        return manifest.read(path)
+    metrics = path / "metrics" / "metrics"
+    loss = json.loads(metrics.read_text())["loss"] if metrics.exists() else None
+    return {"step": int(path.name), "loss": loss, "files": {}}
+
+
 class Checkpoints:
     """The checkpoints of one run, in `folder`; used as a context manager.
 
@@ -47,57 +90,166 @@ class Checkpoints:
     and is finished on leaving the context.
 
     Args:
-      folder: made where it is absent.
-      writable: whether to save; what a killed process left half-written is removed,
-        which a reader must not do to a run that is still training.
+      folder: made where it is absent and `writable`.
+      writable: whether to save. Only one process may at a time; it removes what a
+        killed one left half-written or half-deleted, which a reader must not do to a
+        run that is still training.
+
+    Raises:
+      UserError: on entering, another process saves here; there, in saving and on
+        leaving, the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False):
         self._folder = folder
-        # Orbax's own annotations exclude what its documentation passes.
-        make: Any = ocp.training.Checkpointer
-        self._checkpointer = make(
-            folder.absolute(),
-            preservation_policy=_LATEST_AND_BEST,
-            cleanup_tmp_directories=writable,
-        )
+        self._writable = writable
+        self._lock = filelock.FileLock(folder / "lock", timeout=0)
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
+        if self._writable:
+            with writing(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    self._lock.acquire()
+                except filelock.Timeout as error:
+                    raise UserError(
+                        f"another process is training in {self._folder.parent}: wait "
+                        "for it, stop it, or choose another --workdir"
+                    ) from error
+                for left in list(self._folder.iterdir()):
+                    # The last is what Orbax alone leaves of a save.
+                    if left.suffix in (_UNFINISHED, _DELETED, ".orbax-checkpoint-tmp"):
+                        # Writes that Orbax began before it failed may still go on.
+                        shutil.rmtree(left, ignore_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._checkpointer.close()
+        try:
+            self._finish()
+        finally:
+            self._pool.shutdown()
+            self._lock.release()
 
     def save(self, state: TrainState, step: int, loss: float | None) -> None:
         """Saves the state of a step; `loss`, of the validation split, ranks it."""
-        metrics = None if loss is None else {"loss": loss}
-        self._checkpointer.save_async(step, state, metrics=metrics, force=True)
+        self._finish()
+        # The state's buffers are given to the next update.
+        copied = jax.tree.map(np.array, state)
+        self._pending = self._pool.submit(self._write, copied, step, loss)
 
-    def step_of(self, which: str) -> int | None:
-        """Returns the step of the "latest" or "best" checkpoint, None without any."""
-        if which == "latest":
-            latest = self._checkpointer.latest
-            return None if latest is None else latest.step
-        ranked = [c for c in self._checkpointer.checkpoints if c.metrics]
-        if not ranked:
-            return self.step_of("latest")
-        return min(ranked, key=lambda c: c.metrics["loss"]).step
+    def restore(self, which: str, like: TrainState) -> TrainState | None:
+        """Returns the state of the "latest" or "best" checkpoint, None without any.
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """Returns the state of a step.
+        A damaged one is named and passed over for the next; with `writable` all are
+        looked at, and the damaged are set aside.
 
         Args:
-          step: of a checkpoint that exists.
+          which: best is by loss; what has none comes last.
           like: a state, or its shapes with shardings, that the checkpoint must match.
 
         Raises:
-          UserError: the checkpoint is of another architecture.
+          UserError: all checkpoints are damaged, or the one chosen is of another
+            architecture or a newer program.
         """
-        found = self._checkpointer.metadata(step).metadata
-        different = differences(like, found)
+        steps = self._steps()
+        whole, problems = self._look(which)
+        if not all(path.exists() for path in [*steps, *problems]):
+            # The process that trains here has meanwhile replaced one.
+            return self.restore(which, like)
+        if whole is None and not problems:
+            return None
+        damaged = [f"{path} is damaged ({why})" for path, why in problems.items()]
+        if whole is None:
+            raise UserError(
+                "no checkpoint is whole; put one back from a copy, or choose another "
+                "--workdir:\n  " + "\n  ".join(damaged)
+            )
+        if damaged:
+            print(f"note: {'; '.join(damaged)}: {whole} is used")
+        if self._writable:
+            self._set_aside(list(problems))
+        try:
+            return self._load(whole, like)
+        except Exception:
+            if whole.exists():
+                raise
+            return self.restore(which, like)
+
+    def _steps(self) -> list[Path]:
+        if not self._folder.exists():
+            return []
+        return [path for path in self._folder.iterdir() if path.name.isdecimal()]
+
+    def _read_manifests(self) -> tuple[dict[Path, dict[str, Any]], dict[Path, str]]:
+        manifests, problems = {}, {}
+        for path in self._steps():
+            try:
+                manifests[path] = _read_manifest(path)
+            except manifest.Damaged as damage:
+                problems[path] = str(damage)
+        return manifests, problems
+
+    def _look(self, which: str) -> tuple[Path | None, dict[Path, str]]:
+        """Returns the first whole checkpoint, and what is wrong with damaged ones."""
+        manifests, problems = self._read_manifests()
+        whole: Path | None = None
+        for path in sorted(manifests, key=lambda path: _ORDERS[which](manifests[path])):
+            try:
+                manifest.check_files(path, manifests[path])
+            except manifest.Damaged as damage:
+                problems[path] = str(damage)
+                continue
+            whole = whole or path
+            if not self._writable:
+                break
+        return whole, problems
+
+    def _load(self, path: Path, like: TrainState) -> TrainState:
+        place = path / "orbax"
+        if _is_without_manifest(path):
+            print(f"note: {path} has no manifest: damage to it would not be seen")
+            place = path
+        different = differences(like, ocp.metadata(str(place)).metadata)
         if different:
             raise UserError(
-                f"the checkpoint {self._folder / str(step)} does not fit the model:\n  "
+                f"the checkpoint {path} does not fit the model:\n  "
                 + "\n  ".join(different)
             )
-        return self._checkpointer.load(step, like)
+        return ocp.load(str(place), like)
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        """Renames what training, which goes on from before it, will save again."""
+        with writing(self._folder):
+            for path in damaged:
+                aside = path.with_name(path.name + _DAMAGED)
+                shutil.rmtree(aside, ignore_errors=True)
+                manifest.rename(path, aside.name)
+
+    def _write(self, state: TrainState, step: int, loss: float | None) -> None:
+        unfinished = self._folder / f"{step}{_UNFINISHED}"
+        with writing(self._folder):
+            unfinished.mkdir()
+            _save(unfinished / "orbax", state)
+            ranked = None if loss is None or not math.isfinite(loss) else loss
+            manifest.write(unfinished, step=step, loss=ranked)
+            manifest.rename(unfinished, str(step))
+            self._delete_old()
+
+    def _delete_old(self) -> None:
+        manifests, _ = self._read_manifests()
+        kept = {
+            min(manifests, key=lambda path: order(manifests[path]))
+            for order in _ORDERS.values()
+        }
+        for path in manifests.keys() - kept:
+            # Renamed first: half of a checkpoint must not have its name.
+            gone = path.with_name(path.name + _DELETED)
+            manifest.rename(path, gone.name)
+            shutil.rmtree(gone)
+
+    def _finish(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()

@@ -1,5 +1,6 @@
 """The loop: batch -> update -> log -> evaluate -> save. It knows no model."""
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ def _stop_requests() -> Iterator[list[int]]:
     def request(number, frame):
         del frame
         received.append(number)
+        # No print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping at the next log, saved; a second signal kills\n")
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -157,6 +160,8 @@ def train(
                 tqdm.write(_summary(step, num_steps, means, validation))
             writer.flush()
             if step % cadence.checkpoint == 0 or last or stop:
+                # No checkpoint may be later than the logs that lead to it.
+                writer.to_disk()
                 checkpoints.save(state, step, validation_loss)
             if stop:
                 break

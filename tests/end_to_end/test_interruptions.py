@@ -1,0 +1,122 @@
+"""What happens to a run from outside, as its user sees it."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--config.precision=fp32",
+    "--config.dataset.size=16",
+    "--config.model.latent_dim=4",
+    "--config.model.hidden_dim=16",
+    "--config.train.batch_size=8",
+    "--config.train.steps_per_dispatch=2",
+    "--config.log.every_steps=4",
+    "--config.eval.every_steps=20",
+    "--config.eval.importance_samples=3",
+    "--config.checkpoint.every_steps=20",
+]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def command(data_dir, workdir, steps):
+    return [
+        sys.executable,
+        "-m",
+        "vae_jax.main",
+        f"--config={ROOT / 'configs' / 'vae.py'}",
+        f"--config.dataset.data_dir={data_dir}",
+        f"--workdir={workdir}",
+        f"--config.train.num_steps={steps}",
+        *TINY,
+    ]
+
+
+def run(arguments, **environment):
+    return subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def checkpoints(workdir):
+    return {int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*[0-9]")}
+
+
+@pytest.fixture(scope="module")
+def stopped(data_dir, tmp_path_factory):
+    """A workdir whose training got a SIGTERM, a rival having been sent away."""
+    workdir = tmp_path_factory.mktemp("stopped") / "a run"
+    arguments = command(data_dir, workdir, 100_000)
+    training = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not workdir.exists() or not checkpoints(workdir):
+        assert time.monotonic() < deadline and training.poll() is None
+        time.sleep(0.05)
+    rival = run(arguments)
+    reader = run([*arguments[:3], "--mode=reconstruct", f"--workdir={workdir}"])
+    assert training.poll() is None
+    training.send_signal(signal.SIGTERM)
+    out, err = training.communicate(timeout=60)
+    return workdir, arguments, training.returncode, out, err, rival, reader
+
+
+def test_a_second_process_is_sent_away_and_a_reader_is_not(stopped):
+    workdir, *_, rival, reader = stopped
+    assert rival.returncode == 2
+    assert rival.stderr == (
+        f"vae_jax: another process is training in {workdir}: wait for it, stop it, or "
+        "choose another --workdir\n"
+    )
+    assert reader.returncode == 0, reader.stderr
+
+
+def test_a_stop_says_so_at_once_saves_and_gives_the_command_to_go_on(stopped):
+    workdir, arguments, status, out, err, *_ = stopped
+    assert status == os.EX_TEMPFAIL
+    assert err == "\nstopping at the next log, saved; a second signal kills\n"
+    last = out.splitlines()[-1]
+    step, told = re.fullmatch(r"stopped at step (\d+); to go on: (.*)", last).groups()
+    assert int(step) % 4 == 0 and int(step) in checkpoints(workdir)
+    log = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["step"] == int(step)
+    assert shlex.split(told) == arguments
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    # Blocks of 1024 bytes: metrics.jsonl outgrows them before the 40th step. JAX's
+    # cache of programs would as well, and be torn for all other tests.
+    arguments = command(data_dir, workdir, 40)
+    done = run(
+        ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *arguments],
+        JAX_ENABLE_COMPILATION_CACHE="false",
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "File too large" in line and "the same command goes on" in line
+    assert line.startswith(f"vae_jax: cannot write {workdir}")
+    assert run(arguments).returncode == 0
+    whole = tmp_path / "whole"
+    assert run(command(data_dir, whole, 40)).returncode == 0
+    logs = [(path / "metrics.jsonl").read_bytes() for path in (workdir, whole)]
+    assert logs[0] == logs[1]
