@@ -8,13 +8,40 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from tabulate import tabulate
 
-from benchmarks import limits, training
+from benchmarks import data_path, exploring, limits, scaling, start_up, training
+
+# From the command line's arguments to lines of the table.
+PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "training": lambda arguments: [
+        training.measure(
+            name,
+            batch_size=batch_size,
+            seconds=arguments.seconds,
+            repeats=arguments.repeats,
+            num_images=20_000,
+        )
+        for name in training.RECIPES
+        for batch_size in arguments.batch_size
+    ],
+    "data": lambda arguments: data_path.measure(
+        arguments.repeats, num_images=arguments.num_images
+    ),
+    "exploring": lambda arguments: [
+        line
+        for name in exploring.MODELS
+        for line in exploring.measure(
+            arguments.repeats, num_images=arguments.num_images // 10, name=name
+        )
+    ],
+    "start_up": lambda arguments: start_up.measure(arguments.repeats),
+}
 
 
 def _machine() -> dict[str, Any]:
@@ -31,20 +58,26 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         for name, figures in line["rivals"].items():
             first = name == "vae_jax"
+            over_floor = line.get("time_over_floor") if first else None
             rows.append(
                 {
                     "": line["name"] if first else "",
+                    "unit": line["unit"] if first else "",
                     "rival": name,
-                    line["unit"]: f"{figures['median']:,.0f}",
-                    "from": f"{figures['lowest']:,.0f}",
-                    "to": f"{figures['highest']:,.0f}",
+                    "median": _number(figures["median"]),
+                    "from": _number(figures["lowest"]),
+                    "to": _number(figures["highest"]),
                     "vae_jax is": "" if first else f"{figures['ratio']:.2f} x",
-                    "time / floor": f"{line['time_over_floor']:.2f}" if first else "",
+                    "time / floor": f"{over_floor:.2f}" if over_floor else "",
                 }
             )
     return rows
@@ -66,7 +99,10 @@ def main() -> None:
         description="Times vae_jax, PyTorch and the machine side by side.",
     )
     parser.add_argument(
-        "--only", choices=training.RECIPES, help="One recipe; all of them."
+        "--only",
+        choices=[*PARTS, "scaling"],
+        nargs="+",
+        help="Some parts; all of them.",
     )
     parser.add_argument(
         "--batch_size",
@@ -79,35 +115,39 @@ def main() -> None:
         "--repeats", type=int, default=7, help="Turns of each rival; 7."
     )
     parser.add_argument(
+        "--num_images",
+        type=int,
+        default=20_000,
+        help="Of data, and ten times those of exploring; 20000.",
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks.json"), help="Of the figures."
     )
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats is {arguments.repeats}; allowed is 1 or more")
+    if arguments.num_images < 100:
+        parser.error(f"--num_images is {arguments.num_images}; allowed is 100 or more")
     try:
         # Before the work, not after it.
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.touch()
     except OSError as error:
         parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
-    lines = []
-    for name in [arguments.only] if arguments.only else training.RECIPES:
-        for batch_size in arguments.batch_size:
-            lines.append(
-                training.measure(
-                    name,
-                    batch_size=batch_size,
-                    seconds=arguments.seconds,
-                    repeats=arguments.repeats,
-                    num_images=20_000,
-                )
-            )
-    found = {"machine": _machine(), "lines": lines}
+    found: dict[str, Any] = {"machine": _machine(), "lines": []}
+    for part in arguments.only or [*PARTS, "scaling"]:
+        if part == "scaling":
+            found["scaling"] = scaling.measure()
+            picture = arguments.out.with_suffix(".png")
+            scaling.draw(found["scaling"], picture)
+            print(picture)
+        else:
+            found["lines"] += PARTS[part](arguments)
+        # A part may take long, and the next one fail.
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found["machine"], indent=2))
-    print(
-        tabulate(_rows(lines), headers="keys", tablefmt="github", disable_numparse=True)
-    )
-    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    rows = _rows(found["lines"])
+    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     print(arguments.out)
 
 

@@ -37,8 +37,6 @@ def get_config(words=""):
             raise UserError(
                 f"configs/conv_vae.py has no word {word!r}; allowed is {allowed}"
             )
-    # Memory is short where activations are large, and batches read ahead.
+    # Memory is short where activations are large.
     config.model.remat = config.dataset.size > 128
-    if config.dataset.size > 64:
-        config.train.steps_per_dispatch = 10
     return config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import limits, timing, training
+from benchmarks import limits, scaling, timing, training
 
 
 def small(name):
@@ -173,15 +173,22 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
     monkeypatch.setattr(training, "peers", lambda *_: {})
     config = small("VAE")
-    monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
+    recipes = {"VAE": config.copy_and_resolve_references}
+    monkeypatch.setattr(training, "RECIPES", recipes)
+    figure = {"name": "a", "x": "b", "unit": "c", "curves": {}}
+    monkeypatch.setattr(scaling, "measure", lambda: [figure])
     out = tmp_path / "deep" / "found.json"
-    options = ["--only=VAE", "--batch_size=2,4", "--seconds=0", "--repeats=1"]
+    options = ["--only", "training", "scaling", "--batch_size=2,4", "--seconds=0"]
+    options.append("--repeats=1")
     monkeypatch.setattr(sys, "argv", ["benchmarks", *options, f"--out={out}"])
     command.main()
     printed = capsys.readouterr().out
-    lines = json.loads(out.read_text())["lines"]
+    found = json.loads(out.read_text())
+    lines = found["lines"]
+    assert found["scaling"] == [figure] and out.with_suffix(".png").exists()
     for wrong, said in (
         ("--repeats=0", "--repeats is 0"),
+        ("--num_images=0", "--num_images is 0"),
         (f"--out={out}/x", "--out is"),
     ):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *options, wrong])
@@ -190,5 +197,5 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
     assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
     for line in lines:
-        assert f"{line['rivals']['vae_jax']['median']:,.0f}" in printed
+        assert command._number(line["rivals"]["vae_jax"]["median"]) in printed
         assert line["time_over_floor"] > 0

@@ -50,7 +50,7 @@ def test_defaults_are_allowed_and_locked():
         ({"train__num_steps": 0}, ["config.train.num_steps", "or None"]),
         ({"train__num_epochs": 0.0}, ["config.train.num_epochs", "above 0"]),
         ({"train__batch_size": 0}, ["config.train.batch_size"]),
-        ({"log__every_steps": 15}, ["config.log.every_steps", "multiple", "50"]),
+        ({"log__every_steps": 15}, ["config.log.every_steps", "multiple", "10"]),
         ({"eval__every_steps": 70}, ["config.eval.every_steps", "multiple", "50"]),
         ({"checkpoint__every_steps": 10}, ["config.checkpoint.every_steps", "50"]),
         ({"model__width": 15}, ["config.model.width", "15", "an even number"]),

@@ -232,7 +232,7 @@ SETTINGS: dict[str, Setting] = {
         3.0, "passes over the training split", "a number above 0", lambda v: v > 0
     ),
     "train.num_steps": _optional(_whole(1, "updates; where set, it wins"), int),
-    "train.steps_per_dispatch": _whole(50, "updates in one compiled program"),
+    "train.steps_per_dispatch": _whole(10, "updates in one compiled program"),
     "log.every_steps": _whole(50, "between lines of metrics.jsonl"),
     "log.tensorboard": _switch(False, "write TensorBoard's event files as well"),
     "eval.every_steps": _whole(1000, "between evaluations on the validation split"),
