@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
         )
     ],
     "start_up": lambda arguments: start_up.measure(arguments.repeats),
+    "epochs": lambda arguments: [training.measure_epochs(repeats=arguments.repeats)],
 }
 
 
@@ -102,7 +103,7 @@ def main() -> None:
         "--only",
         choices=[*PARTS, "scaling"],
         nargs="+",
-        help="Some parts; all of them.",
+        help="Some parts; all of them, but epochs on an accelerator alone.",
     )
     parser.add_argument(
         "--batch_size",
@@ -118,7 +119,7 @@ def main() -> None:
         "--num_images",
         type=int,
         default=20_000,
-        help="Of data, and ten times those of exploring; 20000.",
+        help="Of data; exploring has a tenth; 20000.",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/benchmarks.json"), help="Of the figures."
@@ -135,7 +136,11 @@ def main() -> None:
     except OSError as error:
         parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
     found: dict[str, Any] = {"machine": _machine(), "lines": []}
-    for part in arguments.only or [*PARTS, "scaling"]:
+    parts = arguments.only or [*PARTS, "scaling"]
+    if arguments.only is None and jax.default_backend() == "cpu":
+        # Minutes a turn.
+        parts.remove("epochs")
+    for part in parts:
         if part == "scaling":
             found["scaling"] = scaling.measure()
             picture = arguments.out.with_suffix(".png")

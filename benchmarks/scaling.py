@@ -15,7 +15,7 @@ from configs import conv_vae, vae
 from vae_jax.config import Config
 
 GIB = 2**30
-UNDONE = "XLA on a CPU undoes remat: its compiled step needs as much with it as without"
+UNDONE = "XLA on a CPU undoes remat:\nits program needs as much with it"
 
 
 def _vae(batch_size: int) -> Config:
@@ -170,7 +170,7 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
     """
     # Here, because it takes half as long to import as JAX.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FormatStrFormatter, NullLocator
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     sheet = Figure(figsize=(4.2 * len(figures), 3.8), layout="constrained")
     axes = sheet.subplots(1, len(figures), squeeze=False)[0]
@@ -193,6 +193,8 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
         axis.set_yscale("log")
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.set_title(figure["name"], fontsize=10)
         note = figure.get("note")

@@ -177,8 +177,9 @@ def trainer(
     weight_decay: float,
     best: bool,
     compiled: bool = False,
+    bf16: bool = False,
 ) -> Callable[[int], float]:
-    """Returns train(num_steps) -> the last loss, in float32, with an EMA.
+    """Returns train(num_steps) -> the last loss, with an EMA.
 
     Args:
       model: on its device already.
@@ -188,6 +189,7 @@ def trainer(
       weight_decay: of AdamW.
       best: fused optimiser and EMA; otherwise as most people write it.
       compiled: by torch.compile.
+      bf16: by autocast; float32 otherwise.
     """
     parameters = list(model.parameters())
     ema = [p.detach().clone() for p in parameters]
@@ -202,7 +204,8 @@ def trainer(
         for _ in range(num_steps):
             images = next(batches).to(device)
             noise = torch.randn(len(images), latent_dim, device=device)
-            loss = loss_of(images, noise)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = loss_of(images, noise)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

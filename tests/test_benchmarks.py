@@ -140,6 +140,49 @@ def test_the_loops_of_pytorch_train():
         assert train(100) < first, name
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_epochs_are_timed_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
+    seen = []
+
+    def trainer(config, split, kind):
+        seen.append((config.precision, len(split.images)))
+        return lambda num_steps: seen.append(num_steps)
+
+    monkeypatch.setattr(training, "trainer", trainer)
+    monkeypatch.setattr(training, "peers", lambda *_: {})
+    line = training.measure_epochs(repeats=2, num_steps=30, num_images=64)
+    # To compile, to warm up, and two turns.
+    assert seen == [("bf16", 64), 10, 30, 30, 30]
+    assert line["floor"]["traffic_seconds"] == pytest.approx(30 * 6_454_472 * 48 / 1e9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pytorch_multiplies_in_bfloat16_where_asked():
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_models
+
+    seen = []
+
+    class Model(torch_models.AE):
+        def loss(self, images, noise):
+            seen.append(self.encoder(images.flatten(1)).dtype)
+            return super().loss(images, noise)
+
+    for bf16 in (False, True):
+        train = torch_models.trainer(
+            Model(16, 4, 2),
+            iter([torch.rand(3, 1, 4, 4)]),
+            latent_dim=2,
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            best=True,
+            bf16=bf16,
+        )
+        train(1)
+    assert seen == [torch.float32, torch.bfloat16]
+
+
 def test_rivals_take_turns_and_only_the_warm_up_is_not_counted():
     calls = []
     seconds = timing.in_turn(
