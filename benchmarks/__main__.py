@@ -15,7 +15,15 @@ from typing import Any
 import jax
 from tabulate import tabulate
 
-from benchmarks import data_path, exploring, limits, scaling, start_up, training
+from benchmarks import (
+    data_path,
+    exploring,
+    limits,
+    profiling,
+    scaling,
+    start_up,
+    training,
+)
 
 # From the command line's arguments to lines of the table.
 PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
@@ -101,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--only",
-        choices=[*PARTS, "scaling"],
+        choices=[*PARTS, "scaling", "profile"],
         nargs="+",
         help="Some parts; all of them, but epochs on an accelerator alone.",
     )
@@ -136,7 +144,7 @@ def main() -> None:
     except OSError as error:
         parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
     found: dict[str, Any] = {"machine": _machine(), "lines": []}
-    parts = arguments.only or [*PARTS, "scaling"]
+    parts = arguments.only or [*PARTS, "scaling", "profile"]
     if arguments.only is None and jax.default_backend() == "cpu":
         # Minutes a turn.
         parts.remove("epochs")
@@ -146,6 +154,9 @@ def main() -> None:
             picture = arguments.out.with_suffix(".png")
             scaling.draw(found["scaling"], picture)
             print(picture)
+        elif part == "profile":
+            found["profile"] = [profiling.measure(name) for name in training.RECIPES]
+            print(json.dumps(found["profile"], indent=2))
         else:
             found["lines"] += PARTS[part](arguments)
         # A part may take long, and the next one fail.

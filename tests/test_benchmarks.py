@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import limits, scaling, timing, training
+from benchmarks import limits, profiling, scaling, timing, training
 
 
 def small(name):
@@ -181,6 +181,16 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
         )
         train(1)
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_a_profile_finds_the_kernels_of_a_step(monkeypatch):
+    config = small("VAE")
+    monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
+    profile = profiling.measure("VAE", batch_size=4, num_steps=10)
+    assert profile["sum"] == pytest.approx(sum(profile["kernels"].values()))
+    # Products under one of their names, and the optimiser's arithmetic.
+    assert {"dot", "ynn_fusion"} & profile["kernels"].keys()
+    assert any(kind.endswith("add_fusion") for kind in profile["kernels"])
 
 
 def test_rivals_take_turns_and_only_the_warm_up_is_not_counted():
