@@ -228,7 +228,8 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     config = small("VAE")
     recipes = {"VAE": config.copy_and_resolve_references}
     monkeypatch.setattr(training, "RECIPES", recipes)
-    figure = {"name": "a", "x": "b", "unit": "c", "curves": {}}
+    curves = {"vae_jax": [{"at": 16, "median": 2.0}, {"at": 32, "median": 3.0}]}
+    figure = {"name": "a", "x": "b", "unit": "ms a step", "curves": curves}
     monkeypatch.setattr(scaling, "measure", lambda: [figure])
     out = tmp_path / "deep" / "found.json"
     options = ["--only", "training", "scaling", "--batch_size=2,4", "--seconds=0"]
