@@ -267,7 +267,9 @@ def test_the_same_steps_without_their_faults_are_as_if_they_had_not_been():
     ends = []
     for given in (batches, kept):
         state, update = make(loss_fn)
-        ends.append(step_lib.build_dispatch(update, lambda data, x: x)(state, {}, given))
+        ends.append(
+            step_lib.build_dispatch(update, lambda data, x: x)(state, {}, given)
+        )
     for part in LEARNT:
         assert_same_bits(getattr(ends[0][0], part), getattr(ends[1][0], part))
 

@@ -71,7 +71,6 @@ def _order(split: Split, seed: int, batch_size: int) -> Callable[..., np.ndarray
 
 def device_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
     """Feeds from a copy of the split in the device's memory: only indices travel."""
-
     indices = _order(split, seed, batch_size)
     return Feed(
         indices=indices,
@@ -83,7 +82,6 @@ def device_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
 
 def stream_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
     """Feeds batches read ahead by Grain from the memory map."""
-
     indices = _order(split, seed, batch_size)
 
     def read(dispatch: tuple[int, int]) -> Batch:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ from vae_jax.training import sharding
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState, build_dispatch
 
-
-# Where half of all batches were bad, and not the parameters, so many in a row would come
-# once in 10^15 steps.
+# If it were half of all batches that are bad, and not the parameters, so many in a row
+# would come once in 10^15 steps.
 MOST_FAULTS = 50
 
 
@@ -109,9 +107,7 @@ def _check_faults(
     if faults < min(MOST_FAULTS, num_steps):
         return
     first = step - faults
-    pictures = np.array2string(
-        feed.indices(first, 1)[0], separator=", ", max_line_width=sys.maxsize
-    )
+    pictures = feed.indices(first, 1)[0].tolist()
     stands = (
         f"The last checkpoint, of step {saved}, holds what was learnt: the same "
         "command goes on from it and"

@@ -214,9 +214,7 @@ def build_update(
             faults=jnp.where(finite | mendable, 0, state.faults + 1),
         )
         if state.loss_scale is not None:
-            after = after.replace(
-                loss_scale=_next_loss_scale(state.loss_scale, finite)
-            )
+            after = after.replace(loss_scale=_next_loss_scale(state.loss_scale, finite))
         applied = finite.astype(jnp.float32)
         return after, {**metrics, "applied": applied, "faults": after.faults}
 
