@@ -176,7 +176,8 @@ def with_gradient(x, gradient):
 
 
 with_gradient.defvjp(
-    lambda x, gradient: (0.0, gradient), lambda gradient, _: (gradient, None)
+    lambda x, gradient: (with_gradient(x, gradient), gradient),
+    lambda gradient, cotangent: (cotangent * gradient, None),
 )
 
 
