@@ -340,6 +340,8 @@ RECIPES = st.sampled_from(
 SETTING = st.builds("--config.{}={}".format, st.sampled_from(list(SETTINGS)), TEXTS)
 
 
+# ml_collections', where Python has deprecated what it does.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @fuzz(120)
 @given(st.builds("--config={}".format, RECIPES), st.lists(SETTING | TEXTS, max_size=3))
 def test_settings_of_any_text(recipe, words):

@@ -85,7 +85,7 @@ def _summarise(columns: dict[str, np.ndarray]) -> dict[str, float]:
         for name, values in columns.items()
         if applied.any() and name not in ("applied", "faults")
     }
-    return {**means, "skipped": int(np.sum(~applied))}
+    return {**means, "skipped": float(np.sum(~applied))}
 
 
 def _tell_faults(columns: dict[str, np.ndarray], last_step: int) -> None:

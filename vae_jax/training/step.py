@@ -189,7 +189,7 @@ def build_update(
             grads = jax.tree.map(lambda g: g / scale, grads)
         finite = jnp.isfinite(loss) & _all_finite(grads)
 
-        def apply(before: TrainState) -> TrainState:
+        def apply(before):
             updates, opt_state = optimizer.update(
                 grads, before.opt_state, before.params
             )
