@@ -34,7 +34,7 @@ def loss_fn(params, extra, batch, key, step):
     target = batch["image"].astype(jnp.float32).mean() / 255
     noise = 0.01 * jax.random.normal(key)
     loss = jnp.square(params["w"] - target + noise) + jnp.where(
-        step >= extra["bad"], jnp.nan, 0
+        (step == extra["bad"]).any(), jnp.nan, 0
     )
     return loss, ({"loss": loss, "mse": loss}, extra)
 
@@ -43,16 +43,17 @@ def latest_step(workdir):
     return max(int(p.name) for p in workdir.glob("checkpoints/*[0-9]"))
 
 
-def train(
-    workdir, num_steps=20, stop_at=None, bad_from=10**6, batch_size=4, kind="device"
-):
-    """Trains one number towards the mean brightness of 30 random pictures."""
+def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="device"):
+    """Trains one number towards the mean brightness of 30 random pictures.
+
+    The loss of the `bad` steps is no number.
+    """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8)
     split = Split(images, np.zeros((30, 1), bool))
     optimizer = optax.adam(0.01)
     state = step_lib.create_state({"w": jnp.float32(0)}, optimizer, float16=False)
-    state = state.replace(extra={"bad": jnp.int32(bad_from)})
+    state = state.replace(extra={"bad": jnp.array([-1, *bad])})
     update = step_lib.build_update(loss_fn, optimizer, ema_decay=0.9, seed=0)
     workdir.mkdir(exist_ok=True)
     validations = []
@@ -90,7 +91,8 @@ def test_logs_evaluations_and_saves_come_when_they_should(tmp_path):
         for s in ("train", "validation")
     }
     assert steps == {"train": [4, 8, 12, 16, 20, 22], "validation": [8, 16, 22]}
-    assert list(lines[0]) == ["step", "epoch", "split", "loss", "mse"]
+    assert list(lines[0]) == ["step", "epoch", "split", "loss", "mse", "skipped"]
+    assert lines[0]["skipped"] == 0
     np.testing.assert_allclose(lines[0]["epoch"], 4 * 4 / 30)
     assert [x["step"] for x in read_lines(tmp_path / "timing.jsonl")] == steps["train"]
     assert validations[-1] == float(state.ema_params["w"]) != float(state.params["w"])
@@ -141,8 +143,52 @@ def test_a_stop_request_ends_at_a_log_and_the_rest_is_bit_identical(tmp_path):
     assert train_lines[0] == train_lines[1]
 
 
-def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint(tmp_path):
-    with pytest.raises(UserError, match=r"step 12.*learning_rate"):
-        train(tmp_path, num_steps=20, bad_from=11)
-    assert latest_step(tmp_path) == 8
-    assert [x["step"] for x in read_lines(tmp_path / "metrics.jsonl")] == [4, 8, 8]
+def test_bad_updates_are_passed_over_counted_and_told(tmp_path, capsys):
+    state, _ = train(tmp_path, num_steps=20, bad=(5, 6, *range(8, 12)))
+    assert int(state.step) == 20 and np.isfinite(state.params["w"])
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    told = {x["step"]: x for x in lines if x["split"] == "train"}
+    assert [told[s]["skipped"] for s in (4, 8, 12, 16, 20)] == [0, 2, 4, 0, 0]
+    # Of four updates two count, and of the next four none.
+    assert np.isfinite(told[8]["loss"]) and "loss" not in told[12]
+    notes = [x for x in capsys.readouterr().out.splitlines() if "note" in x]
+    assert notes == [
+        "note: 2 of the updates of steps 4 to 7 skipped, first that of step 5: loss or "
+        "gradients not finite",
+        "note: 4 of the updates of steps 8 to 11 skipped, first that of step 8: loss "
+        "or gradients not finite",
+    ]
+
+
+def test_a_mean_is_over_the_applied_updates():
+    columns = {
+        "loss": np.float32([1, np.nan, 3, np.inf]),
+        "applied": np.float32([1, 0, 1, 0]),
+        "faults": np.int32([0, 1, 0, 0]),
+    }
+    assert loop._summarise(columns) == {"loss": 2.0, "skipped": 2}
+
+
+def test_too_many_faults_in_a_row_stop_where_the_same_command_stops_again(tmp_path):
+    messages = []
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            train(tmp_path, num_steps=100, bad=range(11, 100))
+        messages.append(str(caught.value))
+        # Fifty are full at step 61; the next log is at 64, after a checkpoint at 56.
+        assert latest_step(tmp_path) == 56
+    pictures = batches.batch_indices(0, 11, 1, 4, 30)[0].tolist()
+    for part in (
+        "steps 11 to 63 were skipped, 53 in a row",
+        f"step 11 saw the training pictures {pictures}. ",
+        "The last checkpoint, of step 56, holds what was learnt",
+        "config.optimizer.learning_rate",
+    ):
+        assert part in messages[0]
+    assert messages[0] == messages[1] and "\n" not in messages[0]
+    assert read_lines(tmp_path / "metrics.jsonl")[-1]["step"] == 60
+
+
+def test_a_run_without_one_good_update_is_no_success(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        train(tmp_path, num_steps=4, bad=range(4))

@@ -145,3 +145,13 @@ def test_curves_are_drawn_for_every_metric(tmp_path):
     assert 2 < width / height < 3
     plots.loss_curves([json.loads(json.dumps(lines[0]))], tmp_path / "one.png")
     assert (tmp_path / "one.png").exists()
+
+
+def test_curves_pass_over_what_is_no_number_or_not_there(tmp_path):
+    lines = [
+        {"step": 1, "epoch": 0.0, "split": "train", "skipped": 50},
+        {"step": 2, "epoch": 0.0, "split": "train", "loss": 2.0, "skipped": 0},
+        {"step": 2, "epoch": 0.0, "split": "validation", "loss": float("nan")},
+    ]
+    for several in (lines, lines[2:]):
+        plots.loss_curves(several, tmp_path / "curves.png")

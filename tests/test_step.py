@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from vae_jax.config import default_config
+from vae_jax.models import build
 from vae_jax.training import step as step_lib
 
 
@@ -142,7 +144,8 @@ def test_an_overflow_skips_the_update_and_halves_the_scale():
     assert metrics["applied"] == 0
     for part in ("params", "ema_params", "opt_state"):
         assert_same_bits(getattr(skipped, part), getattr(state, part))
-    assert int(skipped.step) == 2 and int(skipped.loss_scale.skipped) == 1
+    assert int(skipped.step) == 2 and int(skipped.skipped) == 1
+    assert int(skipped.faults) == metrics["faults"] == 0
     assert float(skipped.loss_scale.scale) == step_lib.SCALE_INIT / 2
     # The EMA's warm-up counts applied updates: as if the skipped one had not been.
     after, _ = update(skipped, {"image": fine})
@@ -155,7 +158,6 @@ def test_the_scale_grows_after_a_streak_and_stays_within_its_bounds():
     scale = step_lib.LossScale(
         jnp.float32(step_lib.SCALE_MAX / 2),
         jnp.int32(step_lib.GROWTH_INTERVAL - 1),
-        jnp.int32(0),
     )
     grown = step_lib._next_loss_scale(scale, jnp.bool_(True))
     assert float(grown.scale) == step_lib.SCALE_MAX and int(grown.streak) == 0
@@ -165,6 +167,159 @@ def test_the_scale_grows_after_a_streak_and_stays_within_its_bounds():
     assert float(again.scale) == step_lib.SCALE_MAX
     least = grown.replace(scale=jnp.float32(step_lib.SCALE_MIN))
     assert float(step_lib._next_loss_scale(least, jnp.bool_(False)).scale) == 1
+
+
+@jax.custom_vjp
+def with_gradient(x, gradient):
+    """Zero, whose gradient by `x` is as given."""
+    return 0.0 * jnp.nan_to_num(gradient)
+
+
+with_gradient.defvjp(
+    lambda x, gradient: (with_gradient(x, gradient), gradient),
+    lambda gradient, cotangent: (cotangent * gradient, None),
+)
+
+
+def faulty(params, extra, batch, key, step):
+    """The quadratic loss with a fault in itself, or in its gradient by `b` alone."""
+    loss, (metrics, _) = quadratic(params, extra, batch, key, step)
+    loss += batch["loss"] + with_gradient(params["b"], batch["gradient"])
+    return loss, (metrics | {"loss": loss}, {"last": loss})
+
+
+def faults(**at):
+    """Batches of `TARGETS`, with faults at some steps."""
+    added = {name: np.zeros(len(TARGETS), np.float32) for name in ("loss", "gradient")}
+    for name, values in at.items():
+        for step, value in values.items():
+            added[name][step] = value
+    return {"image": TARGETS} | added
+
+
+def run_faulty(batches, float16=False, single=False):
+    state, update = make(faulty, float16=float16)
+    state = state.replace(extra={"last": jnp.float32(0)})
+    dispatch = step_lib.build_dispatch(update, lambda data, x: x)
+    if not single:
+        return dispatch(state, {}, batches)
+    each = []
+    for step in range(len(TARGETS)):
+        x = jax.tree.map(lambda a, s=step: a[s : s + 1], batches)
+        state, metrics = dispatch(state, {}, x)
+        each.append(metrics)
+    return state, jax.tree.map(lambda *a: np.concatenate(a), *each)
+
+
+LEARNT = ("params", "ema_params", "opt_state", "extra")
+
+
+@pytest.mark.parametrize("float16", [False, True])
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("loss", np.nan),
+        ("loss", np.inf),
+        ("gradient", np.nan),
+        ("gradient", np.inf),
+        ("gradient", -np.inf),
+        # Its square, which Adam keeps, overflows.
+        ("gradient", 1e30),
+    ],
+)
+def test_a_fault_skips_the_update_and_is_counted(where, value, float16):
+    batches = faults(**{where: {3: value}})
+    first = jax.tree.map(lambda a: a[:3], batches)
+    before, _ = run_faulty(first, float16)
+    upto = jax.tree.map(lambda a: a[:4], batches)
+    after, metrics = run_faulty(upto, float16)
+    np.testing.assert_array_equal(metrics["applied"], [1, 1, 1, 0])
+    for part in LEARNT:
+        assert_same_bits(getattr(after, part), getattr(before, part))
+    assert int(after.step) == 4 and int(after.skipped) == 1
+    # In float16 a smaller scale may mend it.
+    assert int(after.faults) == metrics["faults"][-1] == (0 if float16 else 1)
+    # The next one goes on, and the count of those in a row ends.
+    whole, metrics = run_faulty(batches, float16)
+    np.testing.assert_array_equal(metrics["applied"], [1, 1, 1, 0, 1, 1])
+    assert int(whole.skipped) == 1 and int(whole.faults) == 0
+    for leaf in jax.tree.leaves(whole):
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_a_scan_with_faults_is_single_updates_bit_for_bit(float16):
+    batches = faults(loss={0: np.nan, 4: np.inf}, gradient={3: np.nan, 4: np.nan})
+    together, metrics = run_faulty(batches, float16)
+    single, each = run_faulty(batches, float16, single=True)
+    assert_same_bits(together, single)
+    assert_same_bits(metrics, each)
+    np.testing.assert_array_equal(metrics["applied"], [0, 1, 1, 0, 0, 1])
+
+
+def test_the_same_steps_without_their_faults_are_as_if_they_had_not_been():
+    # But for the clock, which no part of Adam's or the EMA's reads.
+    def loss_fn(params, extra, batch, key, step):
+        loss = jnp.mean(jnp.square(params["w"] - batch["image"])) + batch["loss"]
+        return loss, ({"loss": loss}, extra)
+
+    batches = {"image": TARGETS, "loss": np.array([0, np.nan, 0, np.nan, 0, 0])}
+    kept = jax.tree.map(lambda a: a[np.array([0, 2, 4, 5])], batches)
+    ends = []
+    for given in (batches, kept):
+        state, update = make(loss_fn)
+        ends.append(
+            step_lib.build_dispatch(update, lambda data, x: x)(state, {}, given)
+        )
+    for part in LEARNT:
+        assert_same_bits(getattr(ends[0][0], part), getattr(ends[1][0], part))
+
+
+def test_float16_that_never_gets_finite_is_a_fault_once_the_scale_is_least():
+    state, update = make(faulty, float16=True)
+    state = state.replace(extra={"last": jnp.float32(0)})
+    bad = {"image": jnp.zeros((30, 3)), "loss": jnp.zeros(30)}
+    bad |= {"gradient": jnp.full(30, jnp.inf)}
+    state, metrics = step_lib.build_dispatch(update, lambda data, x: x)(state, {}, bad)
+    halvings = int(np.log2(step_lib.SCALE_INIT))
+    expected = [*[0] * halvings, *range(1, 30 - halvings + 1)]
+    np.testing.assert_array_equal(metrics["faults"], expected)
+    assert float(state.loss_scale.scale) == 1 and int(state.skipped) == 30
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_two_thousand_steps_of_half_precision_stay_finite(precision):
+    config = default_config()
+    config.model.latent_dim, config.model.hidden_dim = 2, 8
+    graphdef, params = build.split(
+        build.build_model(
+            config.model,
+            precision=precision,
+            image_shape=(8, 8, 1),
+            rngs=nnx.Rngs(0),
+        )
+    )
+    optimizer = optax.adamw(1e-3)
+    update = step_lib.build_update(
+        build.build_loss_fn(graphdef, build.build_objective(config.objective, 64)),
+        optimizer,
+        ema_decay=0.99,
+        seed=0,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
+    # Half of the picture is one colour: the variances fall to their floor.
+    images[:, :4] = 255
+    state = step_lib.create_state(params, optimizer, float16=precision == "fp16")
+    dispatch = step_lib.build_dispatch(update, lambda data, x: {"image": data[x]})
+    losses = []
+    for first in range(0, 2000, 50):
+        chosen = np.arange(first, first + 50)[:, None] * 16 + np.arange(16)
+        state, metrics = dispatch(state, images, chosen % 64)
+        losses += list(metrics["loss"][metrics["applied"] > 0])
+        for leaf in jax.tree.leaves(state):
+            assert np.isfinite(leaf).all()
+    assert int(state.step) == 2000 and int(state.skipped) < 20
+    assert np.mean(losses[-50:]) < np.mean(losses[:50]) - 10
 
 
 def test_scaled_gradients_are_the_plain_ones():

@@ -56,6 +56,7 @@ def parse_flags(
         flags.Error,
         OSError,
         ImportError,
+        SyntaxError,
         ValueError,
         TypeError,
         LookupError,

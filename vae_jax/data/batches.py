@@ -50,40 +50,43 @@ class Feed:
     """Where the batches of a training run come from.
 
     Attributes:
+      indices: (first step, number of steps) -> [K,B] indices into the split.
       data: what every dispatch is given: the whole split, or nothing.
       gather: (data, x) -> batch; runs inside the compiled program.
       stream: takes the (first step, number of steps) of each dispatch to come, yields
         its `xs`: [K,B] indices, or batches with leading axes [K,B].
     """
 
+    indices: Callable[[int, int], np.ndarray]
     data: Batch
     gather: Callable[[Batch, Any], Batch]
     stream: Callable[[Sequence[tuple[int, int]]], Iterator[Any]]
 
 
+def _order(split: Split, seed: int, batch_size: int) -> Callable[..., np.ndarray]:
+    return lambda first_step, num_steps: batch_indices(
+        seed, first_step, num_steps, batch_size, len(split.images)
+    )
+
+
 def device_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
     """Feeds from a copy of the split in the device's memory: only indices travel."""
-
-    def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
-        for first, count in dispatches:
-            yield batch_indices(seed, first, count, batch_size, len(split.images))
-
+    indices = _order(split, seed, batch_size)
     return Feed(
+        indices=indices,
         data={"image": split.images, "attributes": split.attributes},
         gather=lambda data, indices: jax.tree.map(lambda a: a[indices], data),
-        stream=stream,
+        stream=lambda dispatches: (indices(*dispatch) for dispatch in dispatches),
     )
 
 
 def stream_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
     """Feeds batches read ahead by Grain from the memory map."""
+    indices = _order(split, seed, batch_size)
 
     def read(dispatch: tuple[int, int]) -> Batch:
-        indices = batch_indices(seed, *dispatch, batch_size, len(split.images))
-        return {
-            "image": split.images[indices],
-            "attributes": split.attributes[indices],
-        }
+        chosen = indices(*dispatch)
+        return {"image": split.images[chosen], "attributes": split.attributes[chosen]}
 
     def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[Batch]:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -91,7 +94,7 @@ def stream_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
             grain.MapDataset.source(dispatches).map(read).to_iter_dataset(options)
         )
 
-    return Feed(data={}, gather=lambda data, batch: batch, stream=stream)
+    return Feed(indices, data={}, gather=lambda data, batch: batch, stream=stream)
 
 
 def _device_memory() -> int:

@@ -127,7 +127,8 @@ def load(
 
     Raises:
       UserError: celeb_a has not been prepared, the folder's pictures cannot be, a
-        picture cannot be decoded, or the crop does not fit it.
+        picture cannot be decoded, the crop does not fit it, or what was decoded
+        before is damaged.
     """
     if name == "folder":
         prepared = pictures_folder.prepare(data_dir)
@@ -164,15 +165,31 @@ def load(
             unfinished.mkdir()
             _write(unfinished, prepared, recipe)
             unfinished.rename(folder)
+    try:
+        return _open(folder, recipe)
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder} is damaged ({error}); delete it, and the pictures will be "
+            "decoded again"
+        ) from error
+
+
+def _open(folder: Path, recipe: dict[str, Any]) -> Dataset:
     written = json.loads((folder / "recipe.json").read_text())
-    return Dataset(
-        splits={
-            split: Split(
-                images=np.load(folder / f"{split}_images.npy", mmap_mode="r"),
-                attributes=np.load(folder / f"{split}_attributes.npy"),
-            )
-            for split in SPLITS
-        },
-        attribute_names=tuple(written["attribute_names"]),
-        recipe=recipe,
-    )
+    names = tuple(written["attribute_names"])
+    splits = {}
+    for split, count in recipe["pictures"].items():
+        # Neither is unpickled: that is numpy's default.
+        images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+        attributes = np.load(folder / f"{split}_attributes.npy")
+        shapes = (
+            (count, recipe["size"], recipe["size"], recipe["channels"]),
+            (count, len(names)),
+        )
+        for array, dtype, shape in zip(
+            (images, attributes), (np.uint8, bool), shapes, strict=True
+        ):
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise ValueError(f"{split} is {array.dtype}{list(array.shape)}")
+        splits[split] = Split(images=images, attributes=attributes)
+    return Dataset(splits=splits, attribute_names=names, recipe=recipe)

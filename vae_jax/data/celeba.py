@@ -13,8 +13,6 @@ import os
 import pathlib
 import shutil
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, registered
 from tqdm import tqdm
 
-from vae_jax.data import celeba_files, writing
+from vae_jax.data import celeba_files, writing, zips
 from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
 from vae_jax.errors import UserError
 
@@ -40,7 +38,6 @@ _CITATION = """@inproceedings{liu2015faceattributes,
 }"""
 _SHARD = 8192  # pictures in a file, some 60 MB
 _DAMAGED = 10  # pictures after which to stop looking for more
-_UNREADABLE = (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 # The name `celeb_a` is taken by tfds' own builder, which downloads. Its version is
 # taken over as well, and the shape of its features: tfds opens a `celeb_a` that is
@@ -137,7 +134,7 @@ with registered.skip_registration():
             name = self._labels.names[row]
             try:
                 jpeg = self._pictures.read(name)
-            except _UNREADABLE as error:
+            except zips.UNREADABLE as error:
                 return b"", f"{name} (not readable: {error})"
             problem = celeba_files.damage(jpeg)
             if problem:

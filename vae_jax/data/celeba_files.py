@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Bool, Int
 
+from vae_jax.data import zips
 from vae_jax.errors import UserError
 
 HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -235,8 +236,8 @@ def open_pictures(path: pathlib.Path) -> Iterator[Pictures]:
     Files that are no `.jpg`, or hidden, are passed over.
 
     Raises:
-      UserError: for a damaged zip, an entry of it that is encrypted or points
-        outside, and for a name that occurs twice.
+      UserError: for a damaged zip, an entry of it that is encrypted, too large or
+        points outside, and for a name that occurs twice.
     """
     if path.is_dir():
         with os.scandir(path) as entries:
@@ -249,14 +250,14 @@ def open_pictures(path: pathlib.Path) -> Iterator[Pictures]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+    except zips.UNREADABLE as error:
         raise UserError(
             f"{path} is no whole zip ({error}); download it again from {HOMEPAGE}"
         ) from error
     with archive:
         entries = _zip_entries(path, archive)
         sizes = {name: entry.file_size for name, entry in entries.items()}
-        yield Pictures(path, sizes, lambda name: archive.read(entries[name]))
+        yield Pictures(path, sizes, lambda name: zips.read(archive, entries[name]))
 
 
 def _zip_entries(
@@ -270,11 +271,7 @@ def _zip_entries(
                 f"{path}: entry {entry.filename!r} points outside the zip; the "
                 f"official one from {HOMEPAGE} holds {PICTURES}/000001.jpg, ..."
             )
-        if entry.flag_bits & 0x1:
-            raise UserError(
-                f"{path}: entry {entry.filename!r} is encrypted; the official zip "
-                f"from {HOMEPAGE} is not"
-            )
+        zips.check(path, entry)
         if _is_picture(parts[-1]) and entries.setdefault(parts[-1], entry) != entry:
             raise UserError(
                 f"{path}: {parts[-1]} occurs twice, as {entry.filename!r} and as "

@@ -87,11 +87,11 @@ def _fill(
         images = np.load(folder / f"{split}_images.npy", mmap_mode="r+")
         attributes = np.load(folder / f"{split}_attributes.npy", mmap_mode="r+")
         for index in range(count * share // shares, count * (share + 1) // shares):
-            # tfds' own parser is 40 times slower.
-            record = tf_example_pb2.Example.FromString(  # pyright: ignore
-                source[index]
-            ).features.feature
             try:
+                # tfds' own parser is 40 times slower.
+                record = tf_example_pb2.Example.FromString(  # pyright: ignore
+                    source[index]
+                ).features.feature
                 images[index], side = _decode(
                     record["image"].bytes_list.value[0],
                     recipe["crop"],
@@ -99,12 +99,15 @@ def _fill(
                     size,
                     recipe["channels"],
                 )
-            except (ValueError, OSError) as error:
+                attributes[index] = [record[key].int64_list.value[0] for key in keys]
+            except UserError:
+                raise
+            # Given bad bytes, PIL raises what comes, and so does protobuf.
+            except Exception as error:
                 raise UserError(
                     f"{prepared}: picture {index} of split {split} cannot be "
                     f"decoded ({error}); delete that folder and prepare it again"
                 ) from error
-            attributes[index] = [record[key].int64_list.value[0] for key in keys]
             progress += (1, side < size)
             if not going_on():
                 return

@@ -9,9 +9,9 @@ import csv
 import io
 import os
 import pathlib
+import stat
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +19,15 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from vae_jax.data import zips
 from vae_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ATTRIBUTE_FILE = "attributes.csv"
 ALLOWED = f"a folder or a zip of pictures ({', '.join(EXTENSIONS)})"
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _BITS = {"1": True, "0": False, "-1": False, "true": True, "false": False}
-_UNREADABLE = (OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def open_source(path: pathlib.Path) -> Iterator[Source]:
     no picture by its name are passed over.
 
     Raises:
-      UserError: for what is no folder or zip of pictures, an encrypted zip, a name
-        that occurs twice or is no text, and an attribute file in another folder.
+      UserError: for what is no folder or zip of pictures, an encrypted zip, a file
+        that is too large, a name that occurs twice or is no text, and an attribute
+        file in another folder.
     """
     if path.is_dir():
         files = {
@@ -69,6 +70,10 @@ def open_source(path: pathlib.Path) -> Iterator[Source]:
             for name in _files_under(path)
             if _matters(pathlib.PurePosixPath(name))
         }
+        # A pipe by a picture's name would never come to its end.
+        files = {name: s for name, s in files.items() if stat.S_ISREG(s.st_mode)}
+        for name, s in files.items():
+            zips.check_size(str(path / name), s.st_size)
         stamps = {name: (s.st_size, s.st_mtime_ns) for name, s in files.items()}
         yield _checked(Source(path, stamps, lambda name: (path / name).read_bytes()))
         return
@@ -76,12 +81,14 @@ def open_source(path: pathlib.Path) -> Iterator[Source]:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise _refused(path, "which does not exist") from None
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise _refused(path, f"which is no folder and no whole zip ({error})") from None
     with archive:
         entries = _zip_entries(path, archive)
         stamps = {name: (e.file_size, e.CRC) for name, e in entries.items()}
-        yield _checked(Source(path, stamps, lambda name: archive.read(entries[name])))
+        yield _checked(
+            Source(path, stamps, lambda name: zips.read(archive, entries[name]))
+        )
 
 
 def _refused(path: pathlib.Path, reason: str) -> UserError:
@@ -110,8 +117,7 @@ def _zip_entries(
         name = pathlib.PurePosixPath(entry.filename.replace("\\", "/"))
         if entry.is_dir() or not _matters(name):
             continue
-        if entry.flag_bits & 0x1:
-            raise UserError(f"{path}: {entry.filename!r} is encrypted; unpack it")
+        zips.check(path, entry)
         if entries.setdefault(str(name), entry) is not entry:
             raise UserError(f"{path}: {str(name)!r} occurs twice")
     return entries
@@ -166,7 +172,7 @@ def read_attributes(source: Source) -> tuple[tuple[str, ...], dict[str, list[boo
         text = source.read(ATTRIBUTE_FILE).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines = [(reader.line_num, row) for row in reader if row]
-    except (*_UNREADABLE, UnicodeDecodeError, csv.Error) as error:
+    except (*zips.UNREADABLE, csv.Error) as error:
         raise UserError(f"{path} is no CSV in UTF-8: {error}") from error
     header = [column.strip() for column in lines[0][1]] if lines else []
     if header.count("file_name") != 1 or len(set(header)) < len(header):
@@ -222,7 +228,7 @@ def read_picture(source: Source, name: str) -> tuple[bytes, bytes, str | None]:
     """
     try:
         file = source.read(name)
-    except _UNREADABLE as error:
+    except zips.UNREADABLE as error:
         return b"", b"", f"not readable: {error}"
     if not file:
         return b"", b"", "empty"
@@ -232,16 +238,16 @@ def read_picture(source: Source, name: str) -> tuple[bytes, bytes, str | None]:
         try:
             return file, _stored(file), None
         except UnidentifiedImageError:
-            return b"", b"", f"none of {', '.join(_FORMATS)}"
+            return b"", b"", f"none of {', '.join(FORMATS)}"
         # Given bad bytes, PIL raises what comes: SyntaxError and struct.error too.
         except Exception as error:
             return b"", b"", str(error) or type(error).__name__
 
 
 def _stored(file: bytes) -> bytes:
-    with Image.open(io.BytesIO(file), formats=_FORMATS) as picture:
+    with Image.open(io.BytesIO(file), formats=FORMATS) as picture:
         picture.verify()
-    with Image.open(io.BytesIO(file), formats=_FORMATS) as picture:
+    with Image.open(io.BytesIO(file), formats=FORMATS) as picture:
         # A JPEG with a second one behind it, from a phone, is MPO to PIL.
         jpeg = picture.format in ("JPEG", "MPO")
         if jpeg:

@@ -1,5 +1,6 @@
 """The user's own picture files, as a trained model sees pictures."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 
 from vae_jax.data.cache import RESAMPLERS
 from vae_jax.data.crops import ALIGNED_SIZE, box_of
+from vae_jax.data.folder_files import FORMATS
 from vae_jax.errors import UserError
 
 
@@ -28,16 +30,18 @@ def read_pictures(paths: Sequence[str], recipe: dict[str, Any]) -> np.ndarray:
     """
     pictures = []
     for path in paths:
-        try:
-            with Image.open(path) as opened:
-                turned = ImageOps.exif_transpose(opened).convert("RGB")
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise UserError(f"{path} is no picture: {error}") from error
+        # What decoders warn of, such as odd metadata, is nothing that a user need mend.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                # Of other formats some are programs, which PIL has others run.
+                with Image.open(path, formats=FORMATS) as opened:
+                    turned = ImageOps.exif_transpose(opened).convert("RGB")
+            # Given bad bytes, PIL raises what comes: SyntaxError and struct.error too.
+            except Exception as error:
+                raise UserError(
+                    f"{path} is no picture ({', '.join(FORMATS)}): {error}"
+                ) from error
         crop = recipe["crop"] if turned.size == ALIGNED_SIZE else "centre"
         box = box_of(crop, *turned.size)
         print(f"{path}: {turned.width}x{turned.height}, cut to the box {box} ({crop})")

@@ -1,6 +1,7 @@
 """Pictures for people: grids of images and curves of metrics, as PNG files."""
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def animation(
 def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
     """Draws each metric of metrics.jsonl against the step, one panel a metric.
 
+    A line without a metric, or with one that is not finite, is passed over.
+
     Args:
       lines: of metrics.jsonl.
       path: of the PNG file.
@@ -113,12 +116,14 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
     # Here, because it takes half as long to import as JAX.
     from matplotlib.figure import Figure
 
-    names = [n for n in lines[0] if n not in ("step", "epoch", "split")]
+    counted = ("step", "epoch", "split", "skipped")
+    names = [n for n in dict.fromkeys(chain(*lines)) if n not in counted]
     figure = Figure(figsize=(3.6 * len(names), 3), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
+        drawn = [line for line in lines if math.isfinite(line.get(name, math.nan))]
         for split, style in (("train", "-"), ("validation", "o-")):
-            chosen = [line for line in lines if line["split"] == split]
+            chosen = [line for line in drawn if line["split"] == split]
             axis.plot(
                 [line["step"] for line in chosen],
                 [line[name] for line in chosen],
@@ -127,8 +132,8 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
                 label="validation (EMA)" if split == "validation" else split,
             )
             # The first steps would squeeze all that follows into a line.
-            values = [line[name] for line in lines[len(lines) // 10 :]]
-            low, high = min(values), max(values)
+            values = [line[name] for line in drawn[len(drawn) // 10 :]]
+            low, high = min(values, default=0.0), max(values, default=0.0)
             pad = 0.05 * (high - low) or 1e-9
             axis.set_ylim(low - pad, high + pad)
         axis.set_title(name)

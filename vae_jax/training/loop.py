@@ -19,6 +19,10 @@ from vae_jax.training import sharding
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState, build_dispatch
 
+# If it were half of all batches that are bad, and not the parameters, so many in a row
+# would come once in 10^15 steps.
+MOST_FAULTS = 50
+
 
 @dataclass(frozen=True)
 class Cadence:
@@ -67,24 +71,57 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _window_means(window: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Returns the mean of each metric over a window's applied updates."""
+def _fetch(window: list[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+    """Returns each metric of a window's updates, [steps]."""
     fetched = jax.device_get(window)
-    columns = {
-        name: np.concatenate([metrics[name] for metrics in fetched]).astype(np.float64)
-        for name in fetched[0]
-    }
-    applied = columns.pop("applied") > 0
+    return {name: np.concatenate([m[name] for m in fetched]) for name in fetched[0]}
+
+
+def _summarise(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Returns the means over the applied updates, and how many were skipped."""
+    applied = columns["applied"] > 0
     means = {
-        name: float(np.mean(v[applied])) for name, v in columns.items() if any(applied)
+        name: float(np.mean(values[applied].astype(np.float64)))
+        for name, values in columns.items()
+        if applied.any() and name not in ("applied", "faults")
     }
-    if not any(applied) or not np.isfinite(means["loss"]):
-        raise UserError(
-            f"the loss is no finite number at step {step}; the last checkpoint stands. "
-            "A smaller config.optimizer.learning_rate, config.optimizer.clip_norm or "
-            "config.precision=fp32 may help"
+    return {**means, "skipped": float(np.sum(~applied))}
+
+
+def _tell_faults(columns: dict[str, np.ndarray], last_step: int) -> None:
+    """Says which updates before `last_step` were skipped as faults."""
+    (places,) = np.nonzero(columns["faults"])
+    if places.size:
+        first_step = last_step - len(columns["faults"])
+        tqdm.write(
+            f"note: {places.size} of the updates of steps {first_step} to "
+            f"{last_step - 1} skipped, first that of step {first_step + places[0]}: "
+            "loss or gradients not finite"
         )
-    return means
+
+
+def _check_faults(
+    faults: int, step: int, num_steps: int, saved: int, feed: Feed
+) -> None:
+    """Raises UserError where too many updates before `step` were skipped in a row."""
+    if faults < min(MOST_FAULTS, num_steps):
+        return
+    first = step - faults
+    pictures = feed.indices(first, 1)[0].tolist()
+    stands = (
+        f"The last checkpoint, of step {saved}, holds what was learnt: the same "
+        "command goes on from it and"
+        if saved
+        else "There is no checkpoint yet: the same command begins anew and"
+    )
+    raise UserError(
+        f"the updates of steps {first} to {step - 1} were skipped, {faults} in a row, "
+        "for their loss or gradients are not finite; that of step "
+        f"{first} saw the training pictures {pictures}. {stands} comes to the same "
+        "pictures with the same random numbers. In another --workdir, a smaller "
+        "config.optimizer.learning_rate, config.optimizer.clip_norm or "
+        "config.precision=fp32 may help"
+    )
 
 
 def train(
@@ -117,7 +154,8 @@ def train(
       checkpoints: where to save.
 
     Raises:
-      UserError: the loss stopped being finite.
+      UserError: of the last updates too many were skipped in a row, see `MOST_FAULTS`,
+        or all that there were.
     """
     mesh = sharding.data_mesh()
     step = int(state.step)
@@ -125,7 +163,7 @@ def train(
     state = jax.device_put(state, sharding.replicated(mesh))
     data = jax.device_put(feed.data, sharding.replicated(mesh))
     dispatch = build_dispatch(update, feed.gather)
-    window, window_start = [], step
+    window, window_start, saved = [], step, step
     bar = tqdm(
         total=num_steps * batch_size,
         initial=step * batch_size,
@@ -144,14 +182,18 @@ def train(
             last = step == num_steps
             if step % cadence.log and not last:
                 continue
-            means = _window_means(window, step)
+            columns = _fetch(window)
             seconds = time.perf_counter() - start
+            _tell_faults(columns, step)
+            _check_faults(int(columns["faults"][-1]), step, num_steps, saved, feed)
+            means = _summarise(columns)
             epoch = step / steps_per_epoch
             trained = (step - window_start) * batch_size
             writer.write_metrics(step, epoch, "train", means)
             writer.write_timing(step, trained / seconds)
             bar.update(trained)
-            bar.set_postfix(loss=f"{means['loss']:.6g}", refresh=False)
+            if "loss" in means:
+                bar.set_postfix(loss=f"{means['loss']:.6g}", refresh=False)
             validation_loss = None
             if step % cadence.evaluate == 0 or last:
                 validation = validate(state.ema_params)
@@ -163,6 +205,7 @@ def train(
                 # No checkpoint may be later than the logs that lead to it.
                 writer.to_disk()
                 checkpoints.save(state, step, validation_loss)
+                saved = step
             if stop:
                 break
             window, window_start, start = [], step, time.perf_counter()

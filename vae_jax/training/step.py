@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.keys import Stream, key
 
@@ -21,12 +21,10 @@ class LossScale:
     Attributes:
       scale: the factor on the loss; a power of two.
       streak: updates applied since the scale last changed.
-      skipped: updates skipped so far because their gradients were not finite.
     """
 
     scale: Float[Array, ""]
     streak: Int[Array, ""]
-    skipped: Int[Array, ""]
 
 
 # Twice the scale after so many updates without overflow, half of it at each overflow;
@@ -41,6 +39,9 @@ class TrainState:
 
     Attributes:
       step: updates so far, skipped ones included: the only clock.
+      skipped: updates skipped so far, for their loss or gradients were not finite.
+      faults: those of them that come last, one after the other; not counted are
+        overflows of float16 that a smaller loss scale may mend.
       params: float32.
       ema_params: the exponential moving average of `params`.
       opt_state: optax's.
@@ -49,6 +50,8 @@ class TrainState:
     """
 
     step: Int[Array, ""]
+    skipped: Int[Array, ""]
+    faults: Int[Array, ""]
     params: PyTree
     ema_params: PyTree
     opt_state: PyTree
@@ -104,13 +107,13 @@ def create_state(
 
     return TrainState(
         step=zero(),
+        skipped=zero(),
+        faults=zero(),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         extra={},
-        loss_scale=LossScale(jnp.float32(SCALE_INIT), zero(), zero())
-        if float16
-        else None,
+        loss_scale=LossScale(jnp.float32(SCALE_INIT), zero()) if float16 else None,
     )
 
 
@@ -134,8 +137,20 @@ def _next_loss_scale(old: LossScale, finite: Array) -> LossScale:
     return LossScale(
         scale=scale,
         streak=jnp.where(grow, 0, streak),
-        skipped=old.skipped + jnp.where(finite, 0, 1),
     )
+
+
+def _all_finite(grads: PyTree) -> Bool[Array, ""]:
+    """Says whether all gradients are finite, and so are their squares, as Adam's are.
+
+    By products with a vector, which run at the speed of memory, as XLA's reductions on
+    a CPU do not; in a sum, what overflows or is no number stays so.
+    """
+    sums = [
+        jnp.sum(jnp.atleast_1d(g) @ jnp.full(g.shape[-1:] or 1, 2.0**64, g.dtype))
+        for g in jax.tree.leaves(grads)
+    ]
+    return jnp.isfinite(jnp.stack(sums)).all()
 
 
 def build_update(
@@ -147,8 +162,10 @@ def build_update(
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
-    The metrics are `loss_fn`'s and `applied`: 1, or 0 where float16 gradients were
-    not finite, and then nothing but `step` and the loss scale advances.
+    Where the loss or a gradient is not finite, the update is skipped: nothing advances
+    but `step`, the counts of such updates, and the loss scale of float16.
+
+    The metrics are `loss_fn`'s, `applied`, 1 or 0, and `faults`, see `TrainState`.
 
     Args:
       loss_fn: (params, extra, batch, key, step) -> (loss, (metrics, extra)).
@@ -165,35 +182,41 @@ def build_update(
             loss, aux = loss_fn(params, state.extra, batch, step_key, state.step)
             return loss * scale, aux
 
-        grads, (metrics, extra) = jax.grad(scaled_loss_fn, has_aux=True)(state.params)
-        num_updates = state.step
+        (loss, (metrics, extra)), grads = jax.value_and_grad(
+            scaled_loss_fn, has_aux=True
+        )(state.params)
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda g: g / scale, grads)
-            num_updates = state.step - state.loss_scale.skipped
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = ema_decay_at(ema_decay, num_updates)
-        ema_params = jax.tree.map(
-            lambda ema, new: ema + (1 - decay) * (new - ema), state.ema_params, params
-        )
-        updated = TrainState(
+        finite = jnp.isfinite(loss) & _all_finite(grads)
+
+        def apply(before):
+            updates, opt_state = optimizer.update(
+                grads, before.opt_state, before.params
+            )
+            params = optax.apply_updates(before.params, updates)
+            decay = ema_decay_at(ema_decay, before.step - before.skipped)
+            ema_params = jax.tree.map(
+                lambda ema, new: ema + (1 - decay) * (new - ema),
+                before.ema_params,
+                params,
+            )
+            return before.replace(
+                params=params, ema_params=ema_params, opt_state=opt_state, extra=extra
+            )
+
+        # A choice leaf by leaf, of the new or the old, would keep XLA from writing the
+        # new over the old, and cost half a step of the notebook's VAE on a CPU.
+        after = jax.lax.cond(finite, apply, lambda before: before, state)
+        mendable = state.loss_scale is not None and scale > SCALE_MIN
+        after = after.replace(
             step=state.step + 1,
-            params=params,
-            ema_params=ema_params,
-            opt_state=opt_state,
-            extra=extra,
-            loss_scale=state.loss_scale,
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+            faults=jnp.where(finite | mendable, 0, state.faults + 1),
         )
-        if state.loss_scale is None:
-            return updated, {**metrics, "applied": jnp.float32(1)}
-        finite = jnp.isfinite(optax.tree.norm(grads))
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), updated, state
-        )
-        kept = kept.replace(
-            step=state.step + 1, loss_scale=_next_loss_scale(state.loss_scale, finite)
-        )
-        return kept, {**metrics, "applied": finite.astype(jnp.float32)}
+        if state.loss_scale is not None:
+            after = after.replace(loss_scale=_next_loss_scale(state.loss_scale, finite))
+        applied = finite.astype(jnp.float32)
+        return after, {**metrics, "applied": applied, "faults": after.faults}
 
     return update
 
