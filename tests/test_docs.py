@@ -1,5 +1,6 @@
-"""docs/extending.md, done to a copy of the package, and the tests of docs/faults.md."""
+"""docs/extending.md, done to a copy of the package; docs/faults.md; constraints.txt."""
 
+import configparser
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from vae_jax.report.writer import read_lines
 
@@ -107,3 +110,25 @@ def test_every_fault_names_a_test_that_exists():
         for file, name in tests:
             (path,) = (ROOT / "tests").rglob(file)
             assert re.search(rf"^def {name}\(", path.read_text(), re.MULTILINE), row
+
+
+def test_the_constraints_pin_what_is_required_within_its_bounds():
+    cfg = configparser.ConfigParser()
+    cfg.read(ROOT / "setup.cfg")
+    required = [
+        Requirement(line)
+        for line in cfg["options"]["install_requires"].splitlines()
+        if line and not line.startswith("#")
+    ]
+    pinned = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    versions = {
+        canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pinned
+    }
+    assert required
+    for requirement in required:
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
