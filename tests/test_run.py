@@ -34,8 +34,10 @@ def test_a_workdir_holds_what_it_promises(tiny_config, tmp_path):
     assert record["seed"] == 0 and record["devices"]
     assert record["versions"]["jax"] == jax.__version__
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    fields = ["step", "epoch", "split", "elbo", "kl", "log_px", "loss", "mse"]
-    assert all(sorted(json.loads(line)) == sorted(fields) for line in lines)
+    fields = {"step", "epoch", "split", "elbo", "kl", "log_px", "loss", "mse"}
+    for line in map(json.loads, lines):
+        counted = {"skipped"} if line["split"] == "train" else set()
+        assert line.keys() == fields | counted
     loaded = run_lib.load(tmp_path / "run")
     assert loaded.step == run.step == 12
     assert_same_bits(loaded.params, run.params)
@@ -273,6 +275,8 @@ def test_eight_pictures_can_be_learnt_by_heart(tiny_config, tmp_path, make):
     config = make(tiny_config)
     config.model.hidden_dim, config.model.latent_dim = 64, 16
     config.optimizer.learning_rate = 3e-3
+    # Without it the end is a matter of luck: the last bit of an early step decides.
+    config.optimizer.schedule = "cosine"
     config.ema.decay = 0.9
     config.train.num_steps = 600
     config.train.steps_per_dispatch = 50
