@@ -59,6 +59,12 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
+def test_a_folder_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(Path("runs/vae/checkpoints"), 1, 2)
+    assert restored_step(Path("runs/vae/checkpoints")) == 2
+
+
 def test_the_whole_state_comes_back_in_kind(tmp_path):
     state = state_of(7).replace(extra={"codebook": jnp.ones((4, 2), jnp.bfloat16)})
     with Checkpoints(tmp_path, writable=True) as checkpoints:

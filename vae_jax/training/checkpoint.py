@@ -58,7 +58,8 @@ def _save(path: Path, state: TrainState) -> None:
     logging.getLogger("absl").addFilter(_is_no_echo)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        ocp.save(str(path), state)
+        # Orbax takes no relative path.
+        ocp.save(str(path.absolute()), state)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
@@ -207,10 +208,10 @@ class Checkpoints:
         return whole, problems
 
     def _load(self, path: Path, like: TrainState) -> TrainState:
-        place = path / "orbax"
+        place = path.absolute() / "orbax"
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
-            place = path
+            place = path.absolute()
         different = differences(like, ocp.metadata(str(place)).metadata)
         if different:
             raise UserError(
