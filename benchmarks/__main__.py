@@ -16,6 +16,7 @@ import jax
 from tabulate import tabulate
 
 from benchmarks import (
+    accelerator,
     data_path,
     exploring,
     limits,
@@ -49,7 +50,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
         )
     ],
     "start_up": lambda arguments: start_up.measure(arguments.repeats),
-    "epochs": lambda arguments: [training.measure_epochs(repeats=arguments.repeats)],
+    "sweep": lambda arguments: [accelerator.sweep(repeats=arguments.repeats)],
+    "accelerator": lambda arguments: [
+        accelerator.epochs(repeats=arguments.repeats),
+        accelerator.colour(64, repeats=arguments.repeats),
+        accelerator.colour(128, repeats=arguments.repeats),
+    ],
 }
 
 
@@ -111,7 +117,7 @@ def main() -> None:
         "--only",
         choices=[*PARTS, "scaling", "profile"],
         nargs="+",
-        help="Some parts; all of them, but epochs on an accelerator alone.",
+        help="Some parts; all of them, that of accelerators on one alone.",
     )
     parser.add_argument(
         "--batch_size",
@@ -147,7 +153,7 @@ def main() -> None:
     parts = arguments.only or [*PARTS, "scaling", "profile"]
     if arguments.only is None and jax.default_backend() == "cpu":
         # Minutes a turn.
-        parts.remove("epochs")
+        parts.remove("accelerator")
     for part in parts:
         if part == "scaling":
             found["scaling"] = scaling.measure()

@@ -29,14 +29,17 @@ def _seconds(run: Callable[[], Any], repeats: int = 9) -> float:
 
 
 @functools.cache
-def machine(size: int = 2048, megabytes: int = 256) -> dict[str, float]:
-    """Returns float32 FLOP/s of a matrix product and bytes/s of memory traffic.
+def machine(
+    size: int = 2048, megabytes: int = 256, dtype: Any = jnp.float32
+) -> dict[str, float]:
+    """Returns FLOP/s of a matrix product and bytes/s of memory traffic.
 
     Args:
       size: of the square matrices.
       megabytes: of the array that is read, changed and written back.
+      dtype: of the matrices.
     """
-    a = jnp.ones((size, size), jnp.float32)
+    a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
     x = jnp.ones(megabytes * 2**18, jnp.float32)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import limits
-from benchmarks.timing import durations, in_turn, rates
+from benchmarks.timing import in_turn, rates
 from configs import ae, conv_vae, vae
 from vae_jax.config import Config
 from vae_jax.data import batches
@@ -188,40 +188,4 @@ def measure(
         "rivals": found,
         "floor": floor,
         "time_over_floor": step_seconds / floor["seconds"],
-    }
-
-
-def measure_epochs(
-    *, repeats: int, num_steps: int = 7630, num_images: int = 162_770
-) -> dict[str, Any]:
-    """Returns the seconds of the notebook's three epochs of CelebA, in bfloat16.
-
-    Of its VAE in batches of 64; compilation, in `compile_seconds`, is apart. The floor
-    is the traffic of optimiser and EMA alone, see `limits.PASSES`.
-
-    Args:
-      repeats: turns of each rival.
-      num_steps: a multiple of a recipe's steps per dispatch.
-      num_images: to choose from.
-    """
-    config = plain(RECIPES["VAE"](), 64)
-    config.precision = "bf16"
-    split = pictures(config, num_images)
-    ours = trainer(config, split, "device")
-    start = time.perf_counter()
-    ours(config.train.steps_per_dispatch)
-    compile_seconds = time.perf_counter() - start
-    rivals = {"vae_jax": ours, **peers("VAE", config, split)}
-    turns = {name: functools.partial(run, num_steps) for name, run in rivals.items()}
-    found = durations(in_turn(turns, repeats=repeats))
-    graphdef, params = new_model(config)
-    loss_fn = new_loss(config, graphdef, num_images)
-    floor = num_steps * limits.step_floor(loss_fn, params, split, 64)["traffic_seconds"]
-    return {
-        "name": f"VAE, bf16, {num_steps} steps of 64",
-        "unit": "s",
-        "rivals": found,
-        "compile_seconds": compile_seconds,
-        "floor": {"traffic_seconds": floor},
-        "time_over_floor": found["vae_jax"]["median"] / floor,
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import limits, profiling, scaling, timing, training
+from benchmarks import accelerator, limits, profiling, scaling, timing, training
 
 
 def small(name):
@@ -151,7 +151,7 @@ def test_the_epochs_are_timed_in_bfloat16(monkeypatch):
 
     monkeypatch.setattr(training, "trainer", trainer)
     monkeypatch.setattr(training, "peers", lambda *_: {})
-    line = training.measure_epochs(repeats=2, num_steps=30, num_images=64)
+    line = accelerator.epochs(repeats=2, num_steps=30, num_images=64)
     # To compile, to warm up, and two turns.
     assert seen == [("bf16", 64), 10, 30, 30, 30]
     assert line["floor"]["traffic_seconds"] == pytest.approx(30 * 6_454_472 * 48 / 1e9)
@@ -181,6 +181,24 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
         )
         train(1)
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_the_share_of_the_peak_is_of_what_was_measured(monkeypatch):
+    monkeypatch.setattr(limits, "machine", lambda **_: {"flops": 1e9, "bytes": 1e9})
+    monkeypatch.setattr(training, "peers", lambda *_: {})
+    monkeypatch.setattr(training, "trainer", lambda *_: lambda num_steps: None)
+    line = accelerator.colour(64, repeats=1, batch_size=2)
+    # The stem alone: forward, and backward to its kernel; 16x16 places, 48 channels.
+    least = 2 * 2 * 2 * 256 * 9 * 48 * 64 / 2
+    share = line["share_of_peak"] * 1e9 / line["rivals"]["vae_jax"]["median"]
+    assert 1 < share / least < 100
+
+
+def test_runs_in_one_program_are_timed_against_runs_alone(monkeypatch):
+    config = small("VAE")
+    monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
+    line = accelerator.sweep(repeats=1, num_runs=2, num_steps=10)
+    assert set(line["rivals"]) == {"vae_jax", "one run after another"}
 
 
 def test_a_profile_finds_the_kernels_of_a_step(monkeypatch):
