@@ -211,6 +211,23 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
     assert path.stat().st_mtime_ns > written
 
 
+@pytest.mark.parametrize("how", ["cut", "flipped", "pickled"])
+def test_damaged_directions_are_found_anew(vae, capsys, how):
+    found = attributes.read_directions(vae, "notebook", 0)
+    path = vae.workdir / "directions.npz"
+    whole = path.read_bytes()
+    with np.load(path) as arrays:
+        at = whole.index(arrays["notebook"].tobytes())
+    flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    damaged = {"cut": whole[:at], "flipped": flipped, "pickled": b"\x80\x04N."}
+    path.write_bytes(damaged[how])
+    again = attributes.read_directions(vae, "notebook", 0)
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert found.keys() == again.keys()
+    attributes.read_directions(vae, "notebook", 0)
+    assert "damaged" not in capsys.readouterr().out
+
+
 def test_attributes_are_edited_together_by_their_weights():
     ways = {
         "A": lambda codes: np.ones_like(codes),

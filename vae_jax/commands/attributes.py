@@ -1,6 +1,8 @@
 """Attribute directions of a run, edits along them, and what a judge says of those."""
 
 import dataclasses
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,12 +102,17 @@ def write_directions(
 
 
 def _saved(run: Run) -> dict[str, np.ndarray] | None:
-    """Returns what directions.npz holds, None if it is not of these parameters."""
+    """Returns what directions.npz holds, None if damaged or of other parameters."""
     path = run.workdir / "directions.npz"
     if not path.exists():
         return None
-    with np.load(path) as arrays:
-        saved = dict(arrays)
+    try:
+        # Opened here: what is no zip, numpy would leave open.
+        with path.open("rb") as file, np.load(file) as arrays:
+            saved = dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"note: {path} is damaged ({error}): directions are found anew")
+        return None
     same_names = tuple(saved["attribute_names"]) == run.dataset.attribute_names
     return saved if same_names and saved["step"] == run.step else None
 
