@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy import signal
 
-from vae_jax.models import conv
+from vae_jax.models import conv, strided
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -192,7 +192,7 @@ def test_networks_keep_their_promised_shapes(size, channels, norm, upsampling):
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 3), (64, 1), (128, 3)])
 def test_the_strided_encoder_halves_down_to_less_than_eight(size, channels):
     model = nnx.eval_shape(
-        lambda: conv.StridedEncoder(
+        lambda: strided.StridedEncoder(
             (size, size, channels), 6, width=4, dtype=BFLOAT16, rngs=nnx.Rngs(0)
         )
     )

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vae_jax.data.cache import DATASETS, RESAMPLERS
+from vae_jax.data.cache import DATASETS
 from vae_jax.data.crops import CROPS
+from vae_jax.data.decoding import RESAMPLERS
 from vae_jax.models import build, conv
 
 

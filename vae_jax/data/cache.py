@@ -22,7 +22,6 @@ from vae_jax.data import decoding, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
 
-RESAMPLERS = decoding.RESAMPLERS
 DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")
 
@@ -121,7 +120,7 @@ def load(
       data_dir: tfds' folder, None for tfds' own default; of "folder", the folder or zip
         with the pictures.
       crop: a key of `crops.CROPS`.
-      resampler: a key of `RESAMPLERS`, PIL's filters with antialiasing.
+      resampler: a key of `decoding.RESAMPLERS`, PIL's filters with antialiasing.
       size: height and width in pixels.
       channels: 1 (gray, luma) or 3 (RGB).
 

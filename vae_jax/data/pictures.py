@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from vae_jax.data.cache import RESAMPLERS
 from vae_jax.data.crops import ALIGNED_SIZE, box_of
+from vae_jax.data.decoding import RESAMPLERS
 from vae_jax.data.folder_files import FORMATS
 from vae_jax.errors import UserError
 

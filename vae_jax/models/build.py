@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import conv, likelihoods, mlp, objectives, priors
+from vae_jax.models import conv, likelihoods, mlp, objectives, priors, strided
 from vae_jax.models.autoencoder import AE
 from vae_jax.models.classifier import Classifier
 from vae_jax.models.labels import drop_labels, to_labels
@@ -114,7 +114,7 @@ def build_model(
             upsampling=settings.upsampling,
         )
     elif settings.network == "strided":
-        encoder = conv.StridedEncoder(
+        encoder = strided.StridedEncoder(
             image_shape, settings.latent_dim, width=settings.width, **common
         )
         return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)

@@ -7,7 +7,7 @@ with few. No layer keeps statistics of batches.
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,10 @@ class Conv3x3(nnx.Module):
         return product + self.bias[...].astype(self.dtype)
 
 
-def _norm(kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+def norm_layer(
+    kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> Callable[[Array], Array]:
+    """Returns what goes before a block, by its name in `NORMS`."""
     if kind == "none":
         # Not a new lambda: models of the same settings share compiled programs.
         return jax.nn.identity
@@ -141,7 +144,7 @@ class Block(nnx.Module):
 
     def __init__(self, channels: int, norm: str, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         inner = channels // 2
-        self.norm = _norm(norm, channels, dtype, rngs)
+        self.norm = norm_layer(norm, channels, dtype, rngs)
         self.narrow = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
         self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
         self.widen = nnx.Linear(
@@ -165,7 +168,9 @@ def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
     return x
 
 
-def _head(channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+def feature_head(
+    channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
     """Returns an encoder's last layer, whose sums are float32 in every precision."""
     return nnx.Linear(
         channels,
@@ -223,7 +228,7 @@ class Encoder(nnx.Module):
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
             for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.head = _head(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
+        self.head = feature_head(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
 
     def __call__(
         self,
@@ -241,46 +246,6 @@ class Encoder(nnx.Module):
         ):
             x = _run(blocks, downsampling(space_to_depth(x, 2)), self.remat)
         return self.head(nnx.silu(x).reshape(len(x), -1)).astype(jnp.float32)
-
-
-class StridedEncoder(nnx.Module):
-    """Images to `features` numbers in float32, by strided convolutions with group norm.
-
-    Each halves the resolution. It recognises attributes better than `Encoder`.
-
-    Args:
-      image_shape: (height, width, channels); square, see `resolutions`.
-      features: of the output.
-      width: channels at half of the size; they double with each up to eight times.
-      dtype: of the activations.
-      rngs: of the initial parameters.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        features: int,
-        *,
-        width: int,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        num_layers = len(resolutions(image_shape[0])) + 1
-        widths = [width * min(2**layer, 8) for layer in range(num_layers)]
-        self.layers = nnx.List(
-            Conv3x3(fine, coarse, stride=2, dtype=dtype, rngs=rngs)
-            for fine, coarse in zip([image_shape[2], *widths], widths, strict=False)
-        )
-        self.norms = nnx.List(_norm("group", w, dtype, rngs) for w in widths)
-        coarsest = resolutions(image_shape[0])[-1]
-        self.head = _head(coarsest**2 * widths[-1], features, dtype, rngs)
-
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
-        """Returns the features of each image."""
-        x = images
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = nnx.relu(norm(layer(x)))
-        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 class _Upsampling(nnx.Module):

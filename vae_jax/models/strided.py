@@ -1,0 +1,47 @@
+"""An encoder of strided convolutions, for what only recognises: it has no decoder."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vae_jax.models.conv import Conv3x3, feature_head, norm_layer, resolutions
+
+
+class StridedEncoder(nnx.Module):
+    """Images to `features` numbers in float32, by strided convolutions with group norm.
+
+    Each halves the resolution. It recognises attributes better than `conv.Encoder`.
+
+    Args:
+      image_shape: (height, width, channels); square, see `conv.resolutions`.
+      features: of the output.
+      width: channels at half of the size; they double with each up to eight times.
+      dtype: of the activations.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        features: int,
+        *,
+        width: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        num_layers = len(resolutions(image_shape[0])) + 1
+        widths = [width * min(2**layer, 8) for layer in range(num_layers)]
+        self.layers = nnx.List(
+            Conv3x3(fine, coarse, stride=2, dtype=dtype, rngs=rngs)
+            for fine, coarse in zip([image_shape[2], *widths], widths, strict=False)
+        )
+        self.norms = nnx.List(norm_layer("group", w, dtype, rngs) for w in widths)
+        coarsest = resolutions(image_shape[0])[-1]
+        self.head = feature_head(coarsest**2 * widths[-1], features, dtype, rngs)
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
+        """Returns the features of each image."""
+        x = images
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = nnx.relu(norm(layer(x)))
+        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
