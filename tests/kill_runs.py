@@ -137,9 +137,8 @@ def compare(folder, workdir):
     for path in (folder / "whole", workdir):
         config = record.read_config(path)
         _, params = run._abstract_model(config)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         with checkpoint.Checkpoints(path / "checkpoints") as checkpoints:
-            like = run._state_shapes(config, params, device)
+            like = run._state_shapes(config, params, "data_parallel")
             states.append(checkpoints.restore("latest", like))
         logs.append((path / "metrics.jsonl").read_bytes())
         left = [p for p in path.rglob("*") if p.suffix in (".unfinished", ".deleted")]

@@ -25,10 +25,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
+from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.command_line import keep_compiled_programs, parse_flags
 from vae_jax.commands import attributes, evaluation, paths, samples
@@ -183,7 +185,10 @@ def _train(workdir: Path) -> list[Path]:
         print(f"stopped at step {run.step}; to go on: {shlex.join(sys.orig_argv)}")
         # Neither done nor wrong: for a scheduler to start again.
         sys.exit(os.EX_TEMPFAIL)
-    print(tables.evaluation_table(evaluation.evaluate_run(run)))
+    report = evaluation.evaluate_run(run)
+    if not processes.is_first():
+        return []
+    print(tables.evaluation_table(report))
     written = [workdir / "eval.json", _draw_curves(run)]
     if isinstance(run.model(), Classifier):
         return written
@@ -307,8 +312,22 @@ def main(argv: list[str]) -> None:
                 f"{' or '.join(modes)}, and that is {MODE.value}"
             )
     workdir = _workdir()
-    for path in (_train if MODE.value == "train" else _explore)(workdir):
-        print(path)
+    if CONFIG.value is not None:
+        config_lib.validate(CONFIG.value)
+    processes.join("auto" if CONFIG.value is None else CONFIG.value.distributed)
+    if jax.process_count() > 1 and MODE.value not in ("train", "eval"):
+        raise UserError(
+            f"--mode is {MODE.value}, which takes one process; {jax.process_count()} "
+            "were started. Several go with --mode=train or eval"
+        )
+    if not processes.is_first():
+        # The first speaks for all; errors go to stderr.
+        sys.stdout = open(os.devnull, "w")
+    with processes.needing_all():
+        for path in (_train if MODE.value == "train" else _explore)(workdir):
+            print(path)
+        # The first has more to do, and JAX takes for lost who ends long before others.
+        processes.wait_for_all()
 
 
 def cli() -> None:
@@ -322,10 +341,10 @@ def cli() -> None:
         )
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
-        sys.exit(2)
+        processes.leave(2)
     except KeyboardInterrupt:
         print("vae_jax: interrupted", file=sys.stderr)
-        sys.exit(130)
+        processes.leave(130)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ A workdir holds run.json (what was run, on what), metrics.jsonl, timing.jsonl,
 checkpoints/, images/ and eval.json.
 """
 
+import functools
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import optax
 from flax import nnx
 
 from vae_jax import config as config_lib
-from vae_jax import record
+from vae_jax import processes, record, sharding
 from vae_jax.config import Config
 from vae_jax.data import batches, cache, crops
 from vae_jax.errors import UserError
@@ -24,7 +26,7 @@ from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer
-from vae_jax.training import loop, sharding
+from vae_jax.training import loop
 from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints, differences
 
@@ -37,7 +39,7 @@ class Run:
       workdir: its folder.
       config: the resolved settings.
       step: of the checkpoint that was loaded.
-      params: "ema" and "raw" parameters.
+      params: "ema" and "raw" parameters, on one device of this process.
       graphdef: the model's structure; see `model`.
       dataset: the data set that it was trained on.
     """
@@ -122,14 +124,15 @@ def _abstract_model(
     return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
 
 
-def _initial_state(config: Config) -> step_lib.TrainState:
+def _initial_state(config: Config, shardings: Any) -> step_lib.TrainState:
     """Returns the state of new parameters, or of those that `init_from` names."""
     given = None
     if config.init_from is not None:
-        given = load(config.init_from).params["ema"]
+        # Whichever devices the others have: not on this process's.
+        given = jax.device_get(load(config.init_from).params["ema"])
 
     # One program: leaf by leaf its zeros and copies would be one each.
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=shardings)
     def initialise(params):
         if params is None:
             rngs = nnx.Rngs(key(config.seed, Stream.INIT))
@@ -157,10 +160,14 @@ def _new_state(config: Config, params: build.Params):
     )
 
 
-def _state_shapes(config: Config, params: build.Params, sharding):
+def _state_shapes(config: Config, params: build.Params, kind: str):
+    """Returns the state's shapes, with shardings of a kind of `STATE_SHARDINGS`."""
+    mesh = sharding.data_mesh()
+    lay = sharding.STATE_SHARDINGS[kind]
     shapes = jax.eval_shape(lambda p: _new_state(config, p), params)
     return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=lay(mesh, a.shape)),
+        shapes,
     )
 
 
@@ -237,9 +244,25 @@ def train(config: Config, workdir: Path) -> Run:
       UserError: a setting is refused, or the workdir holds a run of other settings,
         only damaged checkpoints or another process that trains, or is not writable.
     """
+    config_lib.validate(config)
+    processes.join(config.distributed)
+    with processes.needing_all():
+        return _train(config, workdir)
+
+
+def _train(config: Config, workdir: Path) -> Run:
     config, dataset = _check(config, workdir)
+    settings = config_lib.flatten(config)
+    for own in ("distributed", "dataset.data_dir"):
+        del settings[own]
+    processes.check_agreement(
+        config=json.dumps(settings), dataset=json.dumps(dataset.recipe)
+    )
     graphdef, params = _abstract_model(config)
     train_split = dataset.splits["train"]
+    feed = batches.resolve_feed(config.dataset.feed, train_split)
+    if processes.any_of(feed == "stream"):
+        feed = "stream"
     objective = build.build_objective(config.objective, len(train_split.images))
     columns = label_columns(config, dataset)
     evaluator = evaluate.build_evaluator(
@@ -250,15 +273,20 @@ def train(config: Config, workdir: Path) -> Run:
         label_columns=columns,
     )
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        mesh_wide = sharding.replicated(sharding.data_mesh())
-        state = checkpoints.restore("latest", _state_shapes(config, params, mesh_wide))
+        like = _state_shapes(config, params, config.train.sharding)
+        state = checkpoints.restore("latest", like)
         if state is None:
-            state = _initial_state(config)
+            state = _initial_state(config, jax.tree.map(lambda a: a.sharding, like))
         else:
             print(f"going on from step {state.step} of {workdir}")
-        record.write(workdir, config, dataset.recipe, params)
+        processes.on_first(
+            lambda: record.write(workdir, config, dataset.recipe, params)
+        )
         with Writer(
-            workdir, int(state.step), tensorboard=config.log.tensorboard
+            workdir,
+            int(state.step),
+            tensorboard=config.log.tensorboard,
+            muted=not processes.is_first(),
         ) as writer:
             state = loop.train(
                 state,
@@ -277,10 +305,13 @@ def train(config: Config, workdir: Path) -> Run:
                     seed=config.seed,
                 ),
                 batches.build_feed(
-                    config.dataset.feed,
+                    feed,
                     train_split,
                     seed=config.seed,
                     batch_size=config.train.batch_size,
+                    places=sharding.places_here(
+                        sharding.data_mesh(), config.train.batch_size
+                    ),
                 ),
                 num_steps=config.train.num_steps,
                 batch_size=config.train.batch_size,
@@ -302,7 +333,7 @@ def train(config: Config, workdir: Path) -> Run:
         workdir=workdir,
         config=config,
         step=int(state.step),
-        params={"ema": state.ema_params, "raw": state.params},
+        params=sharding.take_home({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
         dataset=dataset,
     )
@@ -325,17 +356,16 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     if other:
         print(f"note: {other}")
     graphdef, params = _abstract_model(config)
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        shapes = _state_shapes(config, params, one_device)
-        state = checkpoints.restore(checkpoint, shapes)
+        like = _state_shapes(config, params, "data_parallel")
+        state = checkpoints.restore(checkpoint, like)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
     return Run(
         workdir=workdir,
         config=config,
         step=int(state.step),
-        params={"ema": state.ema_params, "raw": state.params},
+        params=sharding.take_home({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
         dataset=dataset,
     )

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from vae_jax import processes
 from vae_jax.data.cache import DATASETS
 from vae_jax.data.crops import CROPS
 from vae_jax.data.decoding import RESAMPLERS
 from vae_jax.models import build, conv
+from vae_jax.sharding import STATE_SHARDINGS
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ def _path(meaning):
 
 SETTINGS: dict[str, Setting] = {
     "seed": _whole(0, "of parameters, order of pictures and noise", low=0),
+    "distributed": Setting(
+        "auto",
+        "over several processes; auto is as SLURM, Open MPI or a TPU pod started them",
+        "one of auto, on, off, or HOST:PORT,COUNT,INDEX of this process",
+        lambda v: v in processes.WORDS or processes.is_address(v),
+    ),
     "precision": _choice(
         "auto",
         "of activations; auto is bf16 on a GPU or TPU and fp32 on a CPU",
@@ -233,6 +241,11 @@ SETTINGS: dict[str, Setting] = {
         3.0, "passes over the training split", "a number above 0", lambda v: v > 0
     ),
     "train.num_steps": _optional(_whole(1, "updates; where set, it wins"), int),
+    "train.sharding": _choice(
+        "data_parallel",
+        "of several devices: each holds the whole state, or its part of it",
+        STATE_SHARDINGS,
+    ),
     "train.steps_per_dispatch": _whole(10, "updates in one compiled program"),
     "log.every_steps": _whole(50, "between lines of metrics.jsonl"),
     "log.tensorboard": _switch(False, "write TensorBoard's event files as well"),
@@ -272,6 +285,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # What may change when a run is resumed; `train.num_steps` may only grow.
 RESUMABLE = (
+    "distributed",
     "dataset.data_dir",
     "dataset.feed",
     "log.every_steps",
@@ -280,4 +294,5 @@ RESUMABLE = (
     "checkpoint.every_steps",
     "train.num_epochs",
     "train.num_steps",
+    "train.sharding",
 )

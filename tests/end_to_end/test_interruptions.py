@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,14 @@ def checkpoints(workdir):
     return {int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*[0-9]")}
 
 
+def wait_for_a_checkpoint(workdir, processes, after=0):
+    deadline = time.monotonic() + 120
+    while not workdir.exists() or max(checkpoints(workdir), default=0) <= after:
+        assert time.monotonic() < deadline
+        assert [process.poll() for process in processes] == [None] * len(processes)
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def stopped(data_dir, tmp_path_factory):
     """A workdir whose training got a SIGTERM, a rival having been sent away."""
@@ -68,10 +77,7 @@ def stopped(data_dir, tmp_path_factory):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not workdir.exists() or not checkpoints(workdir):
-        assert time.monotonic() < deadline and training.poll() is None
-        time.sleep(0.05)
+    wait_for_a_checkpoint(workdir, [training])
     rival = run(arguments)
     reader = run([*arguments[:3], "--mode=reconstruct", f"--workdir={workdir}"])
     assert training.poll() is None
@@ -120,3 +126,73 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(data_dir, tmp_pa
     assert run(command(data_dir, whole, 40)).returncode == 0
     logs = [(path / "metrics.jsonl").read_bytes() for path in (workdir, whole)]
     assert logs[0] == logs[1]
+
+
+def start_pair(arguments):
+    """Starts two processes that train as one."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [*arguments, f"--config.distributed=localhost:{port},2,{index}"],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = command(data_dir, workdir, 100_000)
+    pair = start_pair(arguments)
+    wait_for_a_checkpoint(workdir, pair)
+    pair[1].send_signal(signal.SIGTERM)
+    (out, _), (silent, err) = (process.communicate(timeout=60) for process in pair)
+    assert [process.returncode for process in pair] == [os.EX_TEMPFAIL] * 2
+    stopped_at = int(re.search(r"stopped at step (\d+); to go on", out)[1])
+    assert stopped_at == max(checkpoints(workdir))
+    assert "stopped at" not in silent and "stopping at the next log" in err
+
+    for killed in (1, 0):
+        before = max(checkpoints(workdir))
+        pair = start_pair(arguments)
+        wait_for_a_checkpoint(workdir, pair, after=before)
+        pair[killed].kill()
+        said = [process.communicate(timeout=60) for process in pair]
+        assert f"going on from step {before} of" in said[0][0]
+        left, (_, error) = pair[1 - killed], said[1 - killed]
+        if killed == 1:
+            assert left.returncode == 2, error
+            (line,) = error.strip().splitlines()
+            assert line.startswith("vae_jax: process 0 of 2 has lost another (")
+        else:
+            # JAX may be faster, which ends a process that has lost the first.
+            assert left.returncode in (2, -signal.SIGABRT), error
+            assert "has lost another" in error or "another task died" in error
+
+    before = max(checkpoints(workdir))
+    alone = subprocess.Popen(
+        arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
+    wait_for_a_checkpoint(workdir, [alone], after=before)
+    alone.send_signal(signal.SIGTERM)
+    assert f"going on from step {before} of" in alone.communicate(timeout=60)[0]
+    assert alone.returncode == os.EX_TEMPFAIL
+
+
+def test_modes_for_one_process_refuse_two(tmp_path):
+    main = [sys.executable, "-m", "vae_jax.main", f"--workdir={tmp_path}"]
+    recipe = f"--config={ROOT / 'configs' / 'vae.py'}"
+    pair = start_pair([*main, recipe, "--mode=sample"])
+    for process in pair:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 2, error
+        assert error == (
+            "vae_jax: --mode is sample, which takes one process; 2 were started. "
+            "Several go with --mode=train or eval\n"
+        )

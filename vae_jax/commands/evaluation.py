@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_jax import processes, sharding
 from vae_jax import run as run_lib
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.data.faces.jpegs import factors_of
@@ -70,6 +71,9 @@ def open_judge(flag: str, workdir: str, run: Run) -> Run:
 def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
     """Evaluates the EMA and raw parameters on whole splits; writes eval.json.
 
+    Of several processes all must ask; the figures that follow those by split, and the
+    file, are the first one's alone.
+
     By split and parameters: means over images, each with its `standard_errors`; of a
     VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
     posterior mean varies over images by more than `ACTIVE_VARIANCE`; of a classifier
@@ -101,11 +105,13 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
         batch_size=config.eval.batch_size,
         label_columns=run_lib.label_columns(config, run.dataset),
     )
+    everywhere = sharding.replicated(sharding.data_mesh())
+    params_everywhere = sharding.put(run.params, everywhere)
     report: dict[str, Any] = {}
     for name in EVALUATED_SPLITS:
         split = run.dataset.splits[name]
         report[name] = {}
-        for kind, params in run.params.items():
+        for kind, params in params_everywhere.items():
             figures = evaluator(params, split, f"{name}, {kind}")
             report[name][kind] = (
                 evaluate.means(objective, figures)
@@ -113,6 +119,8 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
                 | {"standard_errors": evaluate.standard_errors(figures)}
                 | _by_part(run, figures)
             )
+    if not processes.is_first():
+        return report
     drawn = run.dataset.recipe["name"] == "synthetic_faces"
     if drawn and num_train >= FEWEST_FACTOR_IMAGES and isinstance(model, VAE):
         report["disentanglement"] = _disentanglement(run)

@@ -54,7 +54,8 @@ class Feed:
       data: what every dispatch is given: the whole split, or nothing.
       gather: (data, x) -> batch; runs inside the compiled program.
       stream: takes the (first step, number of steps) of each dispatch to come, yields
-        its `xs`: [K,B] indices, or batches with leading axes [K,B].
+        its `xs`: [K,B] indices, or batches with leading axes [K,B], of those places in
+        a batch that this process has.
     """
 
     indices: Callable[[int, int], np.ndarray]
@@ -69,23 +70,23 @@ def _order(split: Split, seed: int, batch_size: int) -> Callable[..., np.ndarray
     )
 
 
-def device_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
+def device_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Feed:
     """Feeds from a copy of the split in the device's memory: only indices travel."""
     indices = _order(split, seed, batch_size)
     return Feed(
         indices=indices,
         data={"image": split.images, "attributes": split.attributes},
         gather=lambda data, indices: jax.tree.map(lambda a: a[indices], data),
-        stream=lambda dispatches: (indices(*dispatch) for dispatch in dispatches),
+        stream=lambda dispatches: (indices(*each)[:, places] for each in dispatches),
     )
 
 
-def stream_feed(split: Split, *, seed: int, batch_size: int) -> Feed:
+def stream_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Feed:
     """Feeds batches read ahead by Grain from the memory map."""
     indices = _order(split, seed, batch_size)
 
     def read(dispatch: tuple[int, int]) -> Batch:
-        chosen = indices(*dispatch)
+        chosen = indices(*dispatch)[:, places]
         return {"image": split.images[chosen], "attributes": split.attributes[chosen]}
 
     def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[Batch]:
@@ -104,12 +105,32 @@ def _device_memory() -> int:
     return stats.get("bytes_limit", host)
 
 
-def build_feed(kind: str, split: Split, *, seed: int, batch_size: int) -> Feed:
-    """Returns the feed of a kind: "device", "stream", or "auto".
+def resolve_feed(kind: str, split: Split) -> str:
+    """Returns the feed that "auto" stands for; others unchanged.
 
-    "auto" keeps the split on the device where it takes at most half of its memory.
+    The device's memory, where the split takes at most half of it.
     """
-    if kind == "auto":
-        kind = "device" if 2 * split.images.nbytes <= _device_memory() else "stream"
-    feed = device_feed if kind == "device" else stream_feed
-    return feed(split, seed=seed, batch_size=batch_size)
+    if kind != "auto":
+        return kind
+    return "device" if 2 * split.images.nbytes <= _device_memory() else "stream"
+
+
+def build_feed(
+    kind: str,
+    split: Split,
+    *,
+    seed: int,
+    batch_size: int,
+    places: np.ndarray | slice = slice(None),
+) -> Feed:
+    """Returns a feed.
+
+    Args:
+      kind: "device" or "stream".
+      split: the pictures.
+      seed: of their order.
+      batch_size: over all processes.
+      places: in a batch, of which this process has the pictures.
+    """
+    feed = {"device": device_feed, "stream": stream_feed}[kind]
+    return feed(split, places, seed=seed, batch_size=batch_size)

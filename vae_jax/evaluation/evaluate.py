@@ -1,7 +1,8 @@
 """Every figure over a whole split, each image exactly once.
 
 Each image has its own random numbers, by its index, and its own figures; batches are
-a matter of speed. So nothing depends on the batch size, and padding cannot leak.
+a matter of speed. So nothing depends on the batch size, and padding cannot leak. The
+devices of all processes share the images, and every process has all figures.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from vae_jax import processes, sharding
 from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models.labels import to_labels
@@ -105,16 +107,20 @@ def build_evaluator(
       per_image: (model, image [H,W,C] in [0, 1], labels [A] or None, key) -> figures
         of that image.
       seed: of each image's random numbers.
-      batch_size: pictures at a time; figures do not depend on it.
+      batch_size: pictures at a time, rounded up to a multiple of the devices; figures
+        do not depend on it.
       label_columns: the attributes that the model is conditioned on.
 
     Returns:
-      A function that takes parameters, a split ([N,H,W,C] uint8 `images` and [N,M]
-      boolean `attributes`) and the progress bar's description, and returns each figure
-      as [N,...] float32, in the order of the images.
+      A function that takes parameters on all devices, a split ([N,H,W,C] uint8 `images`
+      and [N,M] boolean `attributes`) and the progress bar's description, and returns
+      each figure as [N,...] float32, in the order of the images.
     """
+    mesh = sharding.data_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    places = sharding.places_here(mesh, batch_size)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def batch_figures(params, images, attributes, indices):
         model = nnx.merge(graphdef, params)
         keys = jax.vmap(lambda i: key(seed, Stream.EVALUATION, i))(indices)
@@ -128,15 +134,16 @@ def build_evaluator(
             total=num_images,
             desc=description,
             unit=" images",
-            disable=None,
+            disable=None if processes.is_first() else True,
             leave=False,
         ) as bar:
             for first in range(0, num_images, batch_size):
                 # The last batch is filled up with the first images, for one compiled
                 # shape; their figures are cut off below.
-                indices = np.arange(first, first + batch_size) % num_images
+                here = (first + places) % num_images
+                batch = split.images[here], split.attributes[here], here
                 figures = batch_figures(
-                    params, split.images[indices], split.attributes[indices], indices
+                    params, *sharding.put(batch, sharding.cut_images(mesh))
                 )
                 parts.append(jax.device_get(figures))
                 bar.update(min(batch_size, num_images - first))

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vae_jax.errors import UserError
 
@@ -37,6 +37,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            # Orbax has waited for another process.
+            raise
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is "
             "whole: when this is mended, the same command goes on from it"
@@ -80,14 +83,27 @@ class Writer:
       step: of the state that training goes on from; lines past it are dropped, since
         those steps will be taken again.
       tensorboard: write event files under `workdir`/tensorboard as well.
+      muted: write nothing, as all processes but the first do.
 
     Raises:
       UserError: TensorBoard is asked for and not installed; here and in all methods,
         the operating system refuses to write.
     """
 
-    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        step: int,
+        *,
+        tensorboard: bool = False,
+        muted: bool = False,
+    ):
         self._board = None
+        self._workdir = workdir
+        self._files = ExitStack()
+        self._logs: dict[str, TextIO] = {}
+        if muted:
+            return
         if tensorboard:
             try:
                 from tensorboardX import SummaryWriter
@@ -99,15 +115,12 @@ class Writer:
             self._board = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=step + 1
             )
-        self._workdir = workdir
-        self._files = ExitStack()
         paths = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
         for path in paths:
             _keep_until(path, step)
         with writing(workdir):
-            self._metrics, self._timing = (
-                self._files.enter_context(path.open("a")) for path in paths
-            )
+            for path in paths:
+                self._logs[path.stem] = self._files.enter_context(path.open("a"))
 
     def __enter__(self) -> "Writer":
         return self
@@ -123,29 +136,32 @@ class Writer:
     ) -> None:
         """Writes the means of one split at a step, in full float precision."""
         line = {"step": step, "epoch": epoch, "split": split, **metrics}
-        with writing(self._workdir):
-            self._metrics.write(json.dumps(line) + "\n")
+        self._append("metrics", line)
         self._scalars(step, split, metrics)
 
     def write_timing(self, step: int, images_per_second: float) -> None:
         """Writes the training speed since the last such line, evaluation excluded."""
         line = {"step": step, "images_per_second": images_per_second}
-        with writing(self._workdir):
-            self._timing.write(json.dumps(line) + "\n")
+        self._append("timing", line)
         self._scalars(step, "timing", {"images_per_second": images_per_second})
 
     def flush(self) -> None:
         """Hands everything written to the operating system."""
         with writing(self._workdir):
-            self._metrics.flush()
-            self._timing.flush()
+            for log in self._logs.values():
+                log.flush()
 
     def to_disk(self) -> None:
         """Returns once everything written would survive a power cut."""
         self.flush()
         with writing(self._workdir):
-            os.fsync(self._metrics.fileno())
-            os.fsync(self._timing.fileno())
+            for log in self._logs.values():
+                os.fsync(log.fileno())
+
+    def _append(self, log: str, line: dict[str, Any]) -> None:
+        if log in self._logs:
+            with writing(self._workdir):
+                self._logs[log].write(json.dumps(line) + "\n")
 
     def _scalars(self, step: int, prefix: str, values: dict[str, float]) -> None:
         if self._board is not None:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from vae_jax import processes
 from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
 from vae_jax.training import manifest
@@ -88,7 +89,8 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`; used as a context manager.
 
     Saving returns once the state has been copied; writing goes on in the background
-    and is finished on leaving the context.
+    and is finished on leaving the context. Of several processes each writes its part,
+    in the foreground, for Orbax has them wait for one another; all must call alike.
 
     Args:
       folder: made where it is absent and `writable`.
@@ -110,20 +112,7 @@ class Checkpoints:
 
     def __enter__(self) -> "Checkpoints":
         if self._writable:
-            with writing(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    self._lock.acquire()
-                except filelock.Timeout as error:
-                    raise UserError(
-                        f"another process is training in {self._folder.parent}: wait "
-                        "for it, stop it, or choose another --workdir"
-                    ) from error
-                for left in list(self._folder.iterdir()):
-                    # The last is what Orbax alone leaves of a save.
-                    if left.suffix in (_UNFINISHED, _DELETED, ".orbax-checkpoint-tmp"):
-                        # Writes that Orbax began before it failed may still go on.
-                        shutil.rmtree(left, ignore_errors=True)
+            processes.on_first(self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,8 +122,28 @@ class Checkpoints:
             self._pool.shutdown()
             self._lock.release()
 
+    def _take(self) -> None:
+        """Locks the folder, and removes what a killed process left in it."""
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
+                raise UserError(
+                    f"another process is training in {self._folder.parent}: wait "
+                    "for it, stop it, or choose another --workdir"
+                ) from error
+            for left in list(self._folder.iterdir()):
+                # The last is what Orbax alone leaves of a save.
+                if left.suffix in (_UNFINISHED, _DELETED, ".orbax-checkpoint-tmp"):
+                    # Writes that Orbax began before it failed may still go on.
+                    shutil.rmtree(left, ignore_errors=True)
+
     def save(self, state: TrainState, step: int, loss: float | None) -> None:
         """Saves the state of a step; `loss`, of the validation split, ranks it."""
+        if jax.process_count() > 1:
+            self._write(state, step, loss)
+            return
         self._finish()
         # The state's buffers are given to the next update.
         copied = jax.tree.map(np.array, state)
@@ -154,11 +163,24 @@ class Checkpoints:
           UserError: all checkpoints are damaged, or the one chosen is of another
             architecture or a newer program.
         """
+        name = processes.on_first(lambda: self._choose(which))
+        if name is None:
+            return None
+        whole = self._folder / name
+        try:
+            return self._load(whole, like)
+        except Exception:
+            if whole.exists():
+                raise
+            return self.restore(which, like)
+
+    def _choose(self, which: str) -> str | None:
+        """Returns the name of the first whole checkpoint, None without any."""
         steps = self._steps()
         whole, problems = self._look(which)
         if not all(path.exists() for path in [*steps, *problems]):
             # The process that trains here has meanwhile replaced one.
-            return self.restore(which, like)
+            return self._choose(which)
         if whole is None and not problems:
             return None
         damaged = [f"{path} is damaged ({why})" for path, why in problems.items()]
@@ -171,12 +193,7 @@ class Checkpoints:
             print(f"note: {'; '.join(damaged)}: {whole} is used")
         if self._writable:
             self._set_aside(list(problems))
-        try:
-            return self._load(whole, like)
-        except Exception:
-            if whole.exists():
-                raise
-            return self.restore(which, like)
+        return whole.name
 
     def _steps(self) -> list[Path]:
         if not self._folder.exists():
@@ -230,13 +247,22 @@ class Checkpoints:
 
     def _write(self, state: TrainState, step: int, loss: float | None) -> None:
         unfinished = self._folder / f"{step}{_UNFINISHED}"
+
+        def begin():
+            with writing(self._folder):
+                unfinished.mkdir()
+
+        def end():
+            with writing(self._folder):
+                ranked = None if loss is None or not math.isfinite(loss) else loss
+                manifest.write(unfinished, step=step, loss=ranked)
+                manifest.rename(unfinished, str(step))
+                self._delete_old()
+
+        processes.on_first(begin)
         with writing(self._folder):
-            unfinished.mkdir()
             _save(unfinished / "orbax", state)
-            ranked = None if loss is None or not math.isfinite(loss) else loss
-            manifest.write(unfinished, step=step, loss=ranked)
-            manifest.rename(unfinished, str(step))
-            self._delete_old()
+        processes.on_first(end)
 
     def _delete_old(self) -> None:
         manifests, _ = self._read_manifests()

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from vae_jax import processes, sharding
 from vae_jax.data.batches import Feed
 from vae_jax.errors import UserError
 from vae_jax.report.writer import Writer
-from vae_jax.training import sharding
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState, build_dispatch
 
@@ -142,9 +142,9 @@ def train(
     A SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`, saved.
 
     Args:
-      state: donated.
+      state: laid out over `sharding.data_mesh`; donated.
       update: (state, batch) -> (state, metrics), from `build_update`.
-      feed: of the training split.
+      feed: of the training split, this process's places in its batches.
       num_steps: the step to end at.
       batch_size: pictures in an update.
       steps_per_epoch: for the log.
@@ -160,9 +160,10 @@ def train(
     mesh = sharding.data_mesh()
     step = int(state.step)
     plan = dispatches(step, num_steps, cadence.dispatch)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    data = jax.device_put(feed.data, sharding.replicated(mesh))
-    dispatch = build_dispatch(update, feed.gather)
+    everywhere = sharding.replicated(mesh)
+    data = sharding.put(feed.data, everywhere)
+    shardings = jax.tree.map(lambda a: a.sharding, state)
+    dispatch = build_dispatch(update, feed.gather, (shardings, everywhere))
     window, window_start, saved = [], step, step
     bar = tqdm(
         total=num_steps * batch_size,
@@ -170,12 +171,12 @@ def train(
         desc="training",
         unit=" images",
         unit_scale=True,
-        disable=None,
+        disable=None if processes.is_first() else True,
     )
     with bar, _stop_requests() as stop:
         start = time.perf_counter()
         for (_, count), xs in zip(plan, feed.stream(plan), strict=True):
-            xs = jax.device_put(xs, sharding.cut_batches(mesh))
+            xs = sharding.put(xs, sharding.cut_batches(mesh))
             state, metrics = dispatch(state, data, xs)
             window.append(metrics)
             step += count
@@ -201,12 +202,14 @@ def train(
                 writer.write_metrics(step, epoch, "validation", validation)
                 tqdm.write(_summary(step, num_steps, means, validation))
             writer.flush()
-            if step % cadence.checkpoint == 0 or last or stop:
+            # Once, for it may come at any time, and to other processes at another.
+            stopping = processes.any_of(bool(stop))
+            if step % cadence.checkpoint == 0 or last or stopping:
                 # No checkpoint may be later than the logs that lead to it.
                 writer.to_disk()
                 checkpoints.save(state, step, validation_loss)
                 saved = step
-            if stop:
+            if stopping:
                 break
             window, window_start, start = [], step, time.perf_counter()
     return state

@@ -1,0 +1,30 @@
+#!/bin/bash
+# Trains on 2 nodes of 4 GPUs as one run, however often the cluster interrupts it:
+#
+#   sbatch examples/slurm.sh --config=configs/conv_vae.py:colour,128 --workdir=runs/faces
+#
+# The environment, runs/ and the data set lie on a file system that all nodes see.
+
+#SBATCH --job-name=vae_jax
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=8
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+# SIGTERM to the tasks two minutes before the end: time for the next log and a save.
+#SBATCH --signal=TERM@120
+#SBATCH --open-mode=append
+#SBATCH --output=vae_jax-%j.log
+
+source .venv/bin/activate
+
+# One task that fails ends all, which would wait for it.
+srun --kill-on-bad-exit=1 --label python -m vae_jax.main "$@"
+status=$?
+
+# 75: stopped and saved. The job goes on from there when it gets its nodes again.
+if [ $status -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status

@@ -1,0 +1,183 @@
+"""Several processes that train as one: how they meet, and what they agree on.
+
+Each runs the same program, on its own devices and its own part of every batch. The
+first writes; what only it can know, it tells the others, since they must all do the
+same: a collective operation that one of them leaves out is waited for without end.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vae_jax.errors import UserError
+
+T = TypeVar("T")
+WORDS = ("auto", "on", "off")
+# Seconds to wait for processes that start later.
+PATIENCE = 300
+# What errors name that say a process has gone: those of collective operations, and of
+# JAX's service where processes meet.
+_GONE = re.compile("gloo|nccl|coordination|barrier|connection", re.IGNORECASE)
+
+
+def is_address(value: str) -> bool:
+    """Says whether a setting is HOST:PORT,COUNT,INDEX, index from 0 below count."""
+    match = re.fullmatch(r"[^\s,]+:\d+,(\d+),(\d+)", value)
+    return match is not None and int(match[2]) < int(match[1])
+
+
+def _started_together() -> bool:
+    """Says whether SLURM, Open MPI or a TPU's environment tells of other processes."""
+    count = {"OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"}
+    # Without it this is no task of srun, but the script around it.
+    if "SLURM_STEP_NODELIST" in os.environ:
+        count.add("SLURM_NTASKS")
+    several = any(os.environ.get(name, "1") not in ("", "1") for name in count)
+    return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def join(setting: str) -> None:
+    """Joins the other processes, before JAX's first computation; idempotent.
+
+    Args:
+      setting: "auto" where the environment tells of others, "on" as JAX finds them,
+        "off", or "HOST:PORT,COUNT,INDEX": where the first listens, how many there are,
+        which this is.
+
+    Raises:
+      UserError: they cannot be found.
+    """
+    if jax.distributed.is_initialized() or setting == "off":
+        return
+    if setting == "auto" and not _started_together():
+        return
+    address, whom = {}, "the other processes"
+    if setting not in WORDS:
+        host, count, index = setting.split(",")
+        whom = f"{count} processes at {host} as number {index}"
+        address = {
+            "coordinator_address": host,
+            "num_processes": int(count),
+            "process_id": int(index),
+        }
+    # Beforehand, for JAX aborts a process that waits in vain.
+    print(
+        f"joining {whom}: it may take a minute, and after {PATIENCE} s JAX gives up",
+        flush=True,
+    )
+    try:
+        jax.distributed.initialize(**address, initialization_timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        lines = str(error).splitlines() or [repr(error)]
+        raise UserError(
+            f"config.distributed is {setting!r}, and the processes do not meet: "
+            f"{lines[0]}"
+        ) from error
+
+
+def is_first() -> bool:
+    """Says whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def any_of(flag: bool) -> bool:
+    """Says whether a flag is set in any process; all must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def wait_for_all() -> None:
+    """Returns once all processes are here."""
+    any_of(False)
+
+
+def _tell_all(text: str) -> str:
+    """Returns the first process's text in all."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    padded = np.zeros(length, np.uint8)
+    if is_first():
+        padded[:] = content
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode()
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Works in the first process alone and returns its result in all; all must ask.
+
+    Args:
+      work: returns what JSON holds.
+
+    Raises:
+      UserError: in all, what `work` raised in the first.
+    """
+    if jax.process_count() == 1:
+        return work()
+    told = {}
+    if is_first():
+        try:
+            told = {"result": work()}
+        except UserError as error:
+            told = {"error": str(error)}
+    told = json.loads(_tell_all(json.dumps(told)))
+    if "error" in told:
+        raise UserError(told["error"])
+    return told["result"]
+
+
+def check_agreement(**texts: str) -> None:
+    """Raises UserError, in all processes, where one has another text than the first."""
+    if jax.process_count() == 1:
+        return
+    digests = np.stack(
+        [
+            np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+            for text in texts.values()
+        ]
+    )
+    of_all = multihost_utils.process_allgather(digests)
+    for name, each in zip(texts, of_all.swapaxes(0, 1), strict=True):
+        (different,) = np.nonzero((each != each[0]).any(axis=1))
+        if different.size:
+            raise UserError(
+                f"process {different[0]} of {jax.process_count()} has another {name} "
+                "than process 0: all must be started alike, and read the same pictures"
+            )
+
+
+@contextlib.contextmanager
+def needing_all() -> Iterator[None]:
+    """Turns the failure of a collective operation into a UserError."""
+    try:
+        yield
+    # Orbax raises the last, JAX one of the first two, by where it waits.
+    except (jax.errors.JaxRuntimeError, ValueError, TimeoutError) as error:
+        if jax.process_count() == 1 or not _GONE.search(str(error)):
+            raise
+        raise UserError(
+            f"process {jax.process_index()} of {jax.process_count()} has lost another "
+            f"({str(error).splitlines()[0]}). Started again, all of them, they go on "
+            "from the last checkpoint"
+        ) from error
+
+
+def leave(status: int) -> NoReturn:
+    """Ends a process that has failed, without waiting for others that cannot come."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.distributed.is_initialized():
+        if is_first():
+            # The others die with it; they may have something to say.
+            time.sleep(1)
+        os._exit(status)
+    sys.exit(status)
