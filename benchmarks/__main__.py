@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,16 @@ def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _write(path: Path, found: dict[str, Any]) -> None:
+    text = json.dumps(found, indent=2) + "\n"
+    try:
+        path.write_text(text)
+    except OSError as error:
+        # They took long to make.
+        print(text)
+        sys.exit(f"cannot write {path}: {error.strerror}; the figures are above")
+
+
 def _batch_sizes(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) for part in parts):
@@ -166,7 +177,7 @@ def main() -> None:
         else:
             found["lines"] += PARTS[part](arguments)
         # A part may take long, and the next one fail.
-        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+        _write(arguments.out, found)
     print(json.dumps(found["machine"], indent=2))
     rows = _rows(found["lines"])
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

@@ -10,7 +10,13 @@ from PIL import Image
 from scipy import stats
 
 from vae_jax import run as run_lib
-from vae_jax.commands import attributes, evaluation, reconstructions, samples
+from vae_jax.commands import (
+    directions,
+    edits,
+    evaluation,
+    reconstructions,
+    samples,
+)
 from vae_jax.data import synthetic_faces
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -124,8 +130,8 @@ def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_pat
 
 
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):
-    attributes.write_directions(vae, 0, judge, "Smiling")
-    report = attributes.judge_edits(vae, judge, "Smiling", 0)
+    directions.write_directions(vae, 0, judge, "Smiling")
+    report = edits.judge_edits(vae, judge, "Smiling", 0)
     assert report == json.loads((vae.workdir / "attributes.json").read_text())
     assert list(report["estimators"]) == [
         "deconfounded",
@@ -154,7 +160,7 @@ def test_edits_flip_the_judge_and_are_written_down(vae, judge):
         assert flips >= 0.9 or at_rate["alpha"] == 8.0
     assert report["estimators"]["notebook"]["draws"] == 20
     with pytest.raises(UserError, match="'Winking'; the classifier in .* knows"):
-        attributes.judge_edits(vae, judge, "Winking", 0)
+        edits.judge_edits(vae, judge, "Winking", 0)
 
 
 def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
@@ -165,8 +171,8 @@ def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
     def direction(codes):
         return np.tanh(codes @ weights)
 
-    edits = attributes._Edits(vae, judge, "Smiling")
-    found = edits.at(direction, alpha)
+    judged = edits._Edits(vae, judge, "Smiling")
+    found = judged.at(direction, alpha)
     codes = sampling.encode_images(vae.model(), vae.dataset.splits["test"].images)
 
     def log_odds(z):
@@ -176,19 +182,19 @@ def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
     before = log_odds(codes)
     changes = [
         log_odds(codes[rows] + sign * alpha * direction(codes[rows])) - before[rows]
-        for rows, sign in ((edits.without, 1), (edits.with_it, -1))
+        for rows, sign in ((judged.without, 1), (judged.with_it, -1))
     ]
     changed = np.abs(np.concatenate(changes)) / before.std(axis=0)
     np.testing.assert_allclose(found["leakage"], changed.mean(axis=0), rtol=1e-3)
     errors = found["standard_errors"]
     np.testing.assert_allclose(errors["leakage"], stats.sem(changed), rtol=1e-3)
-    removed = changes[1] + before[edits.with_it]
+    removed = changes[1] + before[judged.with_it]
     share = np.mean(removed[:, names.index("Smiling")] <= 0)
     assert found["flips_removing"] == pytest.approx(share)
 
 
 def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
-    attributes.write_directions(vae, 0)
+    directions.write_directions(vae, 0)
     path = vae.workdir / "directions.npz"
     with np.load(path) as arrays:
         names = vae.dataset.attribute_names
@@ -196,24 +202,24 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
         assert arrays["difference"].shape == (len(names), 24)
         assert not [name for name in arrays if name.startswith("held.")]
     written = path.stat().st_mtime_ns
-    attributes.read_directions(vae, "notebook", 0)
+    directions.read_directions(vae, "notebook", 0)
     assert path.stat().st_mtime_ns == written
     weights = {"Smiling": 1.0}
     with pytest.raises(UserError, match="--attribute has 'Smiling'.*--guide"):
-        attributes.draw_edit(vae, weights, [0.0], estimator="held")
+        edits.draw_edit(vae, weights, [0.0], estimator="held")
     # Another process may have given the attributes another order.
     order = dataclasses.replace(vae.dataset, attribute_names=names[::-1])
-    attributes.read_directions(dataclasses.replace(vae, dataset=order), "notebook", 0)
+    directions.read_directions(dataclasses.replace(vae, dataset=order), "notebook", 0)
     assert path.stat().st_mtime_ns > written
     written = path.stat().st_mtime_ns
     later = dataclasses.replace(vae, step=vae.step + 1)
-    attributes.read_directions(later, "notebook", 0)
+    directions.read_directions(later, "notebook", 0)
     assert path.stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "pickled"])
 def test_damaged_directions_are_found_anew(vae, capsys, how):
-    found = attributes.read_directions(vae, "notebook", 0)
+    found = directions.read_directions(vae, "notebook", 0)
     path = vae.workdir / "directions.npz"
     whole = path.read_bytes()
     with np.load(path) as arrays:
@@ -221,10 +227,10 @@ def test_damaged_directions_are_found_anew(vae, capsys, how):
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     damaged = {"cut": whole[:at], "flipped": flipped, "pickled": b"\x80\x04N."}
     path.write_bytes(damaged[how])
-    again = attributes.read_directions(vae, "notebook", 0)
+    again = directions.read_directions(vae, "notebook", 0)
     assert f"{path} is damaged" in capsys.readouterr().out
     assert found.keys() == again.keys()
-    attributes.read_directions(vae, "notebook", 0)
+    directions.read_directions(vae, "notebook", 0)
     assert "damaged" not in capsys.readouterr().out
 
 
@@ -235,18 +241,16 @@ def test_attributes_are_edited_together_by_their_weights():
         "C": lambda codes: codes - 1e6,
     }
     codes = np.float32([[1, 2], [3, 4]])
-    together = attributes._sum(ways, {"A": 2.0, "B": -0.5})(codes)
+    together = edits._sum(ways, {"A": 2.0, "B": -0.5})(codes)
     np.testing.assert_allclose(together, [[-3, -8], [-13, -18]])
     with pytest.raises(UserError, match="'D', which has no such direction"):
-        attributes._sum(ways, {"A": 1.0, "D": 1.0})
+        edits._sum(ways, {"A": 1.0, "D": 1.0})
 
 
 def test_an_edit_at_zero_is_the_reconstruction(vae):
-    weights = attributes.parse_weights(vae, "Smiling,Eyeglasses=-0.5")
+    weights = edits.parse_weights(vae, "Smiling,Eyeglasses=-0.5")
     assert weights == {"Smiling": 1.0, "Eyeglasses": -0.5}
-    picture, figures = attributes.draw_edit(
-        vae, weights, [-1.0, 0.0, 1.0], num_images=4
-    )
+    picture, figures = edits.draw_edit(vae, weights, [-1.0, 0.0, 1.0], num_images=4)
     assert picture.name == "edit_Smiling_Eyeglasses.png"
     chosen = json.loads(figures.read_text())["test_pictures"]
     with Image.open(picture) as grid:
@@ -278,7 +282,7 @@ def test_attributes_that_cannot_be_edited_are_refused(
     tiny_config.train.num_steps = 4
     run = run_lib.train(tiny_config, tmp_path)
     with pytest.raises(UserError, match=said):
-        attributes.parse_weights(run, text)
+        edits.parse_weights(run, text)
 
 
 def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):

@@ -64,7 +64,7 @@ def test_a_full_disk_is_one_error_that_names_the_workdir(tmp_path, monkeypatch, 
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with Writer(tmp_path, 1) as writer:
         writer.write_metrics(2, 0.1, "train", {"loss": 1.0})
-        monkeypatch.setattr(writer, "_metrics", Full())
+        monkeypatch.setitem(writer._logs, "metrics", Full())
         with pytest.raises(UserError) as error:
             getattr(writer, method)()
     assert str(error.value).startswith(f"cannot write {tmp_path}: No space left on dev")
@@ -155,3 +155,22 @@ def test_curves_pass_over_what_is_no_number_or_not_there(tmp_path):
     ]
     for several in (lines, lines[2:]):
         plots.loss_curves(several, tmp_path / "curves.png")
+
+
+LINES = [{"step": 1, "split": "train", "loss": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: plots.image_grid(np.zeros((1, 1, 4, 4, 1)), path),
+        lambda path: plots.animation(np.zeros((2, 4, 4, 1)), path),
+        lambda path: plots.loss_curves(LINES, path),
+        lambda path: plots.single_images(np.zeros((2, 4, 4, 1)), path.parent),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_one_error(tmp_path, draw):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("no folder")
+    with pytest.raises(UserError, match=f"cannot write {in_the_way}"):
+        draw(in_the_way / "picture.gif")

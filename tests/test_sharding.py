@@ -14,36 +14,43 @@ import json, sys
 import jax
 from vae_jax import run
 from vae_jax.config import default_config
+from vae_jax.training.checkpoint import Checkpoints
 
-data_dir, workdir, feed = sys.argv[1:]
+data_dir, workdir, feed, sharding = sys.argv[1:]
+saved, save = [], Checkpoints.save
+Checkpoints.save = lambda self, state, *rest: (
+    saved.append(jax.tree.leaves(state)), save(self, state, *rest)
+)
 config = default_config()
 config.precision = "fp32"
 config.dataset.name = "synthetic_faces"
 config.dataset.data_dir = data_dir
 config.dataset.size = 16
 config.dataset.feed = feed
+config.train.sharding = sharding
 config.model.latent_dim, config.model.hidden_dim = 4, 16
 config.train.batch_size, config.train.num_steps = 16, 20
 config.eval.importance_samples = 2
 for section in (config.log, config.eval, config.checkpoint):
     section.every_steps = 10
 trained = run.train(config, __import__("pathlib").Path(workdir))
-leaf = jax.tree.leaves(trained.params["raw"])[0]
 print(json.dumps({
-    "devices": len(leaf.sharding.device_set),
+    "devices": {len(leaf.sharding.device_set) for leaf in saved[-1]}.pop(),
+    "share": sum(leaf.addressable_data(0).nbytes for leaf in saved[-1])
+    / sum(leaf.nbytes for leaf in saved[-1]),
     "params": [a.ravel().tolist() for a in jax.tree.leaves(trained.params)],
 }))
 """
 
 
-def train(data_dir, workdir, devices, feed):
+def train(data_dir, workdir, devices, feed, sharding="data_parallel"):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(data_dir), str(workdir), feed],
+        [sys.executable, "-c", PROGRAM, str(data_dir), str(workdir)] + [feed, sharding],
         env=environment,
         capture_output=True,
         text=True,
@@ -52,11 +59,17 @@ def train(data_dir, workdir, devices, feed):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("feed", ["device", "stream"])
-def test_eight_devices_are_one(data_dir, tmp_path, feed):
+@pytest.mark.parametrize(
+    ("feed", "sharding", "share"),
+    [("device", "data_parallel", 1), ("stream", "data_parallel", 1)]
+    # Not all is large enough to be cut, or a multiple of the devices.
+    + [("device", "fsdp", 0.2)],
+)
+def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share):
     one = train(data_dir, tmp_path / "one", 1, feed)
-    eight = train(data_dir, tmp_path / "eight", 8, feed)
+    eight = train(data_dir, tmp_path / "eight", 8, feed, sharding)
     assert (one["devices"], eight["devices"]) == (1, 8)
+    assert share / 2 < eight["share"] <= share
     for a, b in zip(one["params"], eight["params"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())
     logs = [

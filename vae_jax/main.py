@@ -22,6 +22,7 @@ All modes but train need --workdir alone. Every setting of a recipe can be overr
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from vae_jax import config as config_lib
 from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.command_line import keep_compiled_programs, parse_flags
-from vae_jax.commands import attributes, evaluation, paths, samples
+from vae_jax.commands import directions, edits, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -91,7 +92,7 @@ ALPHA = flags.DEFINE_list(
     "alpha", None, "How far to edit, with signs; -2,-1,0,1,2 if not given."
 )
 ESTIMATOR = flags.DEFINE_enum(
-    "estimator", None, attributes.ESTIMATORS, "Of the direction to edit along."
+    "estimator", None, directions.ESTIMATORS, "Of the direction to edit along."
 )
 PICTURES = flags.DEFINE_list("pictures", None, "Files of your own, commas between.")
 INDICES = flags.DEFINE_list("indices", None, "Of test pictures, commas between.")
@@ -226,10 +227,10 @@ def _explore(workdir: Path) -> list[Path]:
         guide = None
         if GUIDE.value is not None:
             guide = evaluation.open_judge("guide", GUIDE.value, run)
-        attributes.write_directions(run, SEED.value, guide, name)
+        directions.write_directions(run, SEED.value, guide, name)
         written = [workdir / "directions.npz"]
         if judge is not None:
-            report = attributes.judge_edits(run, judge, name, SEED.value)
+            report = edits.judge_edits(run, judge, name, SEED.value)
             print(tables.estimators_table(report))
             written.append(workdir / "attributes.json")
         return written
@@ -241,11 +242,11 @@ def _explore(workdir: Path) -> list[Path]:
         pictures = read_pictures(files, run.dataset.recipe)
         own = (files, pictures)
     if mode == "edit":
-        return attributes.draw_edit(
+        return edits.draw_edit(
             run,
-            attributes.parse_weights(run, ATTRIBUTE.value or "Smiling"),
+            edits.parse_weights(run, ATTRIBUTE.value or "Smiling"),
             _alphas(),
-            estimator=ESTIMATOR.value or attributes.ESTIMATORS[0],
+            estimator=ESTIMATOR.value or directions.ESTIMATORS[0],
             num_images=NUM_IMAGES.value or 8,
             pictures=pictures,
             seed=SEED.value,
@@ -345,6 +346,9 @@ def cli() -> None:
     except KeyboardInterrupt:
         print("vae_jax: interrupted", file=sys.stderr)
         processes.leave(130)
+    except Exception:
+        traceback.print_exc()
+        processes.leave(1)
 
 
 if __name__ == "__main__":

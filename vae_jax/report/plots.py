@@ -1,4 +1,7 @@
-"""Pictures for people: grids of images and curves of metrics, as PNG files."""
+"""Pictures for people: grids of images and curves of metrics, as PNG files.
+
+Where the operating system refuses to write one, that is a UserError.
+"""
 
 import math
 from itertools import chain
@@ -10,6 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from vae_jax.report.writer import writing
+
 MARGIN = 2
 
 
@@ -20,11 +25,12 @@ def to_levels(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 def single_images(images: Float[np.ndarray, "N H W C"], folder: Path) -> None:
     """Writes each image as a PNG file of its own, 00000.png and so on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(to_levels(images)):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-            folder / f"{number:05d}.png"
-        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(to_levels(images)):
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                folder / f"{number:05d}.png"
+            )
 
 
 def image_grid(
@@ -50,7 +56,8 @@ def image_grid(
             canvas[top : top + scale * height, left : left + scale * width] = levels[
                 row, column
             ]
-    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path)
+    with writing(path):
+        Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path)
 
 
 def nearly_square(
@@ -95,13 +102,14 @@ def animation(
     first, *others = [
         Image.fromarray(frame[..., 0] if gray else frame) for frame in levels
     ]
-    first.save(
-        path,
-        save_all=True,
-        append_images=others,
-        duration=round(1000 * seconds_per_frame),
-        loop=0,
-    )
+    with writing(path):
+        first.save(
+            path,
+            save_all=True,
+            append_images=others,
+            duration=round(1000 * seconds_per_frame),
+            loop=0,
+        )
 
 
 def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
@@ -140,4 +148,5 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0][0].legend()
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)

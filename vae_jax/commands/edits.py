@@ -1,28 +1,23 @@
-"""Attribute directions of a run, edits along them, and what a judge says of those."""
+"""Pictures edited along attributes, and what a judge says of such edits."""
 
-import dataclasses
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import run as run_lib
+from vae_jax.commands import directions as directions_lib
 from vae_jax.errors import UserError
-from vae_jax.exploration import attributes as directions_lib
-from vae_jax.exploration import sampling
-from vae_jax.exploration.attributes import Direction, HeldDirection
+from vae_jax.exploration import attributes, sampling
+from vae_jax.exploration.attributes import Direction
 from vae_jax.models import build
 from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
-ESTIMATORS = ("deconfounded", "difference", "notebook", "held")
 # Draws of the notebook's few pictures that its figures are averaged over.
 NOTEBOOK_DRAWS = 20
 # The flip rate, of adding and of removing, at which estimators are compared.
@@ -30,118 +25,6 @@ FLIP_RATE = 0.9
 HELD_OUT = 1000
 ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 LARGEST_ALPHA = 8.0
-
-
-def _train_codes(run: Run) -> np.ndarray:
-    images = run.dataset.splits["train"].images
-    return sampling.encode_images(run.model(), images, run.labels("train"))
-
-
-def _known_attributes(classifier: Run, attribute: str) -> tuple[str, ...]:
-    """Returns what a classifier knows, or raises UserError without `attribute`."""
-    names = build.label_names(classifier.config.model)
-    if attribute not in names:
-        raise UserError(
-            f"--attribute has {attribute!r}; the classifier in {classifier.workdir} "
-            f"knows {', '.join(names)}"
-        )
-    return names
-
-
-def _estimate(codes: np.ndarray, attributes: np.ndarray, seed: int):
-    return {
-        "deconfounded": directions_lib.deconfounded_directions(codes, attributes),
-        "difference": directions_lib.difference_directions(codes, attributes),
-        "notebook": directions_lib.notebook_directions(codes, attributes, seed),
-    }
-
-
-def write_directions(
-    run: Run, seed: int, guide: Run | None = None, attribute: str | None = None
-) -> None:
-    """Estimates a direction for every attribute; writes directions.npz.
-
-    The file has an array [A,D] for each of `ESTIMATORS` but `held`, the A
-    `attribute_names` and the `step` of the parameters. NaN is no direction: of an
-    attribute that all training pictures have or none. Of each attribute that a guide
-    was used on at this step it has the arrays of a `HeldDirection` as well:
-    held.Smiling.offset and so on.
-
-    Args:
-      run: of a VAE or an autoencoder.
-      seed: of the notebook's pictures.
-      guide: of a classifier, to find a `held` direction by.
-      attribute: for which.
-    """
-    train, names = run.dataset.splits["train"], run.dataset.attribute_names
-    codes = _train_codes(run)
-    found = _estimate(codes, train.attributes, seed)
-    arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
-    arrays |= {"attribute_names": np.array(names), "step": run.step}
-    before = _saved(run) or {}
-    arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
-    if guide is not None and attribute is not None:
-        index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
-        known = _known_attributes(guide, attribute)
-        labels = run.labels("train")
-        held = directions_lib.held_direction(
-            run.model(),
-            guide.model(),
-            codes,
-            known.index(attribute),
-            found["deconfounded"][index],
-            None if labels is None else np.asarray(labels),
-            seed=seed,
-        )
-        for field in dataclasses.fields(held):
-            arrays[f"held.{attribute}.{field.name}"] = getattr(held, field.name)
-    # Whole or not there: it is read back wherever it is found.
-    unfinished = run.workdir / "directions.unfinished.npz"
-    np.savez(unfinished, **arrays)
-    unfinished.rename(run.workdir / "directions.npz")
-
-
-def _saved(run: Run) -> dict[str, np.ndarray] | None:
-    """Returns what directions.npz holds, None if damaged or of other parameters."""
-    path = run.workdir / "directions.npz"
-    if not path.exists():
-        return None
-    try:
-        # Opened here: what is no zip, numpy would leave open.
-        with path.open("rb") as file, np.load(file) as arrays:
-            saved = dict(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        print(f"note: {path} is damaged ({error}): directions are found anew")
-        return None
-    same_names = tuple(saved["attribute_names"]) == run.dataset.attribute_names
-    return saved if same_names and saved["step"] == run.step else None
-
-
-def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]:
-    """Returns the direction of each attribute that has one.
-
-    They are read from directions.npz, which is written first if need be.
-    """
-    saved = _saved(run)
-    if saved is None:
-        write_directions(run, seed)
-        saved = _saved(run)
-        assert saved is not None
-    names = run.dataset.attribute_names
-    if estimator != "held":
-        return {
-            name: directions_lib.constant(direction)
-            for name, direction in zip(names, saved[estimator], strict=True)
-            if not np.isnan(direction).any()
-        }
-    fields = [field.name for field in dataclasses.fields(HeldDirection)]
-    return {
-        name: HeldDirection(
-            **{f: jnp.asarray(saved[f"held.{name}.{f}"]) for f in fields}
-        )
-        for name in names
-        if f"held.{name}.offset" in saved
-    }
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -193,7 +76,7 @@ def draw_edit(
       run: of a VAE or an autoencoder.
       weights: of each attribute's direction in the sum.
       alphas: one column each; 0 is the reconstruction.
-      estimator: one of `ESTIMATORS`.
+      estimator: one of `directions.ESTIMATORS`.
       num_images: test pictures, half of them with the first attribute.
       pictures: the user's instead, [N,H,W,C] uint8; a conditional VAE's labels are
         unknown then.
@@ -206,7 +89,7 @@ def draw_edit(
       UserError: an attribute has no direction.
     """
     model = run.model()
-    direction = _sum(read_directions(run, estimator, seed), weights)
+    direction = _sum(directions_lib.read_directions(run, estimator, seed), weights)
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset.splits["test"]
@@ -246,7 +129,7 @@ class _Edits:
 
     def __init__(self, run: Run, judge: Run, attribute: str):
         self.model, self.judge = run.model(), judge.model()
-        self.index = _known_attributes(judge, attribute).index(attribute)
+        self.index = directions_lib.known_attributes(judge, attribute).index(attribute)
         test = run.dataset.splits["test"]
         labels = run.labels("test")
         self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
@@ -268,7 +151,7 @@ class _Edits:
         labels = None if self.labels is None else self.labels[which]
         codes = self.codes[which]
         directions = np.asarray(direction(codes))
-        return directions_lib.edit_effects(
+        return attributes.edit_effects(
             self.model, self.judge, codes, directions, alpha, labels
         )
 
@@ -336,19 +219,21 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         )
     names = build.label_names(judge.config.model)
     index = run.dataset.attribute_names.index(attribute)
-    codes, train = _train_codes(run), run.dataset.splits["train"]
+    codes, train = directions_lib.train_codes(run), run.dataset.splits["train"]
     found = {
-        name: [directions_lib.constant(directions[index])]
-        for name, directions in _estimate(codes, train.attributes, seed).items()
+        name: [attributes.constant(directions[index])]
+        for name, directions in directions_lib.estimate(
+            codes, train.attributes, seed
+        ).items()
     }
-    held = read_directions(run, "held", seed)
+    held = directions_lib.read_directions(run, "held", seed)
     if attribute in held:
         found["held"] = [held[attribute]]
     for draw in range(1, NOTEBOOK_DRAWS):
-        again = directions_lib.notebook_directions(
+        again = attributes.notebook_directions(
             codes, train.attributes[:, [index]], seed + draw
         )
-        found["notebook"].append(directions_lib.constant(again[0]))
+        found["notebook"].append(attributes.constant(again[0]))
     report: dict[str, Any] = {
         "attribute": attribute,
         "judge": str(judge.workdir),
