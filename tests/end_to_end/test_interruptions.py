@@ -128,16 +128,19 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(data_dir, tmp_pa
     assert logs[0] == logs[1]
 
 
-def start_pair(arguments):
-    """Starts two processes that train as one."""
+def free_port():
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
-        port = listener.getsockname()[1]
+        return listener.getsockname()[1]
+
+
+def start_pair(command_of, environment_of=lambda index: {}):
+    """Starts two processes that train as one."""
     return [
         subprocess.Popen(
-            [*arguments, f"--config.distributed=localhost:{port},2,{index}"],
+            command_of(index),
             cwd=ROOT,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | environment_of(index),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,10 +149,17 @@ def start_pair(arguments):
     ]
 
 
+def start_at_an_address(arguments):
+    address = f"localhost:{free_port()}"
+    return start_pair(
+        lambda index: [*arguments, f"--config.distributed={address},2,{index}"]
+    )
+
+
 def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
     workdir = tmp_path / "run"
     arguments = command(data_dir, workdir, 100_000)
-    pair = start_pair(arguments)
+    pair = start_at_an_address(arguments)
     wait_for_a_checkpoint(workdir, pair)
     pair[1].send_signal(signal.SIGTERM)
     (out, _), (silent, err) = (process.communicate(timeout=60) for process in pair)
@@ -160,7 +170,7 @@ def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
 
     for killed in (1, 0):
         before = max(checkpoints(workdir))
-        pair = start_pair(arguments)
+        pair = start_at_an_address(arguments)
         wait_for_a_checkpoint(workdir, pair, after=before)
         pair[killed].kill()
         said = [process.communicate(timeout=60) for process in pair]
@@ -186,9 +196,17 @@ def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
 
 
 def test_modes_for_one_process_refuse_two(tmp_path):
-    main = [sys.executable, "-m", "vae_jax.main", f"--workdir={tmp_path}"]
-    recipe = f"--config={ROOT / 'configs' / 'vae.py'}"
-    pair = start_pair([*main, recipe, "--mode=sample"])
+    arguments = ["--mode=sample", f"--workdir={tmp_path}"]
+    slurm = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    pair = start_pair(
+        lambda index: [sys.executable, "-m", "vae_jax.main", *arguments],
+        lambda index: slurm | {"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)},
+    )
     for process in pair:
         _, error = process.communicate(timeout=60)
         assert process.returncode == 2, error
