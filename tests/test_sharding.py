@@ -13,6 +13,7 @@ PROGRAM = """
 import json, sys
 import jax
 from vae_jax import run
+from vae_jax.commands.evaluation import evaluate_run
 from vae_jax.config import default_config
 from vae_jax.training.checkpoint import Checkpoints
 
@@ -34,7 +35,9 @@ config.eval.importance_samples = 2
 for section in (config.log, config.eval, config.checkpoint):
     section.every_steps = 10
 trained = run.train(config, __import__("pathlib").Path(workdir))
+evaluated = evaluate_run(run.load(workdir))["test"]["ema"]
 print(json.dumps({
+    "figures": [evaluated[name] for name in ("elbo", "iw_bound", "psnr")],
     "devices": {len(leaf.sharding.device_set) for leaf in saved[-1]}.pop(),
     "share": sum(leaf.addressable_data(0).nbytes for leaf in saved[-1])
     / sum(leaf.nbytes for leaf in saved[-1]),
@@ -69,6 +72,7 @@ def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share):
     one = train(data_dir, tmp_path / "one", 1, feed)
     eight = train(data_dir, tmp_path / "eight", 8, feed, sharding)
     assert (one["devices"], eight["devices"]) == (1, 8)
+    np.testing.assert_allclose(eight["figures"], one["figures"], rtol=1e-5)
     assert share / 2 < eight["share"] <= share
     for a, b in zip(one["params"], eight["params"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(a).max())

@@ -81,6 +81,13 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     )
 
 
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays as they lie on all devices; what does not, whole on each."""
+    if jax.tree.leaves(tree)[0].sharding.device_set == set(mesh.devices.flat):
+        return tree
+    return put(tree, replicated(mesh))
+
+
 def take_home(tree: Any) -> Any:
     """Returns arrays of a mesh, whole, on one device of this process."""
     mesh = jax.tree.leaves(tree)[0].sharding.mesh

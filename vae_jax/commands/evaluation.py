@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax import processes, sharding
+from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.data.faces.jpegs import factors_of
@@ -105,13 +105,11 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
         batch_size=config.eval.batch_size,
         label_columns=run_lib.label_columns(config, run.dataset),
     )
-    everywhere = sharding.replicated(sharding.data_mesh())
-    params_everywhere = sharding.put(run.params, everywhere)
     report: dict[str, Any] = {}
     for name in EVALUATED_SPLITS:
         split = run.dataset.splits[name]
         report[name] = {}
-        for kind, params in params_everywhere.items():
+        for kind, params in run.params.items():
             figures = evaluator(params, split, f"{name}, {kind}")
             report[name][kind] = (
                 evaluate.means(objective, figures)

@@ -112,9 +112,9 @@ def build_evaluator(
       label_columns: the attributes that the model is conditioned on.
 
     Returns:
-      A function that takes parameters on all devices, a split ([N,H,W,C] uint8 `images`
-      and [N,M] boolean `attributes`) and the progress bar's description, and returns
-      each figure as [N,...] float32, in the order of the images.
+      A function that takes parameters, a split ([N,H,W,C] uint8 `images` and [N,M]
+      boolean `attributes`) and the progress bar's description, and returns each figure
+      as [N,...] float32, in the order of the images.
     """
     mesh = sharding.data_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -130,6 +130,7 @@ def build_evaluator(
 
     def evaluate(params, split, description="evaluating") -> dict[str, np.ndarray]:
         parts, num_images = [], len(split.images)
+        params = sharding.everywhere(params, mesh)
         with tqdm(
             total=num_images,
             desc=description,
