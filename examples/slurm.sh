@@ -19,12 +19,14 @@
 
 source .venv/bin/activate
 
-# One task that fails ends all, which would wait for it.
-srun --kill-on-bad-exit=1 --label python -m vae_jax.main "$@"
+# Not to be killed in the others' last second: JAX ends those whose company is gone.
+srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" --label \
+  python -m vae_jax.main "$@"
 status=$?
 
-# 75: stopped and saved. The job goes on from there when it gets its nodes again.
-if [ $status -eq 75 ]; then
+# 75: stopped and saved; 143: stopped where there is nothing to save, before the first
+# update or while figures are drawn. The job goes on when it gets its nodes again.
+if [ $status -eq 75 ] || [ $status -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $status

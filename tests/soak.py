@@ -27,11 +27,11 @@ TENTHS = 10
 
 
 def look(process):
-    """Returns resident MiB, open files and threads of a process."""
+    """Returns anonymous MiB, open files and threads of a process."""
     status = Path(f"/proc/{process}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     return (
-        int(fields["VmRSS"].split()[0]) / 1024,
+        int(fields["RssAnon"].split()[0]) / 1024,
         len(os.listdir(f"/proc/{process}/fd")),
         int(fields["Threads"]),
     )
@@ -72,7 +72,7 @@ def main():
     print(f"{steps} updates, {evaluations} evaluations in {arguments.minutes} minutes")
     parts = [part.max(axis=0) for part in np.array_split(seen, TENTHS)]
     rows = [[f"{i + 1}/{TENTHS}", *part] for i, part in enumerate(parts)]
-    headers = ["time", "resident MiB", "open files", "threads"]
+    headers = ["time", "memory, MiB", "open files", "threads"]
     print(tabulate(rows, headers, floatfmt=".0f"))
     first, last = parts[0], parts[-1]
     if (last > first * [1.02, 1, 1] + [0, 2, 2]).any():

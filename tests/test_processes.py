@@ -1,7 +1,8 @@
-"""Two processes are one, but for the order of sums."""
+"""Two processes of two devices are one of one, but for the order of sums."""
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -57,9 +58,14 @@ def work_in_each(data_dir, folder, address):
     cut = {"dataset.feed": "device", "train.sharding": "fsdp"}
     run.train(config_of(data_dir, **cut), folder / "two_fsdp")
     run.train(config_of(data_dir, num_steps=30), folder / "one_then_two")
+    # Of one name, but each its own.
+    os.chdir(folder / f"own_{index}")
+    linked = Path("/proc/self/cwd/run")
     told = {
         "locked": refusal(config_of(data_dir), folder / "locked"),
-        "seed": refusal(config_of(data_dir, seed=index), folder / "seed"),
+        "seed": refusal(config_of(data_dir, seed=index), folder / "other"),
+        "workdir": refusal(config_of(data_dir), folder / f"other_{index}"),
+        "files": refusal(config_of(data_dir), linked),
         "any": [processes.any_of(index == 1), processes.any_of(False)],
         "first": processes.on_first(lambda: f"said by {index}, with ü"),
     }
@@ -80,7 +86,8 @@ def folder(data_dir, tmp_path_factory):
     shutil.copytree(folder / "one", folder / "one_then_two")
     program = "import sys; from tests import test_processes as t; "
     program += "t.work_in_each(*sys.argv[1:])"
-    (folder / "locked" / "checkpoints").mkdir(parents=True)
+    for name in ("locked/checkpoints", "own_0", "own_1"):
+        (folder / name).mkdir(parents=True)
     port = free_port()
     with filelock.FileLock(folder / "locked" / "checkpoints" / "lock"):
         pair = [
@@ -88,7 +95,11 @@ def folder(data_dir, tmp_path_factory):
                 [sys.executable, "-c", program, str(data_dir), str(folder)]
                 + [f"localhost:{port},2,{index}"],
                 cwd=ROOT,
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
+                env=os.environ
+                | {
+                    "JAX_PLATFORMS": "cpu",
+                    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -145,9 +156,18 @@ def test_all_refuse_what_the_first_refuses(folder):
     told = [json.loads((folder / f"{index}.json").read_text()) for index in range(2)]
     assert told[0] == told[1]
     assert "another process is training in" in told[0]["locked"]
-    assert "process 1 of 2 has another config" in told[0]["seed"]
     assert told[0]["any"] == [True, False]
     assert told[0]["first"] == "said by 0, with ü"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("seed", "config"), ("workdir", "--workdir"), ("files", "/proc/.*/run.json")],
+)
+def test_all_refuse_what_one_has_otherwise(folder, name, what):
+    for index in range(2):
+        told = json.loads((folder / f"{index}.json").read_text())
+        assert re.match(f"process 1 of 2 has another {what} than process 0", told[name])
 
 
 @pytest.mark.parametrize(
@@ -155,9 +175,8 @@ def test_all_refuse_what_the_first_refuses(folder):
     [
         ({}, False),
         ({"SLURM_NTASKS": "4"}, False),
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-4]"}, True),
-        ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1"}, False),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"MEGASCALE_NUM_SLICES": "2"}, True),
@@ -166,7 +185,7 @@ def test_all_refuse_what_the_first_refuses(folder):
 def test_auto_joins_where_several_were_started(
     monkeypatch, capsys, environment, together
 ):
-    for name in [n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "TPU_"))]:
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "TPU_"))]:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

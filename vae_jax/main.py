@@ -319,8 +319,10 @@ def main(argv: list[str]) -> None:
     if jax.process_count() > 1 and MODE.value not in ("train", "eval"):
         raise UserError(
             f"--mode is {MODE.value}, which takes one process; {jax.process_count()} "
-            "were started. Several go with --mode=train or eval"
+            "were started. Several go with --mode=train or eval; to work side by side "
+            "they need --config with --config.distributed=off"
         )
+    processes.check_agreement({"--mode": MODE.value})
     if not processes.is_first():
         # The first speaks for all; errors go to stderr.
         sys.stdout = open(os.devnull, "w")

@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -37,12 +38,10 @@ def is_address(value: str) -> bool:
 
 
 def _started_together() -> bool:
-    """Says whether SLURM, Open MPI or a TPU's environment tells of other processes."""
-    count = {"OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"}
-    # Without it this is no task of srun, but the script around it.
-    if "SLURM_STEP_NODELIST" in os.environ:
-        count.add("SLURM_NTASKS")
-    several = any(os.environ.get(name, "1") not in ("", "1") for name in count)
+    """Says whether SLURM's or GKE's environment tells of other processes."""
+    # SLURM_NTASKS would be the job's, in a shell of which nothing else is started.
+    counts = ("SLURM_STEP_NUM_TASKS", "MEGASCALE_NUM_SLICES")
+    several = any(os.environ.get(name, "1") not in ("", "1") for name in counts)
     return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
@@ -55,7 +54,7 @@ def join(setting: str) -> None:
         which this is.
 
     Raises:
-      UserError: they cannot be found.
+      UserError: they cannot be found, or have not as many devices each.
     """
     if jax.distributed.is_initialized() or setting == "off":
         return
@@ -70,6 +69,9 @@ def join(setting: str) -> None:
             "num_processes": int(count),
             "process_id": int(index),
         }
+    # It would take SIGTERM for itself, to which nobody listens before the first update.
+    settings: Any = jax.config
+    settings.update("jax_enable_preemption_service", False)
     # Beforehand, for JAX aborts a process that waits in vain.
     print(
         f"joining {whom}: it may take a minute, and after {PATIENCE} s JAX gives up",
@@ -83,6 +85,12 @@ def join(setting: str) -> None:
             f"config.distributed is {setting!r}, and the processes do not meet: "
             f"{lines[0]}"
         ) from error
+    devices = Counter(device.process_index for device in jax.devices())
+    if len(set(devices.values())) > 1:
+        raise UserError(
+            f"config.distributed is {setting!r}, and the processes have "
+            f"{', '.join(map(str, devices.values()))} devices; allowed is as many each"
+        )
 
 
 def is_first() -> bool:
@@ -135,8 +143,12 @@ def on_first(work: Callable[[], T]) -> T:
     return told["result"]
 
 
-def check_agreement(**texts: str) -> None:
-    """Raises UserError, in all processes, where one has another text than the first."""
+def check_agreement(texts: dict[str, str]) -> None:
+    """Raises UserError, in all processes, where one has another text than the first.
+
+    Args:
+      texts: by the names that users know them by.
+    """
     if jax.process_count() == 1:
         return
     digests = np.stack(
@@ -151,7 +163,7 @@ def check_agreement(**texts: str) -> None:
         if different.size:
             raise UserError(
                 f"process {different[0]} of {jax.process_count()} has another {name} "
-                "than process 0: all must be started alike, and read the same pictures"
+                "than process 0: all must be started alike, and see the same files"
             )
 
 

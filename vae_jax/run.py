@@ -91,7 +91,8 @@ def attribute_index(dataset: cache.Dataset, name: str, setting: str) -> int:
 
 
 def _load_dataset(settings: Config) -> cache.Dataset:
-    return cache.load(
+    load = functools.partial(
+        cache.load,
         settings.name,
         settings.data_dir,
         crop=settings.crop,
@@ -99,6 +100,10 @@ def _load_dataset(settings: Config) -> cache.Dataset:
         size=settings.size,
         channels=settings.channels,
     )
+    if jax.process_count() > 1:
+        # What is missing is drawn and decoded once, not in all at the same time.
+        processes.on_first(lambda: load() and None)
+    return load()
 
 
 def _build_model(config: Config, rngs: nnx.Rngs) -> Any:
@@ -251,13 +256,13 @@ def train(config: Config, workdir: Path) -> Run:
 
 
 def _train(config: Config, workdir: Path) -> Run:
-    config, dataset = _check(config, workdir)
     settings = config_lib.flatten(config)
-    for own in ("distributed", "dataset.data_dir"):
-        del settings[own]
+    del settings["distributed"]
     processes.check_agreement(
-        config=json.dumps(settings), dataset=json.dumps(dataset.recipe)
+        {"config": json.dumps(settings), "--workdir": str(workdir.absolute())}
     )
+    config, dataset = _check(config, workdir)
+    processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     graphdef, params = _abstract_model(config)
     train_split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, train_split)
@@ -281,6 +286,10 @@ def _train(config: Config, workdir: Path) -> Run:
             print(f"going on from step {state.step} of {workdir}")
         processes.on_first(
             lambda: record.write(workdir, config, dataset.recipe, params)
+        )
+        written = workdir / "run.json"
+        processes.check_agreement(
+            {str(written): written.read_text() if written.exists() else ""}
         )
         with Writer(
             workdir,

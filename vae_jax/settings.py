@@ -70,7 +70,7 @@ SETTINGS: dict[str, Setting] = {
     "seed": _whole(0, "of parameters, order of pictures and noise", low=0),
     "distributed": Setting(
         "auto",
-        "over several processes; auto is as SLURM, Open MPI or a TPU pod started them",
+        "over several processes; auto is as SLURM or GKE started them",
         "one of auto, on, off, or HOST:PORT,COUNT,INDEX of this process",
         lambda v: v in processes.WORDS or processes.is_address(v),
     ),

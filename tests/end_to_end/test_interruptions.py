@@ -26,7 +26,12 @@ TINY = [
     "--config.eval.importance_samples=3",
     "--config.checkpoint.every_steps=20",
 ]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": str(ROOT),
+    # What JAX would say of one is no message of ours.
+    "JAX_CHECK_PROXY_ENVS": "false",
+}
 
 
 def command(data_dir, workdir, steps):
@@ -202,6 +207,7 @@ def test_modes_for_one_process_refuse_two(tmp_path):
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
     }
     pair = start_pair(
         lambda index: [sys.executable, "-m", "vae_jax.main", *arguments],
@@ -212,5 +218,6 @@ def test_modes_for_one_process_refuse_two(tmp_path):
         assert process.returncode == 2, error
         assert error == (
             "vae_jax: --mode is sample, which takes one process; 2 were started. "
-            "Several go with --mode=train or eval\n"
+            "Several go with --mode=train or eval; to work side by side they need "
+            "--config with --config.distributed=off\n"
         )

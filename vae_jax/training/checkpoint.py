@@ -166,13 +166,16 @@ class Checkpoints:
         name = processes.on_first(lambda: self._choose(which))
         if name is None:
             return None
-        whole = self._folder / name
+        whole, loaded, failure = self._folder / name, None, None
         try:
-            return self._load(whole, like)
-        except Exception:
-            if whole.exists():
-                raise
+            loaded = self._load(whole, like)
+        except Exception as error:
+            failure = error
+        if processes.any_of(failure is not None and not whole.exists()):
             return self.restore(which, like)
+        if failure is not None:
+            raise failure
+        return loaded
 
     def _choose(self, which: str) -> str | None:
         """Returns the name of the first whole checkpoint, None without any."""
