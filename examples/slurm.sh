@@ -18,6 +18,8 @@
 #SBATCH --output=vae_jax-%j.log
 
 source .venv/bin/activate
+# Or glibc's heap grows from save to save, one for each of the threads that write.
+export MALLOC_ARENA_MAX=2
 
 # Not to be killed in the others' last second: JAX ends those whose company is gone.
 srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" --label \

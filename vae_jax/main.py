@@ -344,7 +344,7 @@ def cli() -> None:
         )
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
-        processes.leave(2)
+        processes.leave(2, at_once=isinstance(error, processes.Lost))
     except KeyboardInterrupt:
         print("vae_jax: interrupted", file=sys.stderr)
         processes.leave(130)

@@ -31,6 +31,10 @@ PATIENCE = 300
 _GONE = re.compile("gloo|nccl|coordination|barrier|connection", re.IGNORECASE)
 
 
+class Lost(UserError):
+    """Another process is gone, and with it what both were doing."""
+
+
 def is_address(value: str) -> bool:
     """Says whether a setting is HOST:PORT,COUNT,INDEX, index from 0 below count."""
     match = re.fullmatch(r"[^\s,]+:\d+,(\d+),(\d+)", value)
@@ -169,27 +173,30 @@ def check_agreement(texts: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def needing_all() -> Iterator[None]:
-    """Turns the failure of a collective operation into a UserError."""
+    """Raises Lost where a collective operation fails for want of a process."""
     try:
         yield
     # Orbax raises the last, JAX one of the first two, by where it waits.
     except (jax.errors.JaxRuntimeError, ValueError, TimeoutError) as error:
         if jax.process_count() == 1 or not _GONE.search(str(error)):
             raise
-        raise UserError(
+        raise Lost(
             f"process {jax.process_index()} of {jax.process_count()} has lost another "
             f"({str(error).splitlines()[0]}). Started again, all of them, they go on "
             "from the last checkpoint"
         ) from error
 
 
-def leave(status: int) -> NoReturn:
-    """Ends a process that has failed, without waiting for others that cannot come."""
+def leave(status: int, *, at_once: bool = False) -> NoReturn:
+    """Ends a process that has failed, without waiting for others that cannot come.
+
+    The first gives them a second to say what they have to, unless `at_once`: JAX aborts
+    them when it is gone, and it as well where one of them is.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.distributed.is_initialized():
-        if is_first():
-            # The others die with it; they may have something to say.
+        if is_first() and not at_once:
             time.sleep(1)
         os._exit(status)
     sys.exit(status)

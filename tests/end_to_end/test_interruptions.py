@@ -26,12 +26,7 @@ TINY = [
     "--config.eval.importance_samples=3",
     "--config.checkpoint.every_steps=20",
 ]
-ENVIRONMENT = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(ROOT),
-    # What JAX would say of one is no message of ours.
-    "JAX_CHECK_PROXY_ENVS": "false",
-}
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def command(data_dir, workdir, steps):
@@ -163,7 +158,12 @@ def start_at_an_address(arguments):
 
 def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
     workdir = tmp_path / "run"
-    arguments = command(data_dir, workdir, 100_000)
+    # A process that is lost in the middle of a save is missed after 100 s only.
+    arguments = [
+        *command(data_dir, workdir, 100_000),
+        "--config.eval.every_steps=200",
+        "--config.checkpoint.every_steps=200",
+    ]
     pair = start_at_an_address(arguments)
     wait_for_a_checkpoint(workdir, pair)
     pair[1].send_signal(signal.SIGTERM)
@@ -183,8 +183,9 @@ def test_what_stops_one_of_two_processes_stops_both(data_dir, tmp_path):
         left, (_, error) = pair[1 - killed], said[1 - killed]
         if killed == 1:
             assert left.returncode == 2, error
-            (line,) = error.strip().splitlines()
-            assert line.startswith("vae_jax: process 0 of 2 has lost another (")
+            # JAX may say something of its own before it.
+            *_, last = error.strip().splitlines()
+            assert last.startswith("vae_jax: process 0 of 2 has lost another (")
         else:
             # JAX may be faster, which ends a process that has lost the first.
             assert left.returncode in (2, -signal.SIGABRT), error
@@ -216,7 +217,7 @@ def test_modes_for_one_process_refuse_two(tmp_path):
     for process in pair:
         _, error = process.communicate(timeout=60)
         assert process.returncode == 2, error
-        assert error == (
+        assert error.endswith(
             "vae_jax: --mode is sample, which takes one process; 2 were started. "
             "Several go with --mode=train or eval; to work side by side they need "
             "--config with --config.distributed=off\n"
