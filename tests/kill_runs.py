@@ -30,7 +30,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 # Imported once, and forked: JAX starts its threads with its first array, in a child.
-from vae_jax import record, run  # noqa: E402
+from vae_jax import parts, record, run  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import synthetic_faces  # noqa: E402
 from vae_jax.evaluation import evaluate  # noqa: E402
@@ -136,9 +136,9 @@ def compare(folder, workdir):
     states, logs = [], []
     for path in (folder / "whole", workdir):
         config = record.read_config(path)
-        _, params = run._abstract_model(config)
+        _, params = parts.abstract_model(config)
         with checkpoint.Checkpoints(path / "checkpoints") as checkpoints:
-            like = run._state_shapes(config, params, "data_parallel")
+            like = parts.state_shapes(config, params, "data_parallel")
             states.append(checkpoints.restore("latest", like))
         logs.append((path / "metrics.jsonl").read_bytes())
         left = [p for p in path.rglob("*") if p.suffix in (".unfinished", ".deleted")]

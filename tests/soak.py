@@ -1,12 +1,13 @@
 """Trains for a while, and watches memory, open files and threads.
 
     python -m tests.soak --minutes=30 --config=configs/vae.py \\
+      --config.train.num_steps=10000000 \\
       --config.eval.every_steps=100 --config.checkpoint.every_steps=100
 
 What follows --minutes is a command line of vae_jax.main; training runs there in a new
-workdir until the time is over, with MALLOC_ARENA_MAX=2 (docs/faults.md). The last tenth
-of it is held against the second: a growth by more than 2% in memory, or by more than
-two files or threads, is a failure.
+workdir until the time is over, with MALLOC_ARENA_MAX=2 where the environment has no
+other (docs/faults.md says why). The last tenth of it is held against the second: a
+growth by more than 2% in memory, or by more than two files or threads, is a failure.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def watch(arguments, workdir, seconds):
     """Trains until it is time; returns what was seen, a row a look."""
     training = subprocess.Popen(
         [sys.executable, "-m", "vae_jax.main", f"--workdir={workdir}", *arguments],
-        env=os.environ | {"MALLOC_ARENA_MAX": "2"},
+        env={"MALLOC_ARENA_MAX": "2"} | os.environ,
         stdout=subprocess.DEVNULL,
     )
     seen = []

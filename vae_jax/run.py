@@ -4,7 +4,6 @@ A workdir holds run.json (what was run, on what), metrics.jsonl, timing.jsonl,
 checkpoints/, images/ and eval.json.
 """
 
-import functools
 import json
 import math
 from dataclasses import dataclass
@@ -13,16 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from vae_jax import config as config_lib
-from vae_jax import processes, record, sharding
+from vae_jax import parts, processes, record, sharding
 from vae_jax.config import Config
 from vae_jax.data import batches, cache, crops
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
-from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer
@@ -90,90 +87,16 @@ def attribute_index(dataset: cache.Dataset, name: str, setting: str) -> int:
     return dataset.attribute_names.index(name)
 
 
-def _load_dataset(settings: Config) -> cache.Dataset:
-    load = functools.partial(
-        cache.load,
-        settings.name,
-        settings.data_dir,
-        crop=settings.crop,
-        resampler=settings.resampler,
-        size=settings.size,
-        channels=settings.channels,
-    )
-    if jax.process_count() > 1:
-        # What is missing is drawn and decoded once, not in all at the same time.
-        processes.on_first(lambda: load() and None)
-    return load()
-
-
-def _build_model(config: Config, rngs: nnx.Rngs) -> Any:
-    size = config.dataset.size
-    return build.build_model(
-        config.model,
-        precision=config.precision,
-        image_shape=(size, size, config.dataset.channels),
-        rngs=rngs,
-    )
-
-
-def _build_optimizer(config: Config) -> optax.GradientTransformation:
-    return step_lib.build_optimizer(
-        **config.optimizer, num_steps=config.train.num_steps
-    )
-
-
-def _abstract_model(
-    config: Config,
-) -> tuple[nnx.GraphDef, build.Params]:
-    """Returns the model's structure and its parameters' shapes."""
-    return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
-
-
-def _initial_state(config: Config, shardings: Any) -> step_lib.TrainState:
-    """Returns the state of new parameters, or of those that `init_from` names."""
-    given = None
-    if config.init_from is not None:
-        # Whichever devices the others have: not on this process's.
-        given = jax.device_get(load(config.init_from).params["ema"])
-
-    # One program: leaf by leaf its zeros and copies would be one each.
-    @functools.partial(jax.jit, out_shardings=shardings)
-    def initialise(params):
-        if params is None:
-            rngs = nnx.Rngs(key(config.seed, Stream.INIT))
-            params = build.split(_build_model(config, rngs))[1]
-        return _new_state(config, params)
-
-    return initialise(given)
-
-
 def _check_init_from(config: Config) -> None:
     """Raises UserError where `config.init_from` has no parameters for this model."""
-    _, expected = _abstract_model(config)
-    _, found = _abstract_model(record.read_config(Path(config.init_from)))
+    _, expected = parts.abstract_model(config)
+    _, found = parts.abstract_model(record.read_config(Path(config.init_from)))
     different = differences(expected, found)
     if different:
         raise UserError(
             f"config.init_from is {config.init_from!r}, whose parameters do not "
             "fit this model:\n  " + "\n  ".join(different)
         )
-
-
-def _new_state(config: Config, params: build.Params):
-    return step_lib.create_state(
-        params, _build_optimizer(config), float16=config.precision == "fp16"
-    )
-
-
-def _state_shapes(config: Config, params: build.Params, kind: str):
-    """Returns the state's shapes, with shardings of a kind of `STATE_SHARDINGS`."""
-    mesh = sharding.data_mesh()
-    lay = sharding.STATE_SHARDINGS[kind]
-    shapes = jax.eval_shape(lambda p: _new_state(config, p), params)
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=lay(mesh, a.shape)),
-        shapes,
-    )
 
 
 def _resolve(config: Config) -> Config:
@@ -201,7 +124,6 @@ def _resolve(config: Config) -> Config:
 
 def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     """Returns the resolved config and its data set, or says what is wrong with it."""
-    config_lib.validate(config)
     if config.train.batch_size % jax.device_count():
         raise UserError(
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
@@ -216,7 +138,7 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
     config = _resolve(config)
-    dataset = _load_dataset(config.dataset)
+    dataset = parts.load_dataset(config.dataset)
     if config.model.attributes == "auto":
         config.model.attributes = ",".join(dataset.attribute_names)
     if config.init_from is not None and not resumes:
@@ -263,7 +185,7 @@ def _train(config: Config, workdir: Path) -> Run:
     )
     config, dataset = _check(config, workdir)
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
-    graphdef, params = _abstract_model(config)
+    graphdef, params = parts.abstract_model(config)
     train_split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, train_split)
     if processes.any_of(feed == "stream"):
@@ -278,10 +200,14 @@ def _train(config: Config, workdir: Path) -> Run:
         label_columns=columns,
     )
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        like = _state_shapes(config, params, config.train.sharding)
+        like = parts.state_shapes(config, params, config.train.sharding)
         state = checkpoints.restore("latest", like)
         if state is None:
-            state = _initial_state(config, jax.tree.map(lambda a: a.sharding, like))
+            given = None
+            if config.init_from is not None:
+                given = jax.device_get(load(config.init_from).params["ema"])
+            shardings = jax.tree.map(lambda a: a.sharding, like)
+            state = parts.initial_state(config, shardings, given)
         else:
             print(f"going on from step {state.step} of {workdir}")
         processes.on_first(
@@ -309,7 +235,7 @@ def _train(config: Config, workdir: Path) -> Run:
                         else 0.0,
                         mirror=config.train.mirror,
                     ),
-                    _build_optimizer(config),
+                    parts.build_optimizer(config),
                     ema_decay=config.ema.decay,
                     seed=config.seed,
                 ),
@@ -360,13 +286,13 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
     """
     workdir = Path(workdir)
     config = record.read_config(workdir)
-    dataset = _load_dataset(config.dataset)
+    dataset = parts.load_dataset(config.dataset)
     other = record.other_pictures(workdir, dataset.recipe)
     if other:
         print(f"note: {other}")
-    graphdef, params = _abstract_model(config)
+    graphdef, params = parts.abstract_model(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        like = _state_shapes(config, params, "data_parallel")
+        like = parts.state_shapes(config, params, "data_parallel")
         state = checkpoints.restore(checkpoint, like)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
