@@ -60,9 +60,7 @@ def test_both_feeds_give_the_same_batches_bit_for_bit(split):
 
 
 def test_auto_streams_what_does_not_fit(split, monkeypatch):
-    def kind():
-        return bool(batches.build_feed("auto", split, seed=0, batch_size=2).data)
-
-    assert kind()
+    assert batches.resolve_feed("auto", split) == "device"
     monkeypatch.setattr(batches, "_device_memory", lambda: 2 * split.images.nbytes - 1)
-    assert not kind()
+    assert batches.resolve_feed("auto", split) == "stream"
+    assert batches.resolve_feed("device", split) == "device"
