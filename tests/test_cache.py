@@ -235,13 +235,10 @@ def test_no_process_is_left_behind(tmp_path, sent):
     time.sleep(0.05)
     # Whole by now; mapped, for Ctrl-C has the file removed.
     progress = np.load(path, mmap_mode="r")
-    while not progress[:, 0].all():
+    # One is at work, the other may still start: a busy machine lets it wait.
+    while not progress[:, 0].any():
         time.sleep(0.01)
-    children = processes_about(tmp_path)
-    if progress[:, 0].sum() == 804:
-        run.wait()
-        pytest.skip("all was decoded before this process could look")
-    assert len(children) == 3
+    assert len(processes_about(tmp_path)) == 3
     run.send_signal(sent)
     run.wait(10)
     deadline = time.monotonic() + 10
