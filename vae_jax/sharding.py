@@ -83,7 +83,9 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:
     """Returns arrays as they lie on all devices; what does not, whole on each."""
-    if jax.tree.leaves(tree)[0].sharding.device_set == set(mesh.devices.flat):
+    first = jax.tree.leaves(tree)[0]
+    devices = first.sharding.device_set if isinstance(first, jax.Array) else ()
+    if set(devices) == set(mesh.devices.flat):
         return tree
     return put(tree, replicated(mesh))
 
