@@ -268,7 +268,7 @@ def _train(config: Config, workdir: Path) -> Run:
         workdir=workdir,
         config=config,
         step=int(state.step),
-        params=sharding.take_home({"ema": state.ema_params, "raw": state.params}),
+        params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
         dataset=dataset,
     )
@@ -300,7 +300,7 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
         workdir=workdir,
         config=config,
         step=int(state.step),
-        params=sharding.take_home({"ema": state.ema_params, "raw": state.params}),
+        params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
         dataset=dataset,
     )

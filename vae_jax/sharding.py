@@ -90,7 +90,7 @@ def everywhere(tree: Any, mesh: Mesh) -> Any:
     return put(tree, replicated(mesh))
 
 
-def take_home(tree: Any) -> Any:
+def on_one_device(tree: Any) -> Any:
     """Returns arrays of a mesh, whole, on one device of this process."""
     mesh = jax.tree.leaves(tree)[0].sharding.mesh
     whole = jax.device_put(tree, replicated(mesh))

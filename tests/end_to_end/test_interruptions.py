@@ -222,3 +222,15 @@ def test_modes_for_one_process_refuse_two(tmp_path):
             "Several go with --mode=train or eval; to work side by side they need "
             "--config with --config.distributed=off\n"
         )
+
+
+def test_nothing_grows_from_save_to_save(data_dir):
+    done = run(
+        [sys.executable, "-m", "tests.soak", "--minutes=0.15"]
+        + [f"--config={ROOT / 'configs' / 'vae.py'}"]
+        + [f"--config.dataset.data_dir={data_dir}"]
+        + ["--config.train.num_steps=10000000", *TINY]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    evaluations = re.search(r"(\d+) evaluations in 0.15 minutes", done.stdout)
+    assert int(evaluations[1]) > 10
