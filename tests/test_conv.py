@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import signal
 
-from vae_jax.models import conv, strided
+from vae_jax.models import conv, layers, strided
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -83,83 +82,11 @@ def test_sizes_that_do_not_halve_are_refused_by_name(size):
         conv.resolutions(size)
 
 
-def test_space_to_depth_puts_each_square_of_pixels_into_one_place():
-    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    y = conv.space_to_depth(x, 2)
-    assert y.shape == (2, 2, 3, 12)
-    for i in range(2):
-        for j in range(2):
-            here = y[:, 1, 2, 3 * (2 * i + j) : 3 * (2 * i + j) + 3]
-            np.testing.assert_array_equal(here, x[:, 2 + i, 4 + j])
-    np.testing.assert_array_equal(conv.depth_to_space(y, 2), x)
-    assert conv.depth_to_space(y[0], 2).shape == (4, 6, 3)
-
-
-def new_conv(dtype=FLOAT32):
-    return conv.Conv3x3(3, 4, dtype=dtype, rngs=nnx.Rngs(0))
-
-
-def test_convolution_is_scipys_correlation_with_zeros_outside():
-    layer = awake(new_conv)
-    x = np.random.default_rng(0).normal(size=(2, 5, 6, 3))
-    kernel = np.float64(layer.kernel[...])
-    expected = np.tile(layer.bias[...], (2, 5, 6, 1))
-    for b in range(2):
-        for f in range(4):
-            expected[b, ..., f] += sum(
-                signal.correlate2d(x[b, ..., c], kernel[..., c, f], mode="same")
-                for c in range(3)
-            )
-    np.testing.assert_allclose(run(layer, x), expected, rtol=1e-4, atol=1e-5)
-    layer.stride = 2
-    halved = expected[:, ::2, ::2]
-    np.testing.assert_allclose(run(layer, x), halved, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_cpus_product_is_xlas_convolution_in_value_and_gradient(stride):
-    # What accelerators run, run here.
-    layer = awake(new_conv)
-    x = noise((2, 4, 6, 3))
-    weights = noise((2, 4 // stride, 6 // stride, 4), seed=1)
-    kernel = layer.kernel[...]
-
-    def total(product, x, kernel):
-        return jnp.sum(weights * jnp.sin(product(x, kernel, stride=stride)))
-
-    patches, reference = (
-        jax.jit(jax.value_and_grad(functools.partial(total, product), (0, 1)))(
-            x, kernel
-        )
-        for product in (conv._multiply_patches, conv._convolve)
-    )
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
-        patches,
-        reference,
-    )
-
-
-def test_bf16_products_are_near_float32s_and_train_float32_kernels():
-    layer = awake(new_conv, dtype=BFLOAT16)
-    x = noise((2, 5, 6, 3))
-    y, grads = jax.value_and_grad(lambda m: jnp.sum(jnp.square(m(x))))(layer)
-    y_full, grads_full = jax.value_and_grad(lambda m: jnp.sum(jnp.square(m(x))))(
-        awake(new_conv)
-    )
-    assert layer(x).dtype == BFLOAT16
-    assert grads.kernel[...].dtype == FLOAT32
-    np.testing.assert_allclose(np.float32(y), y_full, rtol=0.02)
-    assert np.float32(y) != y_full
-    difference = grads.kernel[...] - grads_full.kernel[...]
-    assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(grads_full.kernel[...])
-
-
 def new_block(channels, norm):
     return conv.Block(channels, norm, dtype=FLOAT32, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("norm", conv.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 def test_a_new_block_is_the_identity_that_can_learn(norm):
     block = new_block(8, norm)
     x = noise((2, 4, 4, 8))
@@ -174,7 +101,7 @@ def test_a_new_block_is_the_identity_that_can_learn(norm):
 
 
 @pytest.mark.parametrize("upsampling", conv.UPSAMPLINGS)
-@pytest.mark.parametrize("norm", conv.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 @pytest.mark.parametrize(("size", "channels"), [(64, 1), (128, 3)])
 def test_networks_keep_their_promised_shapes(size, channels, norm, upsampling):
     images = jnp.zeros((2, size, size, channels))
@@ -211,7 +138,7 @@ def test_group_norm_takes_every_width_that_the_settings_allow(width):
     assert shape == (1, 6)
 
 
-@pytest.mark.parametrize("norm", conv.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 def test_networks_of_the_same_settings_share_their_compiled_programs(norm):
     # jit compares the structure: a function made anew in each would differ.
     for make in (encoder, decoder):
@@ -259,7 +186,7 @@ def test_group_norm_is_in_the_blocks():
     # The first layer is linear: with normalised blocks what they add does not grow.
     x = jnp.tile(noise((1, 8, 8, 1)), 16)
     grown = {}
-    for norm in conv.NORMS:
+    for norm in layers.NORMS:
         block = awake(new_block, channels=16, norm=norm)
         added = [run(block, s * x) - s * x for s in (10.0, 1000.0)]
         grown[norm] = float(jnp.abs(added[1]).max() / jnp.abs(added[0]).max())

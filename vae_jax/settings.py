@@ -9,7 +9,7 @@ from vae_jax import processes
 from vae_jax.data.cache import DATASETS
 from vae_jax.data.crops import CROPS
 from vae_jax.data.decoding import RESAMPLERS
-from vae_jax.models import build, conv
+from vae_jax.models import build, conv, layers
 from vae_jax.sharding import STATE_SHARDINGS
 
 
@@ -126,7 +126,7 @@ SETTINGS: dict[str, Setting] = {
         lambda v: isinstance(v, int) and v >= 2 and v % 2 == 0,
     ),
     "model.depth": _whole(1, "of conv: residual blocks at each resolution", low=0),
-    "model.norm": _choice("none", "of conv: before each block", conv.NORMS),
+    "model.norm": _choice("none", "of conv: before each block", layers.NORMS),
     "model.upsampling": _choice(
         "subpixel", "of conv: in the decoder", conv.UPSAMPLINGS
     ),

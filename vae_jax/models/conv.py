@@ -2,23 +2,28 @@
 
 Patches of 4x4 pixels become channels first, so that all blocks work at low resolution
 with many channels: there a CPU multiplies several times faster than at full resolution
-with few. No layer keeps statistics of batches.
+with few.
 """
 
-import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
+
+from vae_jax.models.layers import (
+    Conv3x3,
+    depth_to_space,
+    head_layer,
+    mix_channels,
+    norm_layer,
+    space_to_depth,
+)
 
 PATCH = 4
 # The stages halve the resolution while it is above this; what is left is flattened.
 COARSEST = 7
-NORMS = ("none", "group")
 UPSAMPLINGS = ("subpixel", "resize")
 
 
@@ -45,96 +50,6 @@ def _widths(width: int, num_stages: int) -> list[int]:
     return [width * min(2**stage, 4) for stage in range(num_stages)]
 
 
-def space_to_depth(
-    x: Float[Array, "*batch H W C"], factor: int
-) -> Float[Array, "*batch h w c"]:
-    """Turns squares of factor x factor pixels into channels."""
-    return rearrange(x, "... (h i) (w j) c -> ... h w (i j c)", i=factor, j=factor)
-
-
-def depth_to_space(
-    x: Float[Array, "*batch h w c"], factor: int
-) -> Float[Array, "*batch H W C"]:
-    """Turns channels into squares of factor x factor pixels (Shi et al. 2016)."""
-    return rearrange(x, "... h w (i j c) -> ... (h i) (w j) c", i=factor, j=factor)
-
-
-def _convolve(x, kernel, *, stride):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _multiply_patches(x, kernel, *, stride):
-    """The same as `_convolve`, as one matrix product."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [
-            padded[:, i : i + height : stride, j : j + width : stride]
-            for i in range(3)
-            for j in range(3)
-        ],
-        axis=-1,
-    )
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
-
-
-class Conv3x3(nnx.Module):
-    """A 3x3 convolution that keeps the resolution, or halves it at stride 2.
-
-    Args:
-      channels: of the input.
-      features: channels of the output.
-      stride: 1 or 2.
-      dtype: of the product.
-      rngs: of the LeCun-normal kernel; the bias starts at zero.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        features: int,
-        stride: int = 1,
-        *,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-    ):
-        initializer = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(initializer(rngs.params(), (3, 3, channels, features)))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.stride = stride
-        self.dtype = dtype
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
-        """Returns the convolved maps."""
-        # XLA's convolutions on a CPU run on one slow path inside a loop, such as the
-        # scan over updates is: some 30 times slower than this product.
-        product = jax.lax.platform_dependent(
-            x.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
-            cpu=functools.partial(_multiply_patches, stride=self.stride),
-            default=functools.partial(_convolve, stride=self.stride),
-        )
-        return product + self.bias[...].astype(self.dtype)
-
-
-def norm_layer(
-    kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> Callable[[Array], Array]:
-    """Returns what goes before a block, by its name in `NORMS`."""
-    if kind == "none":
-        # Not a new lambda: models of the same settings share compiled programs.
-        return jax.nn.identity
-    # Groups of 16 channels (Wu & He 2018), or of more where 16 does not divide them.
-    num_groups = math.gcd(channels, max(1, channels // 16))
-    return nnx.GroupNorm(channels, num_groups=num_groups, dtype=dtype, rngs=rngs)
-
-
 class Block(nnx.Module):
     """A pre-activation bottleneck block (He et al. 2016): 1x1, 3x3, 1x1, and a sum.
 
@@ -157,8 +72,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Returns x and what the block adds to it."""
-        y = nnx.silu(self.narrow(nnx.silu(self.norm(x))))
-        return x + self.widen(nnx.silu(self.spatial(y)))
+        y = nnx.silu(mix_channels(self.narrow, nnx.silu(self.norm(x))))
+        return x + mix_channels(self.widen, nnx.silu(self.spatial(y)))
 
 
 def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
@@ -166,19 +81,6 @@ def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
     for block in blocks:
         x = jax.checkpoint(lambda b, x: b(x))(block, x) if remat else block(x)
     return x
-
-
-def feature_head(
-    channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Linear:
-    """Returns an encoder's last layer, whose sums are float32 in every precision."""
-    return nnx.Linear(
-        channels,
-        features,
-        dtype=dtype,
-        preferred_element_type=jnp.float32,
-        rngs=rngs,
-    )
 
 
 class Encoder(nnx.Module):
@@ -189,7 +91,7 @@ class Encoder(nnx.Module):
       features: of the output.
       width: channels of the finest stage; they double with each up to four times.
       depth: residual blocks in a stage.
-      norm: one of `NORMS`.
+      norm: one of `layers.NORMS`.
       remat: keep only each block's input for the backward pass.
       condition_dim: numbers in the labels; 0 for none.
       dtype: of the activations.
@@ -228,7 +130,7 @@ class Encoder(nnx.Module):
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
             for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.head = feature_head(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
+        self.head = head_layer(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
 
     def __call__(
         self,
@@ -244,7 +146,8 @@ class Encoder(nnx.Module):
         for downsampling, blocks in zip(
             self.downsamplings, self.stages[1:], strict=True
         ):
-            x = _run(blocks, downsampling(space_to_depth(x, 2)), self.remat)
+            x = mix_channels(downsampling, space_to_depth(x, 2))
+            x = _run(blocks, x, self.remat)
         return self.head(nnx.silu(x).reshape(len(x), -1)).astype(jnp.float32)
 
 
@@ -260,7 +163,7 @@ class _Upsampling(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
-        x = self.mix(x)
+        x = mix_channels(self.mix, x)
         return depth_to_space(x, 2) if self.subpixel else _resize(x, 2)
 
 
@@ -279,7 +182,7 @@ class Decoder(nnx.Module):
       num_maps: one for each parameter of the likelihood.
       width: channels of the finest stage; they double with each up to four times.
       depth: residual blocks in a stage.
-      norm: one of `NORMS`.
+      norm: one of `layers.NORMS`.
       upsampling: one of `UPSAMPLINGS`; neither overlaps unevenly, which is where the
         checkerboards of transposed convolutions come from (Odena et al. 2016).
         "resize" ends in a convolution at full resolution, smoother and slower.

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vae_jax.models.layers import head_layer
+
 
 class Encoder(nnx.Module):
     """Images, and labels where there are any, to `features` numbers.
@@ -31,13 +33,7 @@ class Encoder(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.head = nnx.Linear(
-            hidden_dim,
-            features,
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
+        self.head = head_layer(hidden_dim, features, dtype, rngs)
 
     def __call__(
         self,
@@ -71,18 +67,15 @@ class Decoder(nnx.Module):
         self.image_shape = image_shape
         self.num_maps = num_maps
         self.hidden = nnx.Linear(latent_dim, hidden_dim, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(
-            hidden_dim,
-            num_maps * math.prod(image_shape),
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
+        num_features = num_maps * math.prod(image_shape)
+        self.head = head_layer(hidden_dim, num_features, dtype, rngs)
 
     def __call__(
         self, z: Float[Array, "*batch D"]
     ) -> tuple[Float[Array, "*batch H W C"], ...]:
         """Returns the unbounded parameter maps of each code."""
-        flat = self.head(nnx.relu(self.hidden(z))).astype(jnp.float32)
+        # XLA on a CPU copies the transposed gradients of arrays with more axes first.
+        codes = z.reshape(-1, z.shape[-1])
+        flat = self.head(nnx.relu(self.hidden(codes))).astype(jnp.float32)
         maps = jnp.split(flat, self.num_maps, axis=-1)
         return tuple(m.reshape(*z.shape[:-1], *self.image_shape) for m in maps)

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.conv import Conv3x3, feature_head, norm_layer, resolutions
+from vae_jax.models.conv import resolutions
+from vae_jax.models.layers import Conv3x3, head_layer, norm_layer
 
 
 class StridedEncoder(nnx.Module):
@@ -37,7 +38,7 @@ class StridedEncoder(nnx.Module):
         )
         self.norms = nnx.List(norm_layer("group", w, dtype, rngs) for w in widths)
         coarsest = resolutions(image_shape[0])[-1]
-        self.head = feature_head(coarsest**2 * widths[-1], features, dtype, rngs)
+        self.head = head_layer(coarsest**2 * widths[-1], features, dtype, rngs)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """Returns the features of each image."""

@@ -1,0 +1,93 @@
+"""Layers that networks share: convolutions as others compute them, and their order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import signal
+
+from vae_jax.models import layers
+
+FLOAT32 = jnp.dtype("float32")
+BFLOAT16 = jnp.dtype("bfloat16")
+
+
+def noise(shape, seed=0):
+    # By numpy, because JAX compiles a program for each shape that it draws.
+    return jnp.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+def test_space_to_depth_puts_each_square_of_pixels_into_one_place():
+    x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    y = layers.space_to_depth(x, 2)
+    assert y.shape == (2, 2, 3, 12)
+    for i in range(2):
+        for j in range(2):
+            here = y[:, 1, 2, 3 * (2 * i + j) : 3 * (2 * i + j) + 3]
+            np.testing.assert_array_equal(here, x[:, 2 + i, 4 + j])
+    np.testing.assert_array_equal(layers.depth_to_space(y, 2), x)
+    assert layers.depth_to_space(y[0], 2).shape == (4, 6, 3)
+
+
+def new_conv(dtype=FLOAT32):
+    layer = layers.Conv3x3(3, 4, dtype=dtype, rngs=nnx.Rngs(0))
+    # A new one has zeros.
+    layer.bias[...] = noise(4)
+    return layer
+
+
+def test_convolution_is_scipys_correlation_with_zeros_outside():
+    layer = new_conv()
+    x = noise((2, 5, 6, 3))
+    kernel = np.float64(layer.kernel[...])
+    expected = np.tile(layer.bias[...], (2, 5, 6, 1))
+    for b in range(2):
+        for f in range(4):
+            expected[b, ..., f] += sum(
+                signal.correlate2d(x[b, ..., c], kernel[..., c, f], mode="same")
+                for c in range(3)
+            )
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
+    layer.stride = 2
+    halved = expected[:, ::2, ::2]
+    np.testing.assert_allclose(layer(x), halved, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_on_a_cpu_are_those_of_xlas_convolution(stride):
+    # What accelerators run, run here.
+    x, kernel = noise((2, 5, 6, 3)), noise((3, 3, 3, 4))
+    weights = noise((2, -(-5 // stride), -(-6 // stride), 4), seed=1)
+
+    def total(product, x, kernel):
+        return jnp.sum(weights * jnp.sin(product(x, kernel, stride)))
+
+    here, reference = (
+        jax.jit(jax.value_and_grad(functools.partial(total, product), (0, 1)))(
+            x, kernel
+        )
+        for product in (layers._convolve_on_cpu, layers._convolve)
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        here,
+        reference,
+    )
+
+
+def test_bf16_products_are_near_float32s_and_train_float32_kernels():
+    layer = new_conv(BFLOAT16)
+    x = noise((2, 5, 6, 3))
+    y, grads = jax.value_and_grad(lambda m: jnp.sum(jnp.square(m(x))))(layer)
+    y_full, grads_full = jax.value_and_grad(lambda m: jnp.sum(jnp.square(m(x))))(
+        new_conv()
+    )
+    assert layer(x).dtype == BFLOAT16
+    assert grads.kernel[...].dtype == FLOAT32
+    np.testing.assert_allclose(np.float32(y), y_full, rtol=0.02)
+    assert np.float32(y) != y_full
+    difference = grads.kernel[...] - grads_full.kernel[...]
+    assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(grads_full.kernel[...])

@@ -1,0 +1,141 @@
+"""Layers that several networks share; none keeps statistics of batches."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+NORMS = ("none", "group")
+
+
+def space_to_depth(
+    x: Float[Array, "*batch H W C"], factor: int
+) -> Float[Array, "*batch h w c"]:
+    """Turns squares of factor x factor pixels into channels."""
+    return rearrange(x, "... (h i) (w j) c -> ... h w (i j c)", i=factor, j=factor)
+
+
+def depth_to_space(
+    x: Float[Array, "*batch h w c"], factor: int
+) -> Float[Array, "*batch H W C"]:
+    """Turns channels into squares of factor x factor pixels (Shi et al. 2016)."""
+    return rearrange(x, "... h w (i j c) -> ... (h i) (w j) c", i=factor, j=factor)
+
+
+def _convolve(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _multiply_patches(x, kernel, stride):
+    """The same as `_convolve`, as one matrix product."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate(
+        [
+            padded[:, i : i + height : stride, j : j + width : stride]
+            for i in range(3)
+            for j in range(3)
+        ],
+        axis=-1,
+    )
+    rows = patches.reshape(-1, patches.shape[-1])
+    features = kernel.shape[-1]
+    return (rows @ kernel.reshape(-1, features)).reshape(*patches.shape[:3], features)
+
+
+# XLA on a CPU is twice as fast as the product of patches, but not at its gradients: in
+# a loop, such as the scan over updates, they are some 30 times slower.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_on_cpu(x, kernel, stride):
+    return _convolve(x, kernel, stride)
+
+
+_convolve_on_cpu.defvjp(
+    lambda x, kernel, stride: jax.vjp(
+        functools.partial(_multiply_patches, stride=stride), x, kernel
+    ),
+    lambda stride, pull_back, gradient: pull_back(gradient),
+)
+
+
+class Conv3x3(nnx.Module):
+    """A 3x3 convolution that keeps the resolution, or halves it at stride 2.
+
+    Args:
+      channels: of the input.
+      features: channels of the output.
+      stride: 1 or 2.
+      dtype: of the product.
+      rngs: of the LeCun-normal kernel; the bias starts at zero.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        stride: int = 1,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        initializer = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(initializer(rngs.params(), (3, 3, channels, features)))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        """Returns the convolved maps."""
+        product = jax.lax.platform_dependent(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            cpu=lambda x, kernel: _convolve_on_cpu(x, kernel, self.stride),
+            default=lambda x, kernel: _convolve(x, kernel, self.stride),
+        )
+        return product + self.bias[...].astype(self.dtype)
+
+
+def mix_channels(
+    linear: nnx.Linear, x: Float[Array, "B H W C"]
+) -> Float[Array, "B H W F"]:
+    """Applies a linear layer at each place: a 1x1 convolution, as one matrix product.
+
+    Of arrays with more axes XLA on a CPU copies the transposed gradient first.
+    """
+    return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def norm_layer(
+    kind: str, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> Callable[[Array], Array]:
+    """Returns what goes before a block, by its name in `NORMS`."""
+    if kind == "none":
+        # Not a new lambda: models of the same settings share compiled programs.
+        return jax.nn.identity
+    # Groups of 16 channels (Wu & He 2018), or of more where 16 does not divide them.
+    num_groups = math.gcd(channels, max(1, channels // 16))
+    return nnx.GroupNorm(channels, num_groups=num_groups, dtype=dtype, rngs=rngs)
+
+
+def head_layer(
+    channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Returns a network's last layer, whose sums are float32 in every precision."""
+    return nnx.Linear(
+        channels,
+        features,
+        dtype=dtype,
+        preferred_element_type=jnp.float32,
+        rngs=rngs,
+    )
