@@ -13,7 +13,7 @@ from benchmarks import training
 # On a CPU kernels run on threads of these names, on a GPU on streams.
 _KERNELS = re.compile(r"tf_XLAEigen|Stream")
 # What contains other kernels, or waits for them.
-_NO_KERNEL = re.compile(r"ThunkExecutor|Threadpool|Await|^while|^end: ")
+_NO_KERNEL = re.compile(r"ThunkExecutor|Threadpool|Await|^while|^cond|^end: ")
 
 
 def measure(name: str, batch_size: int = 64, num_steps: int = 20) -> dict[str, Any]:
