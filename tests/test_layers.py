@@ -91,3 +91,15 @@ def test_bf16_products_are_near_float32s_and_train_float32_kernels():
     assert np.float32(y) != y_full
     difference = grads.kernel[...] - grads_full.kernel[...]
     assert np.linalg.norm(difference) < 0.02 * np.linalg.norm(grads_full.kernel[...])
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 4, 3)])
+def test_codes_of_any_leading_axes_are_decoded_one_by_one(batch):
+    def decode(z):
+        assert z.ndim == 2
+        return z[:, None, None, :3], z[:, None, :2, None]
+
+    z = noise((*batch, 5))
+    first, second = layers.decode_rows(decode, z)
+    np.testing.assert_array_equal(first, z[..., None, None, :3])
+    np.testing.assert_array_equal(second, z[..., None, :2, None])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PROGRAM = """
+TRAINING = """
 import json, sys
 import jax
 from vae_jax import run
@@ -45,15 +45,46 @@ print(json.dumps({
 }))
 """
 
+GRADIENT = """
+import json, re, sys
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from vae_jax import sharding
+from vae_jax.config import default_config
+from vae_jax.models import build
 
-def train(data_dir, workdir, devices, feed, sharding="data_parallel"):
+config = default_config()
+config.model.network = sys.argv[1]
+config.model.width, config.model.hidden_dim = 8, 8
+model = build.build_model(
+    config.model, precision="fp32", image_shape=(16, 16, 1), rngs=nnx.Rngs(0)
+)
+graphdef, params = build.split(model)
+
+def loss(params, images, key):
+    terms = nnx.merge(graphdef, params)(images, key, None, 5)
+    return -jnp.mean(jax.nn.logsumexp(terms.log_px, axis=0))
+
+mesh = sharding.data_mesh()
+whole = sharding.replicated(mesh)
+program = jax.jit(
+    jax.grad(loss), in_shardings=(whole, sharding.cut_images(mesh), whole)
+).lower(params, jnp.zeros((16, 16, 16, 1)), jax.random.key(0))
+text = program.compile().as_text()
+print(json.dumps(re.findall(r" (all-[a-z]+|collective-[a-z]+)(?:-start)?\\(", text)))
+"""
+
+
+def on_devices(devices, program, *arguments):
+    """Returns what a program prints last, as JSON."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(data_dir), str(workdir)] + [feed, sharding],
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -69,8 +100,8 @@ def train(data_dir, workdir, devices, feed, sharding="data_parallel"):
     + [("device", "fsdp", 0.2)],
 )
 def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share):
-    one = train(data_dir, tmp_path / "one", 1, feed)
-    eight = train(data_dir, tmp_path / "eight", 8, feed, sharding)
+    one = on_devices(1, TRAINING, data_dir, tmp_path / "one", feed, "data_parallel")
+    eight = on_devices(8, TRAINING, data_dir, tmp_path / "eight", feed, sharding)
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_allclose(eight["figures"], one["figures"], rtol=1e-5)
     assert share / 2 < eight["share"] <= share
@@ -85,3 +116,10 @@ def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share):
     ]
     for a, b in zip(*logs, strict=True):
         assert a["elbo"] == pytest.approx(b["elbo"], rel=1e-5)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_each_device_decodes_the_samples_of_its_own_images(network):
+    found = on_devices(8, GRADIENT, network)
+    # Of the gradients, and not of codes, which would make every device decode all.
+    assert set(found) == {"all-reduce"}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vae_jax.models.layers import decode_rows
 from vae_jax.models.terms import Terms
 
 
@@ -13,7 +14,7 @@ class AE(nnx.Module):
 
     Args:
       encoder: images [B,H,W,C] to codes [B,D].
-      decoder: codes to one map of the image's shape.
+      decoder: codes [N,D] to one map of the image's shape.
     """
 
     def __init__(self, encoder: nnx.Module, decoder: nnx.Module):
@@ -26,7 +27,7 @@ class AE(nnx.Module):
 
     def decode(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch H W C"]:
         """Returns the image of each code, in [0, 1]."""
-        (logits,) = self.decoder(z)
+        (logits,) = decode_rows(self.decoder, z)
         return jax.nn.sigmoid(logits)
 
     def reconstruct(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:

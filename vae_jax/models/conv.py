@@ -230,16 +230,10 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
-        self, z: Float[Array, "*batch D"]
-    ) -> tuple[Float[Array, "*batch H W C"], ...]:
+    def __call__(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N H W C"], ...]:
         """Returns the unbounded parameter maps of each code."""
-        flat = z.reshape(-1, z.shape[-1])
-        x = _run(
-            self.stages[0],
-            self.project(flat).reshape(-1, *self.coarsest),
-            self.remat,
-        )
+        x = self.project(z).reshape(-1, *self.coarsest)
+        x = _run(self.stages[0], x, self.remat)
         for upsampling, blocks in zip(self.upsamplings, self.stages[1:], strict=True):
             x = _run(blocks, upsampling(x), self.remat)
         x = nnx.silu(x)
@@ -247,5 +241,4 @@ class Decoder(nnx.Module):
             x = depth_to_space(self.head(x), PATCH)
         else:
             x = self.head(_resize(x, PATCH))
-        x = x.reshape(*z.shape[:-1], *x.shape[1:])
         return tuple(jnp.split(x, self.num_maps, axis=-1))

@@ -139,3 +139,22 @@ def head_layer(
         preferred_element_type=jnp.float32,
         rngs=rngs,
     )
+
+
+def decode_rows(
+    decoder: Callable[[Array], tuple[Array, ...]], z: Float[Array, "*batch D"]
+) -> tuple[Float[Array, "*batch H W C"], ...]:
+    """Decodes codes of any leading axes as the rows [N,D] that a network takes.
+
+    The last of these axes, of images, is the rows' outermost one: over devices images
+    are cut, and so are rows then; merged the other way, each would decode them all.
+    """
+    *others, images = z.shape[:-1] or (1,)
+    rows = jnp.moveaxis(z.reshape(*others, images, -1), -2, 0).reshape(-1, z.shape[-1])
+
+    def restore(maps: Array) -> Array:
+        shape = maps.shape[1:]
+        outermost = maps.reshape(images, *others, *shape)
+        return jnp.moveaxis(outermost, 0, len(others)).reshape(*z.shape[:-1], *shape)
+
+    return tuple(restore(maps) for maps in decoder(rows))

@@ -70,12 +70,8 @@ class Decoder(nnx.Module):
         num_features = num_maps * math.prod(image_shape)
         self.head = head_layer(hidden_dim, num_features, dtype, rngs)
 
-    def __call__(
-        self, z: Float[Array, "*batch D"]
-    ) -> tuple[Float[Array, "*batch H W C"], ...]:
+    def __call__(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N H W C"], ...]:
         """Returns the unbounded parameter maps of each code."""
-        # XLA on a CPU copies the transposed gradients of arrays with more axes first.
-        codes = z.reshape(-1, z.shape[-1])
-        flat = self.head(nnx.relu(self.hidden(codes))).astype(jnp.float32)
+        flat = self.head(nnx.relu(self.hidden(z))).astype(jnp.float32)
         maps = jnp.split(flat, self.num_maps, axis=-1)
-        return tuple(m.reshape(*z.shape[:-1], *self.image_shape) for m in maps)
+        return tuple(m.reshape(-1, *self.image_shape) for m in maps)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vae_jax.models.layers import decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.terms import Latent, Terms
 
@@ -20,7 +21,7 @@ class VAE(nnx.Module):
     Args:
       encoder: images [B,H,W,C] and labels [B,A] to [B,2D], the posterior's means and
         log-variances.
-      decoder: codes and labels [...,D+A] to `likelihood.num_maps` maps of the image's
+      decoder: codes and labels [N,D+A] to `likelihood.num_maps` maps of the image's
         shape.
       likelihood: maps to a distribution over images.
       prior: see models/priors.py.
@@ -63,7 +64,8 @@ class VAE(nnx.Module):
     ) -> Any:
         """Returns p(x|z,y) for each code."""
         known = self._labels(labels, *z.shape[:-1])
-        return self.likelihood(self.decoder(jnp.concatenate([z, known], axis=-1)))
+        codes = jnp.concatenate([z, known], axis=-1)
+        return self.likelihood(decode_rows(self.decoder, codes))
 
     def prior_of(self, labels: Float[Array, "*labelled A"] | None = None) -> Any:
         """Returns p(z|y), with `sample(key, num_samples)` and `log_prob(z)`."""
