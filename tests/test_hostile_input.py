@@ -27,7 +27,7 @@ from PIL import Image
 
 from vae_jax import config as config_lib
 from vae_jax import main
-from vae_jax.command_line import parse_flags
+from vae_jax.command_line import parse_flags, parse_numbers
 from vae_jax.data import cache, celeba_files, folder, folder_files, zips
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -358,6 +358,30 @@ def test_settings_of_any_text(recipe, words):
 
 
 FLAGS = [*main.MODES_OF_FLAGS, "mode", "workdir", "checkpoint", "seed", "judge", "x"]
+
+
+def test_lists_of_numbers():
+    def parse(flag, kind, text):
+        with flagsaver.flagsaver():
+            main.flags.FLAGS(["vae_jax", f"--{flag.name}={text}"])
+            return parse_numbers(flag, kind)
+
+    assert parse(main.ALPHA, float, "-2,1.5") == [-2.0, 1.5]
+    assert parse(main.INDICES, int, "3," + "1" * 400) == [3, int("1" * 400)]
+    for text in ("x", "nan", "1,inf", "1,,2", "1;2"):
+        with pytest.raises(UserError, match="^--alpha is .* allowed are numbers"):
+            parse(main.ALPHA, float, text)
+    with pytest.raises(UserError, match="^--seeds is '1.5'; allowed are whole numbers"):
+        parse(main.SEEDS, int, "1.5")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "x"])
+def test_temperatures_that_are_none(text, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vae_jax", f"--temperature={text}"])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        main.cli()
+    assert ended.value.code == 2
+    assert "temperature" in capsys.readouterr().err
 
 
 def test_flags_of_any_text(monkeypatch, capsys):

@@ -78,6 +78,23 @@ def test_gradients_on_a_cpu_are_those_of_xlas_convolution(stride):
     )
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_on_a_cpu_have_gradients(stride):
+    # As the penalty of a regularised autoencoder on its decoder's Jacobian needs.
+    x, kernel = noise((2, 5, 6, 3)), noise((3, 3, 3, 4))
+
+    def penalty(product, x, kernel):
+        slope = jax.grad(lambda x: jnp.sum(jnp.sin(product(x, kernel, stride))))(x)
+        return jnp.sum(jnp.square(slope))
+
+    here, reference = (
+        jax.jit(jax.grad(functools.partial(penalty, product), (0, 1)))(x, kernel)
+        for product in (layers._convolve_on_cpu, layers._convolve)
+    )
+    for a, b in zip(here, reference, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
 def test_bf16_products_are_near_float32s_and_train_float32_kernels():
     layer = new_conv(BFLOAT16)
     x = noise((2, 5, 6, 3))

@@ -1,10 +1,11 @@
 """What a command line has before its work: flags, settings, compiled programs."""
 
+import math
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
@@ -13,6 +14,7 @@ from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.settings import SETTINGS
 
+T = TypeVar("T", int, float)
 # Of all compiled programs together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
 
@@ -67,6 +69,31 @@ def parse_flags(
     if config.value is not None:
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def parse_numbers(flag: flags.FlagHolder[Any], kind: type[T]) -> list[T] | None:
+    """Returns the numbers of a flag of `DEFINE_list`, None where it is not given.
+
+    Args:
+      flag: texts.
+      kind: int or float.
+
+    Raises:
+      UserError: one of them is no such number.
+    """
+    if flag.value is None:
+        return None
+    try:
+        numbers = [kind(text) for text in flag.value]
+        if not all(abs(number) < math.inf for number in numbers):
+            raise ValueError("one is infinite, or none")
+        return numbers
+    except ValueError as error:
+        whole = "whole " if kind is int else ""
+        raise UserError(
+            f"--{flag.name} is {','.join(flag.value)!r}; allowed are {whole}numbers "
+            "with commas between"
+        ) from error
 
 
 def keep_compiled_programs() -> None:

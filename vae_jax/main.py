@@ -19,12 +19,12 @@ All modes but train need --workdir alone. Every setting of a recipe can be overr
 --config.model.latent_dim=64.
 """
 
+import math
 import os
 import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -33,7 +33,7 @@ from ml_collections import config_flags
 from vae_jax import config as config_lib
 from vae_jax import processes
 from vae_jax import run as run_lib
-from vae_jax.command_line import keep_compiled_programs, parse_flags
+from vae_jax.command_line import keep_compiled_programs, parse_flags, parse_numbers
 from vae_jax.commands import directions, edits, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
@@ -78,6 +78,12 @@ ATTRIBUTES = flags.DEFINE_string(
 TEMPERATURE = flags.DEFINE_float(
     "temperature", None, "Factor on the prior's codes.", lower_bound=0.0
 )
+# NaN passes any bound.
+flags.register_validator(
+    "temperature",
+    lambda value: value is None or math.isfinite(value),
+    "allowed is a finite number",
+)
 FOLDER = flags.DEFINE_string(
     "folder", None, "Where --mode=sample writes each picture as a file of its own."
 )
@@ -120,29 +126,6 @@ MODES_OF_FLAGS = {
     "num_steps": ("interpolate",),
     "num_images": ("train", "sample", "reconstruct", "edit", "traverse"),
 }
-
-
-def _integers(flag: Any) -> list[int] | None:
-    """Returns a flag's whole numbers."""
-    if flag.value is None:
-        return None
-    try:
-        return [int(text) for text in flag.value]
-    except ValueError as error:
-        raise UserError(
-            f"--{flag.name} has {','.join(flag.value)!r}; allowed are whole numbers "
-            "with commas between"
-        ) from error
-
-
-def _alphas() -> list[float]:
-    given = ALPHA.value or ["-2", "-1", "0", "1", "2"]
-    try:
-        return [float(text) for text in given]
-    except ValueError as error:
-        raise UserError(
-            f"--alpha is {','.join(given)!r}; allowed are numbers with commas between"
-        ) from error
 
 
 def _draw_curves(run: Run) -> Path:
@@ -245,7 +228,7 @@ def _explore(workdir: Path) -> list[Path]:
         return edits.draw_edit(
             run,
             edits.parse_weights(run, ATTRIBUTE.value or "Smiling"),
-            _alphas(),
+            parse_numbers(ALPHA, float) or [-2.0, -1.0, 0.0, 1.0, 2.0],
             estimator=ESTIMATOR.value or directions.ESTIMATORS[0],
             num_images=NUM_IMAGES.value or 8,
             pictures=pictures,
@@ -254,13 +237,13 @@ def _explore(workdir: Path) -> list[Path]:
     if mode == "interpolate":
         return paths.draw_interpolation(
             run,
-            indices=_integers(INDICES),
-            seeds=_integers(SEEDS),
+            indices=parse_numbers(INDICES, int),
+            seeds=parse_numbers(SEEDS, int),
             pictures=own,
             num_steps=NUM_STEPS.value or 10,
             spherical=bool(SPHERICAL.value),
         )
-    chosen = _integers(INDICES) or [0]
+    chosen = parse_numbers(INDICES, int) or [0]
     if len(chosen) > 1:
         raise UserError(
             f"--indices has {len(chosen)} pictures; with --mode=traverse one is allowed"
