@@ -221,7 +221,7 @@ def _generalisation(run: Run) -> Figures:
         evaluate.objective_figures(objective),
         seed=run.config.seed,
         batch_size=run.config.eval.batch_size,
-        label_columns=run_lib.label_columns(run.config, run.dataset),
+        label_columns=run.label_columns(),
     )
     seen, unseen = (
         evaluate.means(

@@ -47,6 +47,11 @@ def faces(data_dir) -> cache.Dataset:
 @pytest.fixture
 def tiny_config(data_dir):
     """A VAE that trains in a second, on the faces of `data_dir`."""
+    return new_tiny_config(data_dir)
+
+
+def new_tiny_config(data_dir):
+    """Returns `tiny_config` for fixtures of a wider scope."""
     config = default_config()
     config.precision = "fp32"
     config.dataset.name = "synthetic_faces"

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import new_tiny_config
 from PIL import Image
 from scipy import stats
 
@@ -33,26 +35,32 @@ def learn_by_heart(config, tmp_path, steps):
     run = run_lib.train(config, tmp_path)
     train = run.dataset.splits["train"]
     splits = {**run.dataset.splits, "test": train}
-    return dataclasses.replace(
-        run, dataset=dataclasses.replace(run.dataset, splits=splits)
-    )
+    dataset = dataclasses.replace(run.dataset, splits=splits)
+    return dataclasses.replace(run, open_dataset=lambda: dataset)
+
+
+@pytest.fixture(scope="module")
+def trained_vae(data_dir, tmp_path_factory):
+    config = new_tiny_config(data_dir)
+    config.model.latent_dim = 24
+    config.objective.beta = 0.01
+    return learn_by_heart(config, tmp_path_factory.mktemp("vae"), 900)
 
 
 @pytest.fixture
-def vae(tiny_config, tmp_path):
-    tiny_config.model.latent_dim = 24
-    tiny_config.objective.beta = 0.01
-    return learn_by_heart(tiny_config, tmp_path / "vae", 900)
+def vae(trained_vae, tmp_path):
+    """A copy that a test may write to."""
+    shutil.copytree(trained_vae.workdir, tmp_path / "vae")
+    return dataclasses.replace(trained_vae, workdir=tmp_path / "vae")
 
 
-@pytest.fixture
-def judge(tiny_config, tmp_path):
-    config = tiny_config.copy_and_resolve_references()
+@pytest.fixture(scope="module")
+def judge(data_dir, tmp_path_factory):
+    config = new_tiny_config(data_dir)
     config.model.name, config.objective.name = "classifier", "cross_entropy"
     config.model.attributes, config.model.latent_dim = "auto", 32
-    config.objective.beta = 1.0
     config.model.hidden_dim = 64
-    return learn_by_heart(config, tmp_path / "judge", 900)
+    return learn_by_heart(config, tmp_path_factory.mktemp("judge"), 900)
 
 
 def test_a_judge_sees_what_a_run_makes(vae, judge):
@@ -207,9 +215,10 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
     weights = {"Smiling": 1.0}
     with pytest.raises(UserError, match="--attribute has 'Smiling'.*--guide"):
         edits.draw_edit(vae, weights, [0.0], estimator="held")
-    # Another process may have given the attributes another order.
-    order = dataclasses.replace(vae.dataset, attribute_names=names[::-1])
-    directions.read_directions(dataclasses.replace(vae, dataset=order), "notebook", 0)
+    # Another program may have given the attributes another order.
+    recipe = {**vae.recipe, "attribute_names": names[::-1]}
+    order = dataclasses.replace(vae, recipe=recipe)
+    directions.read_directions(order, "notebook", 0)
     assert path.stat().st_mtime_ns > written
     written = path.stat().st_mtime_ns
     later = dataclasses.replace(vae, step=vae.step + 1)

@@ -51,7 +51,8 @@ def make_run(tiny_config, faces, tmp_path):
             step=0,
             params={"ema": params, "raw": zeros},
             graphdef=graphdef,
-            dataset=faces,
+            recipe={**faces.recipe, "attribute_names": faces.attribute_names},
+            open_dataset=lambda: faces,
         )
 
     return make

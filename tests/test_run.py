@@ -231,25 +231,31 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert logs[0] == logs[1]
 
 
-def test_a_cosine_that_ends_before_its_warm_up_is_refused(tiny_config, tmp_path):
-    tiny_config.optimizer.schedule = "cosine"
-    for steps, warmup in ((12, 12), (5, 8)):
-        tiny_config.train.num_steps = steps
-        tiny_config.optimizer.warmup_steps = warmup
-        with pytest.raises(
-            UserError,
-            match=rf"train\.num_steps is {steps};.*schedule=cosine.*"
-            rf"optimizer\.warmup_steps, {warmup}$",
-        ):
-            run_lib.train(tiny_config, tmp_path)
-    # Half of 40 pictures in batches of 8, rounded up.
-    tiny_config.train.num_steps, tiny_config.train.num_epochs = None, 0.5
-    tiny_config.optimizer.warmup_steps = 3
-    with pytest.raises(UserError, match=r"num_steps is 3.*warmup_steps, 3$"):
-        run_lib.train(tiny_config, tmp_path)
-    assert not (tmp_path / "run.json").exists()
-    tiny_config.optimizer.warmup_steps = 2
-    assert run_lib.train(tiny_config, tmp_path).step == 3
+def test_a_quick_look_at_a_cosine_warms_up_over_half_of_it(
+    tiny_config, tmp_path, capsys
+):
+    tiny_config.optimizer.schedule, tiny_config.optimizer.warmup_steps = "cosine", 500
+    tiny_config.train.num_steps = 3
+    assert run_lib.train(tiny_config, tmp_path / "short").step == 3
+    said = capsys.readouterr().out
+    assert "warmup_steps is 500, and the run has 3 steps" in said
+    assert "rises over 1 of them" in said
+
+
+def test_a_prolonged_cosine_says_what_becomes_of_the_learning_rate(
+    tiny_config, tmp_path, capsys
+):
+    tiny_config.optimizer.schedule, tiny_config.optimizer.learning_rate = "cosine", 0.02
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path)
+    assert "cosine" not in capsys.readouterr().out
+    tiny_config.train.num_steps = 16
+    run_lib.train(tiny_config, tmp_path)
+    said = capsys.readouterr().out
+    # A quarter of the way down a cosine.
+    rate = 0.01 * (1 + np.cos(np.pi / 4))
+    assert "was to end at step 4, at 0, and now ends at step 16" in said
+    assert f"at step 4 it is {rate:.3g}" in said
 
 
 def test_an_attribute_that_the_data_set_lacks_is_refused(tiny_config, tmp_path):

@@ -104,6 +104,10 @@ def test_schedule_and_clipping_are_parts_of_the_config():
     settings.schedule = "cosine"
     expected = 0.5 * (1 + np.cos(np.pi * np.arange(15) / 15))
     np.testing.assert_allclose(updates(20)[5:], expected, atol=1e-3)
+    # A warm-up that would fill the run is given half of it.
+    settings.warmup_steps = 20
+    rises, falls = np.arange(10) / 10, 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10))
+    np.testing.assert_allclose(updates(20), [*rises, *falls], atol=1e-3)
     settings.schedule, settings.warmup_steps = "constant", 0
     settings.clip_norm = 1e-9
     # Adam divides a clipped gradient by its own size plus 1e-8: here a twentieth.

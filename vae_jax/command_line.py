@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from vae_jax import config as config_lib
+from vae_jax import record
 from vae_jax.errors import UserError
+from vae_jax.local_paths import local_path
 from vae_jax.settings import SETTINGS
 
 T = TypeVar("T", int, float)
@@ -19,10 +22,35 @@ T = TypeVar("T", int, float)
 COMPILED_BYTES = 2**30
 
 
+class PathParser(flags.ArgumentParser[Path]):
+    """Turns the text of a flag into a path on this machine, see `local_path`."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, flag: str):
+        super().__init__()
+        self._flag = flag
+
+    def parse(self, argument: str | Path) -> Path:
+        """Returns the path, or raises UserError in the flag's name."""
+        return local_path(argument, f"--{self._flag}")
+
+    def flag_type(self) -> str:
+        """Returns what is said of the flag in its help."""
+        return "path"
+
+
+def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
+    """Defines a flag whose value is a path on this machine, or None."""
+    return flags.DEFINE(PathParser(name), name, None, meaning)
+
+
 def parse_flags(
     values: flags.FlagValues, config: flags.FlagHolder[Any], argv: list[str]
 ) -> list[str]:
     """Parses flags, --config and --config.a.b=value among them; returns the rest.
+
+    Without --config the settings are those of the run in --workdir.
 
     Args:
       values: where the flags are defined.
@@ -32,15 +60,17 @@ def parse_flags(
     Raises:
       UserError: of whatever is wrong with a flag or a recipe, in one line.
     """
-    typed, nones = argv[:1], {}
+    typed, settings, nones, has_recipe = argv[:1], argv[:1], {}, False
     for argument in argv[1:]:
         flag, _, value = argument.lstrip("-").partition("=")
         if flag == "config":
-            recipe = Path(value.split(":")[0])
+            path, colon, words = value.partition(":")
+            recipe = local_path(path, "--config")
             if not recipe.is_file():
                 raise UserError(f"--config is {value!r}, which is no file")
             # Recipes import one another, wherever the command is run.
             sys.path.append(str(recipe.resolve().parents[1]))
+            argument, has_recipe = f"--config={recipe}{colon}{words}", True
         if flag.startswith("config."):
             name = flag.removeprefix("config.")
             config_lib.check_name(name)
@@ -49,9 +79,13 @@ def parse_flags(
                 nones[name] = None
                 continue
             nones.pop(name, None)
+            settings.append(argument)
+            continue
         typed.append(argument)
     try:
-        rest = values(typed)
+        rest = values(typed + settings[1:] if has_recipe else typed)
+        if not has_recipe and (settings[1:] or nones):
+            values["config"].value = _of_run(values["workdir"].value, settings)
     except AttributeError as error:
         raise UserError(f"the recipe sets what is no setting: {error}") from error
     except (
@@ -69,6 +103,21 @@ def parse_flags(
     if config.value is not None:
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def _of_run(workdir: Path | None, settings: list[str]) -> Any:
+    """Returns the settings of the run in a workdir, with those of flags in them."""
+    if workdir is None or not record.exists(workdir):
+        raise UserError(
+            "--config is missing: settings are those of a recipe, or with --workdir of "
+            "the run that it holds"
+        )
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_dict(
+        "config", record.read_config(workdir), flag_values=values
+    )
+    values(settings)
+    return config.value
 
 
 def parse_numbers(flag: flags.FlagHolder[Any], kind: type[T]) -> list[T] | None:

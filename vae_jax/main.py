@@ -5,7 +5,8 @@
                       --judge=WORKDIR those of a classifier as well
   --mode=sample       images/samples.png, from the prior, or from a --sampler fitted to
                       the training pictures' codes; with --attributes=Smiling=1,Male=0;
-                      as single pictures with --folder=PATH
+                      as single pictures with --folder=PATH, whose former samples
+                      --replace deletes
   --mode=reconstruct  images/reconstructions.png, originals over reconstructions over
                       the decoder's standard deviation
   --mode=attributes   directions.npz, a direction for each attribute; with --judge
@@ -13,12 +14,15 @@
   --mode=edit         images/edit_Smiling.png, along --attribute=Smiling by --alpha
   --mode=interpolate  images/interpolation.png and .gif, between test pictures
                       (--indices), your own (--pictures), or samples (--seeds)
-  --mode=traverse     images/traversal.png and .gif, dimension by dimension
+  --mode=traverse     images/traversal.png and .gif, dimension by dimension, of a test
+                      picture or your own (--pictures)
 
 All modes but train need --workdir alone. Every setting of a recipe can be overridden:
---config.model.latent_dim=64.
+--config.model.latent_dim=64. Of a run --config.dataset.data_dir says where its pictures
+are now.
 """
 
+import io
 import math
 import os
 import shlex
@@ -33,11 +37,17 @@ from ml_collections import config_flags
 from vae_jax import config as config_lib
 from vae_jax import processes
 from vae_jax import run as run_lib
-from vae_jax.command_line import keep_compiled_programs, parse_flags, parse_numbers
-from vae_jax.commands import directions, edits, evaluation, paths, samples
+from vae_jax.command_line import (
+    define_path,
+    keep_compiled_programs,
+    parse_flags,
+    parse_numbers,
+)
+from vae_jax.commands import codes, directions, edits, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
+from vae_jax.local_paths import split_paths
 from vae_jax.models.classifier import Classifier
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots, tables
@@ -58,9 +68,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A recipe, configs/vae.py say."
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; runs/<recipe's name and words>."
-)
+WORKDIR = define_path("workdir", "The run's folder; runs/<recipe's name and words>.")
 CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the run, in all modes but train."
 )
@@ -84,12 +92,15 @@ flags.register_validator(
     lambda value: value is None or math.isfinite(value),
     "allowed is a finite number",
 )
-FOLDER = flags.DEFINE_string(
-    "folder", None, "Where --mode=sample writes each picture as a file of its own."
+FOLDER = define_path(
+    "folder", "Where --mode=sample writes each picture as a file of its own."
 )
-JUDGE = flags.DEFINE_string("judge", None, "Workdir of a run of configs/judge.py.")
-GUIDE = flags.DEFINE_string(
-    "guide", None, "Another such run, of another seed: finds the direction `held`."
+REPLACE = flags.DEFINE_bool(
+    "replace", None, "Delete the samples that --folder holds of this run."
+)
+JUDGE = define_path("judge", "Workdir of a run of configs/judge.py.")
+GUIDE = define_path(
+    "guide", "Another such run, of another seed: finds the direction `held`."
 )
 ATTRIBUTE = flags.DEFINE_string(
     "attribute", None, "To edit: Smiling, or with weights Smiling=1,Male=-0.5."
@@ -100,7 +111,7 @@ ALPHA = flags.DEFINE_list(
 ESTIMATOR = flags.DEFINE_enum(
     "estimator", None, directions.ESTIMATORS, "Of the direction to edit along."
 )
-PICTURES = flags.DEFINE_list("pictures", None, "Files of your own, commas between.")
+PICTURES = flags.DEFINE_string("pictures", None, "Files of your own, commas between.")
 INDICES = flags.DEFINE_list("indices", None, "Of test pictures, commas between.")
 SEEDS = flags.DEFINE_list("seeds", None, "Of samples of the prior, commas between.")
 SPHERICAL = flags.DEFINE_bool("spherical", None, "Interpolate along great circles.")
@@ -114,12 +125,13 @@ MODES_OF_FLAGS = {
     "attributes": ("sample",),
     "temperature": ("sample",),
     "folder": ("sample",),
+    "replace": ("sample",),
     "judge": ("eval", "attributes"),
     "guide": ("attributes",),
     "attribute": ("edit", "attributes"),
     "alpha": ("edit",),
     "estimator": ("edit",),
-    "pictures": ("edit", "interpolate"),
+    "pictures": ("edit", "interpolate", "traverse"),
     "indices": ("interpolate", "traverse"),
     "seeds": ("interpolate",),
     "spherical": ("interpolate",),
@@ -143,14 +155,14 @@ def _draw_samples(run: Run, sampler: str) -> Path:
             f"that is {sampler}"
         )
     temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
+    if REPLACE.value and FOLDER.value is None:
+        raise UserError("--replace is given; it goes with --folder")
+    if FOLDER.value is not None:
+        # Before work that would be in vain.
+        samples.check_folder(run, FOLDER.value, bool(REPLACE.value))
     images = samples.sample(
         run, sampler, NUM_IMAGES.value or 64, SEED.value, labels, temperature
     )
-    if FOLDER.value is not None:
-        if Path(FOLDER.value).is_file():
-            raise UserError(f"--folder is {FOLDER.value!r}, which is a file")
-        plots.single_images(images, Path(FOLDER.value))
-        return Path(FOLDER.value)
     drawn_by = {
         "checkpoint_step": run.step,
         "num_images": len(images),
@@ -158,6 +170,9 @@ def _draw_samples(run: Run, sampler: str) -> Path:
         "temperature": temperature,
         "attributes": ATTRIBUTES.value,
     }
+    if FOLDER.value is not None:
+        samples.write_samples(run, sampler, images, drawn_by, FOLDER.value)
+        return FOLDER.value
     return samples.draw_samples(run, sampler, images, drawn_by)
 
 
@@ -177,7 +192,9 @@ def _train(workdir: Path) -> list[Path]:
     if isinstance(run.model(), Classifier):
         return written
     written += [draw_reconstructions(run, NUM_IMAGES.value or 64)]
-    written += [_draw_samples(run, "gaussian")]
+    codes.keep(run)
+    if codes.is_enough("gaussian", run.num_train):
+        written += [_draw_samples(run, "gaussian")]
     if isinstance(run.model(), VAE):
         written += [_draw_samples(run, "prior")]
     return written
@@ -220,9 +237,10 @@ def _explore(workdir: Path) -> list[Path]:
     given = [name for name in WAY_POINTS if flags.FLAGS[name].value is not None]
     if len(given) > 1:
         raise UserError(f"--{' and --'.join(given)} are given; allowed is one of them")
-    files, pictures, own = PICTURES.value, None, None
-    if files is not None:
-        pictures = read_pictures(files, run.dataset.recipe)
+    pictures, own = None, None
+    if PICTURES.value is not None:
+        files = [str(path) for path in split_paths(PICTURES.value, "--pictures")]
+        pictures = read_pictures(files, run.recipe)
         own = (files, pictures)
     if mode == "edit":
         return edits.draw_edit(
@@ -244,16 +262,24 @@ def _explore(workdir: Path) -> list[Path]:
             spherical=bool(SPHERICAL.value),
         )
     chosen = parse_numbers(INDICES, int) or [0]
-    if len(chosen) > 1:
-        raise UserError(
-            f"--indices has {len(chosen)} pictures; with --mode=traverse one is allowed"
-        )
-    return paths.draw_traversal(run, NUM_IMAGES.value or 10, image_index=chosen[0])
+    for flag, those in (("indices", chosen), ("pictures", pictures)):
+        if those is not None and len(those) > 1:
+            raise UserError(
+                f"--{flag} has {len(those)} pictures; with --mode=traverse one is "
+                "allowed"
+            )
+    return paths.draw_traversal(
+        run,
+        NUM_IMAGES.value or 10,
+        image_index=chosen[0],
+        picture=None if pictures is None else pictures[0],
+    )
 
 
 def _load(workdir: Path) -> Run:
     """Opens the run; a recipe given beside it may change how it is evaluated."""
-    run = run_lib.load(workdir, CHECKPOINT.value)
+    data_dir = None if CONFIG.value is None else CONFIG.value.dataset.data_dir
+    run = run_lib.load(workdir, CHECKPOINT.value, data_dir)
     if CONFIG.value is not None:
         config_lib.validate(CONFIG.value)
         different = [
@@ -272,7 +298,7 @@ def _load(workdir: Path) -> Run:
 
 def _workdir() -> Path:
     if WORKDIR.value is not None:
-        return Path(WORKDIR.value)
+        return WORKDIR.value
     if CONFIG.value is None:
         needed = "--config" if MODE.value == "train" else "--workdir (or --config)"
         raise UserError(
@@ -319,6 +345,9 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Of names that are no text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     keep_compiled_programs()
     try:
         app.run(

@@ -1,4 +1,7 @@
-"""run.json: what a run is, and whether a config may go on with it."""
+"""run.json: what a run is, and whether a config may go on with it.
+
+What it says of the pictures is all that a run needs of them to be opened.
+"""
 
 import importlib.metadata
 import json
@@ -72,6 +75,23 @@ def _read(workdir: Path, part: str) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
+def read_recipe(workdir: Path) -> dict[str, Any]:
+    """Returns the recipe of a run's pictures, see `cache.Dataset`.
+
+    Raises:
+      UserError: as `read_config` does.
+    """
+    recipe = _read(workdir, "dataset")
+    needed = {"name", "crop", "resampler", "size", "channels", "fingerprint"}
+    lacking = sorted(needed - recipe.keys()) if isinstance(recipe, dict) else ["all"]
+    if lacking or not isinstance(recipe.get("pictures"), dict):
+        raise UserError(
+            f"{workdir / 'run.json'} cannot be read: its dataset lacks "
+            f"{', '.join(lacking or ['pictures'])}"
+        )
+    return recipe
+
+
 def read_config(workdir: Path) -> Config:
     """Returns the resolved config of the run in a workdir.
 
@@ -99,14 +119,10 @@ def check_config(workdir: Path, recorded: Config, given: Config) -> None:
 
 def other_pictures(workdir: Path, recipe: dict[str, Any]) -> str | None:
     """Returns how a run's pictures differ from those of `recipe`, or None."""
-    recorded = _read(workdir, "dataset")
-    try:
-        then, now = (
-            f"{data['pictures']} (fingerprint {data['fingerprint']})"
-            for data in (recorded, recipe)
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
+    then, now = (
+        f"{data['pictures']} (fingerprint {data['fingerprint']})"
+        for data in (read_recipe(workdir), recipe)
+    )
     if then == now:
         return None
     return (
@@ -134,7 +150,7 @@ def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) ->
     Args:
       workdir: which exists.
       config: the resolved settings.
-      recipe: of the data set's pictures.
+      recipe: of the data set's pictures, as `read_recipe` will return it.
       params: the parameters, or their shapes, to count.
     """
     content = {

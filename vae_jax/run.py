@@ -4,8 +4,11 @@ A workdir holds run.json (what was run, on what), metrics.jsonl, timing.jsonl,
 checkpoints/, images/ and eval.json.
 """
 
+import functools
 import json
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,10 @@ from vae_jax.config import Config
 from vae_jax.data import batches, cache, crops
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
+from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.models.labels import to_labels
-from vae_jax.report.writer import Writer
+from vae_jax.report.writer import Writer, writing
 from vae_jax.training import loop
 from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints, differences
@@ -32,13 +36,17 @@ from vae_jax.training.checkpoint import Checkpoints, differences
 class Run:
     """A trained model with all that is needed to look into it.
 
+    The pictures that it was trained on need not be there: they are opened when asked
+    for.
+
     Attributes:
       workdir: its folder.
       config: the resolved settings.
       step: of the checkpoint that was loaded.
       params: "ema" and "raw" parameters, on one device of this process.
       graphdef: the model's structure; see `model`.
-      dataset: the data set that it was trained on.
+      recipe: of the pictures, as run.json has it, see `cache.Dataset`.
+      open_dataset: opens them; see `dataset_for`.
     """
 
     workdir: Path
@@ -46,7 +54,45 @@ class Run:
     step: int
     params: dict[str, build.Params]
     graphdef: nnx.GraphDef
-    dataset: cache.Dataset
+    recipe: dict[str, Any]
+    open_dataset: Callable[[], cache.Dataset]
+
+    @property
+    def dataset(self) -> cache.Dataset:
+        """The data set that the run was trained on, opened when it is first needed."""
+        return self.dataset_for("what was asked for")
+
+    def dataset_for(self, purpose: str) -> cache.Dataset:
+        """Returns the data set that the run was trained on.
+
+        Args:
+          purpose: that it is needed for.
+
+        Raises:
+          UserError: it is not there; the message begins with the purpose.
+        """
+        try:
+            return self.open_dataset()
+        except UserError as error:
+            raise UserError(
+                f"{purpose} needs the pictures that the run in {self.workdir} was "
+                f"trained on; --config.dataset.data_dir says where they are now: "
+                f"{error}"
+            ) from error
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """The attributes of the run's pictures."""
+        # Earlier programs did not write them down.
+        names = self.recipe.get("attribute_names")
+        if names is None:
+            names = self.dataset_for("the names of attributes").attribute_names
+        return tuple(names)
+
+    @property
+    def num_train(self) -> int:
+        """How many pictures the run was trained on."""
+        return self.recipe["pictures"]["train"]
 
     def model(self, params: str = "ema") -> Any:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
@@ -54,43 +100,57 @@ class Run:
 
     def labels(self, split: str) -> jax.Array | None:
         """Returns what the model is told of a split's pictures, [N,A], or None."""
-        columns = label_columns(self.config, self.dataset)
-        attributes = jnp.asarray(self.dataset.splits[split].attributes)
-        return to_labels(attributes, columns) if columns else None
+        columns = self.label_columns()
+        if not columns:
+            return None
+        return to_labels(jnp.asarray(self.dataset.splits[split].attributes), columns)
+
+    def label_columns(self) -> tuple[int, ...]:
+        """Returns where the pictures' attributes are that the model knows."""
+        return tuple(
+            self.attribute_index(name, "config.model.attributes")
+            for name in build.label_names(self.config.model)
+        )
+
+    def attribute_index(self, name: str, flag: str) -> int:
+        """Returns an attribute's place, or raises UserError in the name of `flag`."""
+        return _index(self.attribute_names, name, flag, self.recipe["name"])
 
     def image_path(self, name: str) -> Path:
         """Returns where a picture of this run goes."""
         path = self.workdir / "images" / name
-        path.parent.mkdir(exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
         return path
 
 
-def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
-    """Returns where the data set has the attributes that a model knows.
+def _index(names: tuple[str, ...], name: str, setting: str, dataset: str) -> int:
+    if name not in names:
+        raise UserError(
+            f"{setting} has {name!r}; the attributes of {dataset} are "
+            f"{', '.join(names) or 'none'}"
+        )
+    return names.index(name)
+
+
+def _label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
+    """Returns where the data set has the attributes that a model is to know.
 
     Raises:
       UserError: the data set has no attribute of that name.
     """
+    names, setting = dataset.attribute_names, "config.model.attributes"
     return tuple(
-        attribute_index(dataset, name, "config.model.attributes")
+        _index(names, name, setting, config.dataset.name)
         for name in build.label_names(config.model)
     )
-
-
-def attribute_index(dataset: cache.Dataset, name: str, setting: str) -> int:
-    """Returns an attribute's place, or raises UserError in the name of `setting`."""
-    if name not in dataset.attribute_names:
-        raise UserError(
-            f"{setting} has {name!r}; the attributes of {dataset.recipe['name']} are "
-            f"{', '.join(dataset.attribute_names) or 'none'}"
-        )
-    return dataset.attribute_names.index(name)
 
 
 def _check_init_from(config: Config) -> None:
     """Raises UserError where `config.init_from` has no parameters for this model."""
     _, expected = parts.abstract_model(config)
-    _, found = parts.abstract_model(record.read_config(Path(config.init_from)))
+    workdir = local_path(config.init_from, "config.init_from")
+    _, found = parts.abstract_model(record.read_config(workdir))
     different = differences(expected, found)
     if different:
         raise UserError(
@@ -115,8 +175,8 @@ def _resolve(config: Config) -> Config:
     config.dataset.crop = crops.resolve_crop(config.dataset.crop, name)
     if config.dataset.data_dir is not None:
         # run.json is read from other folders, too.
-        data_dir = Path(config.dataset.data_dir).expanduser().absolute()
-        config.dataset.data_dir = str(data_dir)
+        data_dir = local_path(config.dataset.data_dir, "config.dataset.data_dir")
+        config.dataset.data_dir = str(data_dir.absolute())
     if config.precision == "auto":
         config.precision = "fp32" if jax.default_backend() == "cpu" else "bf16"
     return config
@@ -143,24 +203,44 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.model.attributes = ",".join(dataset.attribute_names)
     if config.init_from is not None and not resumes:
         _check_init_from(config)
-    label_columns(config, dataset)
+    _label_columns(config, dataset)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    warmup_steps = config.optimizer.warmup_steps
-    if config.optimizer.schedule == "cosine" and config.train.num_steps <= warmup_steps:
-        raise UserError(
-            f"config.train.num_steps is {config.train.num_steps}; with "
-            "config.optimizer.schedule=cosine it must be more than "
-            f"config.optimizer.warmup_steps, {warmup_steps}"
-        )
     if resumes:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
+    _tell_schedule(config, record.read_config(workdir) if resumes else config)
     return config, dataset
 
 
-def train(config: Config, workdir: Path) -> Run:
+def _tell_schedule(config: Config, before: Config) -> None:
+    """Prints what the number of steps does to the learning rate, where it does.
+
+    Args:
+      config: resolved.
+      before: as the run had it so far.
+    """
+    optimizer, num_steps = config.optimizer, config.train.num_steps
+    schedule, asked = optimizer.schedule, optimizer.warmup_steps
+    warmup_steps = step_lib.warmup_of(schedule, asked, num_steps)
+    if warmup_steps < asked:
+        print(
+            f"note: config.optimizer.warmup_steps is {asked}, and the run has "
+            f"{num_steps} steps: the learning rate rises over {warmup_steps} of them"
+        )
+    if schedule == "cosine" and num_steps > before.train.num_steps:
+        end = before.train.num_steps
+        rate: Any = step_lib.learning_rate_schedule(
+            optimizer.learning_rate, schedule, asked, num_steps
+        )
+        print(
+            f"note: the cosine of the learning rate was to end at step {end}, at 0, "
+            f"and now ends at step {num_steps}: at step {end} it is {rate(end):.3g}"
+        )
+
+
+def train(config: Config, workdir: str | os.PathLike[str]) -> Run:
     """Trains in a workdir, from the start or from where the run there stands.
 
     Args:
@@ -172,6 +252,7 @@ def train(config: Config, workdir: Path) -> Run:
         only damaged checkpoints or another process that trains, or is not writable.
     """
     config_lib.validate(config)
+    workdir = local_path(workdir, "workdir")
     processes.join(config.distributed)
     with processes.needing_all():
         return _train(config, workdir)
@@ -186,12 +267,13 @@ def _train(config: Config, workdir: Path) -> Run:
     config, dataset = _check(config, workdir)
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     graphdef, params = parts.abstract_model(config)
+    recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     train_split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, train_split)
     if processes.any_of(feed == "stream"):
         feed = "stream"
     objective = build.build_objective(config.objective, len(train_split.images))
-    columns = label_columns(config, dataset)
+    columns = _label_columns(config, dataset)
     evaluator = evaluate.build_evaluator(
         graphdef,
         evaluate.objective_figures(objective),
@@ -210,9 +292,7 @@ def _train(config: Config, workdir: Path) -> Run:
             state = parts.initial_state(config, shardings, given)
         else:
             print(f"going on from step {state.step} of {workdir}")
-        processes.on_first(
-            lambda: record.write(workdir, config, dataset.recipe, params)
-        )
+        processes.on_first(lambda: record.write(workdir, config, recipe, params))
         written = workdir / "run.json"
         processes.check_agreement(
             {str(written): written.read_text() if written.exists() else ""}
@@ -270,26 +350,41 @@ def _train(config: Config, workdir: Path) -> Run:
         step=int(state.step),
         params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
-        dataset=dataset,
+        recipe=recipe,
+        open_dataset=lambda: dataset,
     )
 
 
-def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
-    """Opens a trained run.
+def load(
+    workdir: str | os.PathLike[str],
+    checkpoint: str = "latest",
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Run:
+    """Opens a trained run, without its pictures.
 
     Args:
       workdir: of the run.
       checkpoint: "latest", or "best" by the validation loss of the EMA parameters.
+      data_dir: where the pictures are now, as in `config.dataset.data_dir`; None where
+        they were.
 
     Raises:
-      UserError: there is no run, no whole checkpoint, or no data set.
+      UserError: there is no run or no whole checkpoint.
     """
-    workdir = Path(workdir)
-    config = record.read_config(workdir)
-    dataset = parts.load_dataset(config.dataset)
-    other = record.other_pictures(workdir, dataset.recipe)
-    if other:
-        print(f"note: {other}")
+    workdir = local_path(workdir, "workdir")
+    config, recipe = record.read_config(workdir), record.read_recipe(workdir)
+    if data_dir is not None:
+        place = local_path(data_dir, "data_dir").absolute()
+        config.dataset.data_dir = str(place)
+
+    @functools.cache
+    def open_dataset():
+        dataset = parts.load_dataset(config.dataset)
+        other = record.other_pictures(workdir, dataset.recipe)
+        if other:
+            print(f"note: {other}")
+        return dataset
+
     graphdef, params = parts.abstract_model(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         like = parts.state_shapes(config, params, "data_parallel")
@@ -302,5 +397,6 @@ def load(workdir: str | Path, checkpoint: str = "latest") -> Run:
         step=int(state.step),
         params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
         graphdef=graphdef,
-        dataset=dataset,
+        recipe=recipe,
+        open_dataset=open_dataset,
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vae_jax import processes
+from vae_jax import local_paths, processes
 from vae_jax.data.cache import DATASETS
 from vae_jax.data.crops import CROPS
 from vae_jax.data.decoding import RESAMPLERS
@@ -63,7 +63,8 @@ def _switch(default, meaning):
 
 
 def _path(meaning):
-    return _optional(Setting("", meaning, "a path", bool), str)
+    setting = Setting("", meaning, local_paths.ALLOWED, local_paths.is_local)
+    return _optional(setting, str)
 
 
 SETTINGS: dict[str, Setting] = {

@@ -1,27 +1,25 @@
 """directions.npz: a direction of every attribute in the code of a run."""
 
 import dataclasses
-import zipfile
-import zlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax import run as run_lib
+from vae_jax.commands import kept
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling
 from vae_jax.exploration.attributes import Direction, HeldDirection
 from vae_jax.models import build
-from vae_jax.report.writer import writing
 from vae_jax.run import Run
 
+FILE = "directions.npz"
 ESTIMATORS = ("deconfounded", "difference", "notebook", "held")
 
 
 def train_codes(run: Run) -> np.ndarray:
     """Returns the training pictures' codes, [N,D]."""
-    images = run.dataset.splits["train"].images
+    images = run.dataset_for("finding directions").splits["train"].images
     return sampling.encode_images(run.model(), images, run.labels("train"))
 
 
@@ -52,7 +50,11 @@ def estimate(codes: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, np.n
 
 
 def write_directions(
-    run: Run, seed: int, guide: Run | None = None, attribute: str | None = None
+    run: Run,
+    seed: int,
+    guide: Run | None = None,
+    attribute: str | None = None,
+    codes: np.ndarray | None = None,
 ) -> None:
     """Estimates a direction for every attribute; writes directions.npz.
 
@@ -67,16 +69,17 @@ def write_directions(
       seed: of the notebook's pictures.
       guide: of a classifier, to find a `held` direction by.
       attribute: for which.
+      codes: of the training pictures, [N,D], where they are known already.
     """
-    train, names = run.dataset.splits["train"], run.dataset.attribute_names
-    codes = train_codes(run)
+    train = run.dataset_for("finding directions").splits["train"]
+    if codes is None:
+        codes = train_codes(run)
     found = estimate(codes, train.attributes, seed)
     arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
-    arrays |= {"attribute_names": np.array(names), "step": run.step}
-    before = _saved(run) or {}
+    before = kept.read(run, FILE)
     arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
     if guide is not None and attribute is not None:
-        index = run_lib.attribute_index(run.dataset, attribute, "--attribute")
+        index = run.attribute_index(attribute, "--attribute")
         known = known_attributes(guide, attribute)
         labels = run.labels("train")
         held = attributes.held_direction(
@@ -90,27 +93,7 @@ def write_directions(
         )
         for field in dataclasses.fields(held):
             arrays[f"held.{attribute}.{field.name}"] = getattr(held, field.name)
-    # Whole or not there: it is read back wherever it is found.
-    unfinished = run.workdir / "directions.unfinished.npz"
-    with writing(run.workdir / "directions.npz"):
-        np.savez(unfinished, **arrays)
-        unfinished.rename(run.workdir / "directions.npz")
-
-
-def _saved(run: Run) -> dict[str, np.ndarray] | None:
-    """Returns what directions.npz holds, None if damaged or of other parameters."""
-    path = run.workdir / "directions.npz"
-    if not path.exists():
-        return None
-    try:
-        # Opened here: what is no zip, numpy would leave open.
-        with path.open("rb") as file, np.load(file) as arrays:
-            saved = dict(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        print(f"note: {path} is damaged ({error}): directions are found anew")
-        return None
-    same_names = tuple(saved["attribute_names"]) == run.dataset.attribute_names
-    return saved if same_names and saved["step"] == run.step else None
+    kept.write(run, FILE, arrays)
 
 
 def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]:
@@ -118,12 +101,11 @@ def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]
 
     They are read from directions.npz, which is written first if need be.
     """
-    saved = _saved(run)
-    if saved is None:
+    saved = kept.read(run, FILE)
+    if not saved:
         write_directions(run, seed)
-        saved = _saved(run)
-        assert saved is not None
-    names = run.dataset.attribute_names
+        saved = kept.read(run, FILE)
+    names = run.attribute_names
     if estimator != "held":
         return {
             name: attributes.constant(direction)

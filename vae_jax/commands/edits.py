@@ -1,5 +1,8 @@
 """Pictures edited along attributes, and what a judge says of such edits."""
 
+import hashlib
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from vae_jax import run as run_lib
 from vae_jax.commands import directions as directions_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling
@@ -32,14 +34,27 @@ def parse_weights(run: Run, text: str) -> dict[str, float]:
     weights = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
-        run_lib.attribute_index(run.dataset, name, "--attribute")
+        run.attribute_index(name, "--attribute")
         try:
-            weights[name] = float(value) if equals else 1.0
-        except ValueError as error:
+            weight = float(value) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not math.isfinite(weight) or name in weights:
             raise UserError(
-                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER"
-            ) from error
+                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once"
+            )
+        weights[name] = weight
     return weights
+
+
+def _file_name(names: Sequence[str]) -> str:
+    """Returns a file's name for attributes of whatever names."""
+    plain = "_".join(names)
+    safe = re.sub(r"[^\w.+() -]", "_", plain)[:60]
+    if safe == plain:
+        return f"edit_{plain}.png"
+    # Others may read the same once they are cut or changed.
+    return f"edit_{safe}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.png"
 
 
 def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Direction:
@@ -92,8 +107,8 @@ def draw_edit(
     direction = _sum(directions_lib.read_directions(run, estimator, seed), weights)
     labels, chosen = None, None
     if pictures is None:
-        test = run.dataset.splits["test"]
-        column = test.attributes[:, run.dataset.attribute_names.index([*weights][0])]
+        test = run.dataset_for("--mode=edit without --pictures").splits["test"]
+        column = test.attributes[:, run.attribute_names.index([*weights][0])]
         without, with_it = np.flatnonzero(~column), np.flatnonzero(column)
         chosen = [*without[: num_images - num_images // 2], *with_it[: num_images // 2]]
         pictures, labels = test.images[chosen], run.labels("test")
@@ -103,7 +118,7 @@ def draw_edit(
     for alpha in alphas:
         edited = (codes + alpha * direction(codes)).astype(np.float32)
         columns.append(sampling.decode_codes(model, edited, labels))
-    path = run.image_path(f"edit_{'_'.join(weights)}.png")
+    path = run.image_path(_file_name([*weights]))
     plots.image_grid(np.stack(columns, axis=1), path)
     content = {
         "attributes": weights,
@@ -130,15 +145,13 @@ class _Edits:
     def __init__(self, run: Run, judge: Run, attribute: str):
         self.model, self.judge = run.model(), judge.model()
         self.index = directions_lib.known_attributes(judge, attribute).index(attribute)
-        test = run.dataset.splits["test"]
+        test = run.dataset_for("judging edits").splits["test"]
         labels = run.labels("test")
         self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
         self.codes = sampling.encode_images(
             self.model, test.images[:HELD_OUT], self.labels
         )
-        has = test.attributes[
-            :HELD_OUT, run_lib.attribute_index(run.dataset, attribute, "--attribute")
-        ]
+        has = test.attributes[:HELD_OUT, run.attribute_index(attribute, "--attribute")]
         self.features, self.logits = self._judged(slice(None), np.zeros_like, 0.0)
         judged = self.logits[:, self.index] > 0
         self.agreement = float(np.mean(judged == has))
@@ -218,7 +231,7 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
             f"rightly misses it in {len(edits.without)}; some of both are needed"
         )
     names = build.label_names(judge.config.model)
-    index = run.dataset.attribute_names.index(attribute)
+    index = run.attribute_names.index(attribute)
     codes, train = directions_lib.train_codes(run), run.dataset.splits["train"]
     found = {
         name: [attributes.constant(directions[index])]

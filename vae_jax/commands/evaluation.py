@@ -1,6 +1,7 @@
 """Figures of a trained run over whole splits, to eval.json."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ NUM_FACTOR_IMAGES = 5000
 FEWEST_FACTOR_IMAGES = 200
 
 
-def open_judge(flag: str, workdir: str, run: Run) -> Run:
+def open_judge(flag: str, workdir: Path, run: Run) -> Run:
     """Opens the run of a classifier that sees pictures as `run` does.
 
     Args:
@@ -55,14 +56,14 @@ def open_judge(flag: str, workdir: str, run: Run) -> Run:
     judge = run_lib.load(workdir)
     if not isinstance(judge.model(), Classifier):
         raise UserError(
-            f"--{flag} is {workdir!r}, which holds no classifier; configs/judge.py "
+            f"--{flag} is '{workdir}', which holds no classifier; configs/judge.py "
             "trains one"
         )
     for setting in ("name", "crop", "resampler", "size", "channels"):
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
         if theirs != ours:
             raise UserError(
-                f"--{flag} is {workdir!r}, trained with dataset.{setting} {theirs}; "
+                f"--{flag} is '{workdir}', trained with dataset.{setting} {theirs}; "
                 f"the run in {run.workdir} has {ours}"
             )
     return judge
@@ -85,8 +86,8 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
         reconstructions and samples, on the test split.
     """
     config = run.config
-    num_train = len(run.dataset.splits["train"].images)
-    objective = build.build_objective(config.objective, num_train)
+    dataset = run.dataset_for("an evaluation")
+    objective = build.build_objective(config.objective, run.num_train)
     model = run.model()
     parts = [evaluate.objective_figures(objective)]
     if not isinstance(model, Classifier):
@@ -103,11 +104,11 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
         lambda *image: functools.reduce(dict.__or__, (part(*image) for part in parts)),
         seed=config.seed,
         batch_size=config.eval.batch_size,
-        label_columns=run_lib.label_columns(config, run.dataset),
+        label_columns=run.label_columns(),
     )
     report: dict[str, Any] = {}
     for name in EVALUATED_SPLITS:
-        split = run.dataset.splits[name]
+        split = dataset.splits[name]
         report[name] = {}
         for kind, params in run.params.items():
             figures = evaluator(params, split, f"{name}, {kind}")
@@ -119,8 +120,8 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
             )
     if not processes.is_first():
         return report
-    drawn = run.dataset.recipe["name"] == "synthetic_faces"
-    if drawn and num_train >= FEWEST_FACTOR_IMAGES and isinstance(model, VAE):
+    drawn = run.recipe["name"] == "synthetic_faces"
+    if drawn and run.num_train >= FEWEST_FACTOR_IMAGES and isinstance(model, VAE):
         report["disentanglement"] = _disentanglement(run)
     if judge is not None:
         report["judge"] = _judged(run, judge)
@@ -168,9 +169,9 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
     """Returns what a classifier says of test pictures and of what the run makes."""
     classifier, model = judge.model(), run.model()
     test, labels = run.dataset.splits["test"], run.labels("test")
-    columns = list(run_lib.label_columns(judge.config, judge.dataset))
-    attributes = test.attributes[:, columns]
     names = build.label_names(judge.config.model)
+    columns = [run.attribute_index(name, "--judge") for name in names]
+    attributes = test.attributes[:, columns]
 
     def told(logits: np.ndarray) -> dict[str, Any]:
         rates = judging.accuracy(logits, attributes)

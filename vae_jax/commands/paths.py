@@ -1,20 +1,18 @@
 """Ways through the codes of a trained run: between pictures, and along dimensions."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.commands.codes import dimensions
 from vae_jax.commands.evaluation import ACTIVE_VARIANCE
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
-from vae_jax.exploration.batching import map_batches
 from vae_jax.keys import Stream, key
-from vae_jax.models.likelihoods import LEVELS, to_unit_interval
+from vae_jax.models.likelihoods import LEVELS
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots
@@ -27,14 +25,15 @@ REACH = 3.0
 
 
 def _test_pictures(
-    run: Run, indices: Sequence[int], flag: str
+    run: Run, indices: Sequence[int], mode: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns test pictures, [N,H,W,C] uint8, and their labels, [N,A] or None."""
-    pictures = run.dataset.splits["test"].images
+    dataset = run.dataset_for(f"--mode={mode} of test pictures")
+    pictures = dataset.splits["test"].images
     for index in indices:
         if not 0 <= index < len(pictures):
             raise UserError(
-                f"--{flag} has {index}; the test split has pictures 0 to "
+                f"--indices has {index}; the test split has pictures 0 to "
                 f"{len(pictures) - 1}"
             )
     labels = run.labels("test")
@@ -64,8 +63,7 @@ def _way_points(
 ) -> tuple[str, list[Any], np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Returns the way points' kind, names, codes, labels and pictures."""
     if indices is None:
-        num_pictures = len(run.dataset.splits["test"].images)
-        indices = range(min(NUM_WAY_POINTS, num_pictures))
+        indices = range(min(NUM_WAY_POINTS, run.recipe["pictures"]["test"]))
     kind, names = "indices", list(indices)
     if seeds is not None:
         kind, names = "seeds", list(seeds)
@@ -76,7 +74,9 @@ def _way_points(
     if seeds is not None:
         return kind, names, _prior_codes(run, seeds), None, None
     images, labels = (
-        _test_pictures(run, indices, kind) if pictures is None else (pictures[1], None)
+        _test_pictures(run, indices, "interpolate")
+        if pictures is None
+        else (pictures[1], None)
     )
     codes = sampling.encode_images(run.model(), images, labels)
     return kind, names, codes, labels, images
@@ -169,16 +169,6 @@ def draw_interpolation(
     return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
 
 
-@jax.jit
-def _codes_and_kl(model, images, labels):
-    images = to_unit_interval(images)
-    if not isinstance(model, VAE):
-        return model.encode(images), None
-    posterior, prior = model.encode(images, labels), model.prior_of(labels)
-    analytic = isinstance(prior, DiagonalGaussian)
-    return posterior.mean, posterior.kl(prior) if analytic else None
-
-
 def _prior_spread(model: VAE, labels: np.ndarray | None) -> tuple[Any, Any]:
     """Returns means and standard deviations of p(z|y) by dimension, [D] each.
 
@@ -192,7 +182,11 @@ def _prior_spread(model: VAE, labels: np.ndarray | None) -> tuple[Any, Any]:
 
 
 def draw_traversal(
-    run: Run, num_dimensions: int = 10, image_index: int = 0, num_values: int = 11
+    run: Run,
+    num_dimensions: int = 10,
+    image_index: int = 0,
+    num_values: int = 11,
+    picture: np.ndarray | None = None,
 ) -> list[Path]:
     """Draws what each dimension of a picture's code does to it, by the EMA parameters.
 
@@ -213,6 +207,8 @@ def draw_traversal(
       num_dimensions: to draw, all where there are fewer.
       image_index: of the test picture.
       num_values: of each dimension.
+      picture: the user's instead, [H,W,C] uint8; a conditional VAE's labels are
+        unknown then.
 
     Returns:
       The files.
@@ -220,17 +216,16 @@ def draw_traversal(
     Raises:
       UserError: there is no such test picture.
     """
-    pictures, labels = _test_pictures(run, [image_index], "indices")
-    model = run.model()
-    codes, kl = map_batches(
-        functools.partial(_codes_and_kl, model),
-        (run.dataset.splits["validation"].images, run.labels("validation")),
-        "encoding",
+    pictures, labels = (
+        _test_pictures(run, [image_index], "traverse")
+        if picture is None
+        else (picture[None], None)
     )
-    variances = np.var(codes, axis=0, dtype=np.float64)
-    kl = None if kl is None else np.mean(kl, axis=0, dtype=np.float64)
+    model = run.model()
+    known = dimensions(run)
+    variances, kl = known["variance"], known.get("kl")
     order = np.argsort(-(variances if kl is None else kl), kind="stable")
-    dimensions = order[:num_dimensions].tolist()
+    drawn = order[:num_dimensions].tolist()
 
     (code,) = sampling.encode_images(model, pictures, labels)
     label = None if labels is None else labels[0]
@@ -241,10 +236,10 @@ def draw_traversal(
     else:
         # An autoencoder's codes have no scale of their own to be measured on.
         active_units, ordered_by = None, "variance of the code"
-        mean, std = codes.mean(axis=0), codes.std(axis=0)
+        mean, std = known["mean"], known["std"]
     offsets = np.linspace(-REACH, REACH, num_values)
-    values = mean[dimensions, None] + std[dimensions, None] * offsets
-    changed = interpolation.traversal(code, dimensions, values)
+    values = mean[drawn, None] + std[drawn, None] * offsets
+    changed = interpolation.traversal(code, drawn, values)
     decoded = sampling.decode_codes(model, changed.reshape(-1, len(code)), label)
     images = decoded.reshape(*changed.shape[:2], *decoded.shape[1:])
 
@@ -256,10 +251,10 @@ def draw_traversal(
     ]
     plots.animation(np.stack(there + there[-2:0:-1]), path.with_suffix(".gif"))
     content = {
-        "image_index": image_index,
+        "image_index": image_index if picture is None else None,
         "ordered_by": ordered_by,
         "order": order.tolist(),
-        "drawn": dimensions,
+        "drawn": drawn,
         "values": values.tolist(),
         "kl_by_dimension": None if kl is None else kl.tolist(),
         "variance_by_dimension": variances.tolist(),

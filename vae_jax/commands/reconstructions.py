@@ -28,7 +28,7 @@ def draw_reconstructions(run: Run, num_images: int) -> Path:
     distribution's standard deviation: black is 0, white the largest of all, which
     images/reconstructions.json says.
     """
-    split = run.dataset.splits["validation"]
+    split = run.dataset_for("--mode=reconstruct").splits["validation"]
     originals = to_unit_interval(jnp.asarray(split.images[:num_images]))
     labels = run.labels("validation")
     labels = None if labels is None else labels[:num_images]

@@ -1,5 +1,7 @@
 """New pictures from a trained run."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.commands import codes as codes_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots
-from vae_jax.report.writer import write_json
+from vae_jax.report.writer import write_json, writing
 from vae_jax.run import Run
 
-# Components of the Gaussian mixture that is fitted to codes.
-FITTED = {"gaussian": 1, "mixture": 10}
-SAMPLERS = ("prior", *FITTED)
+SAMPLERS = ("prior", *codes_lib.FITTED)
+# Beside single samples: what they are.
+RECORD = "samples.json"
 
 
 def parse_labels(run: Run, text: str | None) -> jax.Array | None:
@@ -76,18 +79,18 @@ def sample(
         return sampling.sample_prior(
             model, samples_key, num_images, labels, temperature
         )
-    images, known = run.dataset.splits["train"].images, run.labels("train")
-    if known is not None and labels is not None:
+    if labels is None:
+        fitted = codes_lib.fitted_density(run, sampler)
+    else:
+        purpose = f"--sampler={sampler} with --attributes"
+        run.dataset_for(purpose)
+        known = run.labels("train")
         which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
-        needed = max(2, FITTED[sampler])
-        if np.sum(which) < needed:
-            raise UserError(
-                f"--attributes: {np.sum(which)} training pictures have them all; "
-                f"--sampler={sampler} needs {needed} at least to fit"
-            )
-        images, known = images[which], known[which]
-    codes = sampling.encode_images(model, images, known, samples_key)
-    fitted = sampling.fit_codes(codes, FITTED[sampler], seed)
+        what = "those that have all --attributes"
+        codes_lib.check_enough(sampler, int(which.sum()), what)
+        _, codes = codes_lib.encode_train(run, purpose, which)
+        fitted = sampling.fit_codes(codes, codes_lib.FITTED[sampler], run.config.seed)
+    fitted.set_params(random_state=seed)
     return sampling.sample_fitted(model, fitted, num_images, labels)
 
 
@@ -104,3 +107,62 @@ def draw_samples(
     plots.image_grid(plots.nearly_square(images), path)
     write_json(path.with_suffix(".json"), {"sampler": sampler, **drawn_by})
     return path
+
+
+def check_folder(run: Run, folder: Path, replace: bool) -> None:
+    """Checks that samples would not be mixed with other files.
+
+    Args:
+      run: to be sampled.
+      folder: that gets them.
+      replace: whether former samples of the run may be deleted.
+
+    Raises:
+      UserError: the folder is a file, or holds anything but samples of the run that may
+        be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--folder is '{folder}', which is no folder")
+    there = [path.name for path in folder.glob("[!.]*")]
+    if not there:
+        return
+    try:
+        of = json.loads((folder / RECORD).read_text())["workdir"]
+    except (OSError, ValueError, KeyError, TypeError):
+        of = None
+    others = [n for n in there if n != RECORD and not re.fullmatch(r"\d{5,}\.png", n)]
+    if others or of != str(run.workdir.absolute()):
+        raise UserError(
+            f"--folder is '{folder}', which holds {len(there)} other files "
+            f"({', '.join(sorted(others or there)[:3])}); allowed is a new or empty "
+            "folder"
+        )
+    if not replace:
+        raise UserError(
+            f"--folder is '{folder}', which holds {len(there) - 1} samples of this run "
+            "already; allowed is a new or empty folder, or --replace, which deletes "
+            "them first"
+        )
+
+
+def write_samples(
+    run: Run, sampler: str, images: np.ndarray, drawn_by: dict[str, Any], folder: Path
+) -> None:
+    """Writes each sample to a PNG of its own, in place of former ones.
+
+    And what they are a function of to a JSON beside them.
+
+    Args:
+      run: that was sampled.
+      sampler: of `SAMPLERS`.
+      images: [N,H,W,C] in [0, 1].
+      drawn_by: see `draw_samples`.
+      folder: that `check_folder` has passed; made where it is absent.
+    """
+    of = {"workdir": str(run.workdir.absolute()), "sampler": sampler}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RECORD, of | drawn_by)
+        for former in folder.glob("[0-9]*.png"):
+            former.unlink()
+    plots.single_images(images, folder)

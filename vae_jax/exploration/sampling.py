@@ -16,13 +16,18 @@ from vae_jax.models.vae import VAE
 Labels = Float[Array | np.ndarray, "*labelled A"] | None
 
 
+# Of a fitted mixture of Gaussians: [K], [K,D] and [K,D,D].
+DENSITY_PARTS = ("weights", "means", "covariances")
+
+
 @jax.jit
 def _encode(model, images, labels, key):
     images = to_unit_interval(images)
     if not isinstance(model, VAE):
-        return model.encode(images)
+        codes = model.encode(images)
+        return codes, codes
     posterior = model.encode(images, labels)
-    return posterior.mean if key is None else posterior.sample(key, 1)[0]
+    return posterior.mean, None if key is None else posterior.sample(key, 1)[0]
 
 
 @jax.jit
@@ -37,6 +42,16 @@ def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:
     if labels is None:
         return None
     return np.broadcast_to(labels, (number, labels.shape[-1]))
+
+
+def _encode_all(model, images, labels, key):
+    def encode(images, labels, numbers):
+        batch_key = None if key is None else jax.random.fold_in(key, numbers[0])
+        return _encode(model, images, labels, batch_key)
+
+    labels = _for_each(labels, len(images))
+    numbers = np.arange(len(images))
+    return map_batches(encode, (images, labels, numbers), "encoding")
 
 
 def encode_images(
@@ -54,14 +69,18 @@ def encode_images(
       key: given one, a VAE's codes are a sample of each posterior instead. Together
         those are draws of the aggregate posterior, the codes the decoder learnt from.
     """
+    codes, samples = _encode_all(model, images, labels, key)
+    return codes if key is None else samples
 
-    def encode(images, labels, numbers):
-        batch_key = None if key is None else jax.random.fold_in(key, numbers[0])
-        return _encode(model, images, labels, batch_key)
 
-    labels = _for_each(labels, len(images))
-    numbers = np.arange(len(images))
-    return map_batches(encode, (images, labels, numbers), "encoding")
+def encode_and_sample(
+    model: AE | VAE,
+    images: UInt8[np.ndarray, "N H W C"],
+    labels: Labels,
+    key: Key[Array, ""],
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
+    """Returns what `encode_images` does without a key, and what it does with one."""
+    return _encode_all(model, images, labels, key)
 
 
 def decode_codes(
@@ -115,6 +134,19 @@ def fit_codes(codes: Float[np.ndarray, "N D"], num_components: int, seed: int) -
     return mixture.fit(codes.astype(np.float64))
 
 
+def density_of(
+    weights: Float[np.ndarray, " K"],
+    means: Float[np.ndarray, "K D"],
+    covariances: Float[np.ndarray, "K D D"],
+) -> Any:
+    """Returns what `fit_codes` returned, of the parts that it found, to sample from."""
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(len(weights))
+    mixture.weights_, mixture.means_, mixture.covariances_ = weights, means, covariances
+    return mixture
+
+
 def sample_fitted(
     model: AE | VAE,
     fitted: Any,
@@ -125,7 +157,7 @@ def sample_fitted(
 
     Args:
       model: whose codes `fitted` was fitted to.
-      fitted: from `fit_codes`; its seed decides the samples.
+      fitted: from `fit_codes` or `density_of`; its seed decides the samples.
       num_samples: N.
       labels: [A], as of `sample_prior`.
     """

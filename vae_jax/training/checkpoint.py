@@ -4,13 +4,17 @@
 name and renamed when it is whole, so that what has a step for its name was once whole.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import re
+import secrets
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,9 @@ from vae_jax.report.writer import writing
 from vae_jax.training import manifest
 from vae_jax.training.step import TrainState
 
+# Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
+# tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
+_MISREAD = frozenset("*?[]\\")
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
@@ -53,14 +60,66 @@ def differences(expected: Any, found: Any) -> list[str]:
     ]
 
 
-def _save(path: Path, state: TrainState) -> None:
-    """Saves by Orbax alone; raises OSError where the operating system refuses."""
+@contextlib.contextmanager
+def _for_orbax(folder: Path) -> Iterator[Path]:
+    """Yields a path of a folder by which Orbax finds it, absolute; all must ask."""
+    # Orbax takes no relative path.
+    folder = folder.absolute()
+    if not _MISREAD & set(str(folder)):
+        yield folder
+        return
+    name = processes.on_first(lambda: f"vae_jax-{secrets.token_hex(8)}")
+    link = Path(tempfile.gettempdir(), name)
+    # Another process of this machine may have been faster.
+    with writing(link), contextlib.suppress(FileExistsError):
+        link.symlink_to(folder, target_is_directory=True)
+    try:
+        yield link
+    finally:
+        processes.wait_for_all()
+        link.unlink(missing_ok=True)
+
+
+def _save(folder: Path, state: TrainState) -> None:
+    """Saves a state by Orbax, and opens what it has written.
+
+    Args:
+      folder: gets the folder "orbax".
+      state: to save.
+
+    Raises:
+      OSError: the operating system refuses.
+      UserError: a reader would not find what was written.
+    """
+    with _for_orbax(folder) as place:
+        _write_by_orbax(place / "orbax", state)
+        different = _unread(place / "orbax", state)
+    if different:
+        raise UserError(
+            f"{folder} was written, but cannot be read again: training on would be in "
+            "vain. What was saved before is whole; another --workdir, of letters and "
+            "digits, may help:\n  " + "\n  ".join(different)
+        )
+
+
+def _unread(path: Path, state: TrainState) -> list[str]:
+    """Returns what a reader of a new checkpoint misses, as lines for a user."""
+    if not (path / "state" / "manifest.ocdbt").exists():
+        # Beforehand, for Orbax would tell of it at length.
+        return ["state/manifest.ocdbt is absent"]
+    try:
+        return differences(state, ocp.metadata(str(path)).metadata)
+    except Exception as error:
+        # Orbax and tensorstore raise what comes.
+        return (str(error) or repr(error)).splitlines()[:1]
+
+
+def _write_by_orbax(path: Path, state: TrainState) -> None:
     # Where one write fails it logs a traceback as well, and drops the others unawaited.
     logging.getLogger("absl").addFilter(_is_no_echo)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        # Orbax takes no relative path.
-        ocp.save(str(path.absolute()), state)
+        ocp.save(str(path), state)
     except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
@@ -88,9 +147,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 class Checkpoints:
     """The checkpoints of one run, in `folder`; used as a context manager.
 
-    Saving returns once the state has been copied; writing goes on in the background
-    and is finished on leaving the context. Of several processes each writes its part,
-    in the foreground, for Orbax has them wait for one another; all must call alike.
+    Saving returns once the state has been copied, the first time once it has been
+    saved; writing goes on in the background and is finished on leaving the context.
+    What was written counts as saved once a reader has found it. Of several processes
+    each writes its part, in the foreground, for Orbax has them wait for one another;
+    all must call alike.
 
     Args:
       folder: made where it is absent and `writable`.
@@ -109,6 +170,7 @@ class Checkpoints:
         self._lock = filelock.FileLock(folder / "lock", timeout=0)
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
+        self._has_saved = False
 
     def __enter__(self) -> "Checkpoints":
         if self._writable:
@@ -148,6 +210,10 @@ class Checkpoints:
         # The state's buffers are given to the next update.
         copied = jax.tree.map(np.array, state)
         self._pending = self._pool.submit(self._write, copied, step, loss)
+        if not self._has_saved:
+            # What makes saving fail is known before hours go into what is lost.
+            self._finish()
+            self._has_saved = True
 
     def restore(self, which: str, like: TrainState) -> TrainState | None:
         """Returns the state of the "latest" or "best" checkpoint, None without any.
@@ -228,17 +294,18 @@ class Checkpoints:
         return whole, problems
 
     def _load(self, path: Path, like: TrainState) -> TrainState:
-        place = path.absolute() / "orbax"
+        inner = "orbax"
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
-            place = path.absolute()
-        different = differences(like, ocp.metadata(str(place)).metadata)
-        if different:
-            raise UserError(
-                f"the checkpoint {path} does not fit the model:\n  "
-                + "\n  ".join(different)
-            )
-        return ocp.load(str(place), like)
+            inner = "."
+        with _for_orbax(path) as place:
+            different = differences(like, ocp.metadata(str(place / inner)).metadata)
+            if different:
+                raise UserError(
+                    f"the checkpoint {path} does not fit the model:\n  "
+                    + "\n  ".join(different)
+                )
+            return ocp.load(str(place / inner), like)
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Renames what training, which goes on from before it, will save again."""
@@ -264,7 +331,7 @@ class Checkpoints:
 
         processes.on_first(begin)
         with writing(self._folder):
-            _save(unfinished / "orbax", state)
+            _save(unfinished, state)
         processes.on_first(end)
 
     def _delete_old(self) -> None:

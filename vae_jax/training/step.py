@@ -59,6 +59,34 @@ class TrainState:
     loss_scale: LossScale | None
 
 
+def warmup_of(schedule: str, warmup_steps: int, num_steps: int) -> int:
+    """Returns the steps of warm-up: half of a run that a cosine finds no place in."""
+    if schedule == "cosine" and num_steps <= warmup_steps:
+        return num_steps // 2
+    return warmup_steps
+
+
+def learning_rate_schedule(
+    learning_rate: float, schedule: str, warmup_steps: int, num_steps: int
+) -> optax.ScalarOrSchedule:
+    """Returns the learning rate by step.
+
+    Args:
+      learning_rate: the highest.
+      schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
+      warmup_steps: from 0 to `learning_rate`, linearly, before that; see `warmup_of`.
+      num_steps: of the whole training.
+    """
+    warmup_steps = warmup_of(schedule, warmup_steps, num_steps)
+    if schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, num_steps
+        )
+    if warmup_steps:
+        return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return learning_rate
+
+
 def build_optimizer(
     *,
     name: str,
@@ -75,18 +103,12 @@ def build_optimizer(
       name: "adam", or "adamw" (Loshchilov & Hutter 2019).
       learning_rate: the highest.
       weight_decay: of adamw, on every parameter, as in the notebook.
-      schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
-      warmup_steps: from 0 to `learning_rate`, linearly, before that.
+      schedule: see `learning_rate_schedule`.
+      warmup_steps: of the schedule.
       clip_norm: bound on the gradients' global norm; None for none.
       num_steps: of the whole training.
     """
-    rate: optax.ScalarOrSchedule = learning_rate
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, learning_rate, warmup_steps, num_steps
-        )
-    elif warmup_steps:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, num_steps)
     if name == "adamw":
         optimizer = optax.adamw(rate, weight_decay=weight_decay)
     else:

@@ -1,0 +1,164 @@
+"""codes.npz: what a run keeps of the codes of its pictures.
+
+By it fitted samplers and traversals do without the pictures.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax.commands import directions, kept
+from vae_jax.errors import UserError
+from vae_jax.exploration import sampling
+from vae_jax.exploration.batching import map_batches
+from vae_jax.keys import Stream, key
+from vae_jax.models.likelihoods import to_unit_interval
+from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.vae import VAE
+from vae_jax.run import Run
+
+FILE = "codes.npz"
+# Components of the Gaussian mixture that is fitted to codes.
+FITTED = {"gaussian": 1, "mixture": 10}
+
+
+def is_enough(sampler: str, num_codes: int) -> bool:
+    """Says whether a sampler can be fitted to so many codes."""
+    return num_codes >= max(2, FITTED[sampler])
+
+
+def check_enough(sampler: str, num_codes: int, what: str) -> None:
+    """Raises UserError where a sampler has too few codes to be fitted to.
+
+    Args:
+      sampler: a key of `FITTED`.
+      num_codes: there are.
+      what: they are of.
+    """
+    if not is_enough(sampler, num_codes):
+        raise UserError(
+            f"--sampler={sampler} is fitted to {max(2, FITTED[sampler])} training "
+            f"pictures at least; {what} are {num_codes}"
+        )
+
+
+def encode_train(
+    run: Run, purpose: str, which: Any = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the training pictures' codes and samples of their posteriors, [N,D].
+
+    Args:
+      run: of a VAE or an autoencoder.
+      purpose: see `Run.dataset`.
+      which: an index of the pictures.
+    """
+    images, labels = (
+        run.dataset_for(purpose).splits["train"].images,
+        run.labels("train"),
+    )
+    return sampling.encode_and_sample(
+        run.model(),
+        images[which],
+        None if labels is None else labels[which],
+        key(run.config.seed, Stream.SAMPLING),
+    )
+
+
+def fitted_density(run: Run, sampler: str) -> Any:
+    """Returns the density of a sampler, fitted to codes of all training pictures.
+
+    It is read from codes.npz, and put there where it is new.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      sampler: a key of `FITTED`.
+
+    Raises:
+      UserError: there are too few pictures, or they are needed and not there.
+    """
+    saved = kept.read(run, FILE)
+    names = [f"{sampler}.{part}" for part in sampling.DENSITY_PARTS]
+    if all(name in saved for name in names):
+        return sampling.density_of(*(saved[name] for name in names))
+    check_enough(sampler, run.num_train, "the run's")
+    _, samples = encode_train(run, f"--sampler={sampler}")
+    fitted = sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
+    kept.write(run, FILE, saved | _density_arrays(sampler, fitted))
+    return fitted
+
+
+def _density_arrays(sampler: str, fitted: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{sampler}.{part}": getattr(fitted, f"{part}_")
+        for part in sampling.DENSITY_PARTS
+    }
+
+
+@jax.jit
+def _codes_and_kl(model, images, labels):
+    images = to_unit_interval(images)
+    if not isinstance(model, VAE):
+        return model.encode(images), None
+    posterior, prior = model.encode(images, labels), model.prior_of(labels)
+    analytic = isinstance(prior, DiagonalGaussian)
+    return posterior.mean, posterior.kl(prior) if analytic else None
+
+
+def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
+    codes, kl = map_batches(
+        functools.partial(_codes_and_kl, run.model()),
+        (
+            run.dataset_for(purpose).splits["validation"].images,
+            run.labels("validation"),
+        ),
+        "encoding",
+    )
+    found = {
+        "dimensions.mean": codes.mean(axis=0),
+        "dimensions.std": codes.std(axis=0),
+        "dimensions.variance": np.var(codes, axis=0, dtype=np.float64),
+    }
+    if kl is not None:
+        found["dimensions.kl"] = np.mean(kl, axis=0, dtype=np.float64)
+    return found
+
+
+def dimensions(run: Run) -> dict[str, np.ndarray]:
+    """Returns figures of each dimension of the code over the validation split, [D].
+
+    `mean`, `std` and `variance` of the posterior's mean (the autoencoder's code), and
+    `kl`, its mean in nats, where that is analytic. They are read from codes.npz, and
+    put there where they are new.
+
+    Raises:
+      UserError: the pictures are needed and not there.
+    """
+    saved = kept.read(run, FILE)
+    if "dimensions.mean" not in saved:
+        saved |= _measure_dimensions(run, "the order of the dimensions")
+        kept.write(run, FILE, saved)
+    prefix = "dimensions."
+    return {n.removeprefix(prefix): a for n, a in saved.items() if n.startswith(prefix)}
+
+
+def keep(run: Run) -> None:
+    """Writes codes.npz and directions.npz, for use where the pictures are not.
+
+    Args:
+      run: of a VAE or an autoencoder.
+
+    Raises:
+      UserError: the pictures are needed and not there.
+    """
+    purpose = "what a run keeps of its codes"
+    saved = kept.read(run, FILE)
+    if not saved:
+        means, samples = encode_train(run, purpose)
+        if is_enough("gaussian", run.num_train):
+            fitted = sampling.fit_codes(samples, FITTED["gaussian"], run.config.seed)
+            saved |= _density_arrays("gaussian", fitted)
+        if run.attribute_names:
+            directions.write_directions(run, run.config.seed, codes=means)
+        kept.write(run, FILE, saved | _measure_dimensions(run, purpose))
