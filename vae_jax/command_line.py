@@ -109,8 +109,8 @@ def _of_run(workdir: Path | None, settings: list[str]) -> Any:
     """Returns the settings of the run in a workdir, with those of flags in them."""
     if workdir is None or not record.exists(workdir):
         raise UserError(
-            "--config is missing: settings are those of a recipe, or with --workdir of "
-            "the run that it holds"
+            f"--config is missing, and --workdir is {str(workdir)!r}, which holds no "
+            "run whose settings could be meant"
         )
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_dict(

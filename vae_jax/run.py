@@ -205,6 +205,11 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         _check_init_from(config)
     _label_columns(config, dataset)
     num_train = len(dataset.splits["train"].images)
+    if config.objective.name == "tc" and num_train < 2:
+        raise UserError(
+            "config.objective.name is 'tc', which compares the codes of training "
+            f"pictures: 2 at least, and {config.dataset.name} has {num_train}"
+        )
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)

@@ -224,11 +224,11 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
       UserError: the judge does not know the attribute, or nothing is left to flip.
     """
     edits = _Edits(run, judge, attribute)
-    if not len(edits.without) or not len(edits.with_it):
+    if min(len(edits.without), len(edits.with_it)) < 2:
         raise UserError(
             f"--attribute has {attribute!r}, but on reconstructions the judge finds "
             f"it in {len(edits.with_it)} of the held-out pictures that have it, and "
-            f"rightly misses it in {len(edits.without)}; some of both are needed"
+            f"rightly misses it in {len(edits.without)}; two of both are needed"
         )
     names = build.label_names(judge.config.model)
     index = run.attribute_names.index(attribute)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vae_jax import processes
 from vae_jax import run as run_lib
+from vae_jax.commands.codes import is_enough
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.errors import UserError
@@ -38,6 +39,8 @@ VISIBLE_FACTORS = (
     "background_lightness",
 )
 NUM_FACTOR_IMAGES = 5000
+# Precision and recall look at the three nearest of the others.
+FEWEST_JUDGED = 4
 # Of fewer, counts in 20 bins say nothing.
 FEWEST_FACTOR_IMAGES = 200
 
@@ -84,9 +87,20 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
       run: what is evaluated.
       judge: of a classifier; the report then has what it says of the EMA parameters'
         reconstructions and samples, on the test split.
+
+    Raises:
+      UserError: the pictures are not there, or too few for a judge.
     """
     config = run.config
     dataset = run.dataset_for("an evaluation")
+    if judge is not None:
+        for name in ("train", "test"):
+            count = len(dataset.splits[name].images)
+            if count < FEWEST_JUDGED:
+                raise UserError(
+                    f"--judge compares {FEWEST_JUDGED} pictures at least; the split "
+                    f"{name} of {run.recipe['name']} has {count}"
+                )
     objective = build.build_objective(config.objective, run.num_train)
     model = run.model()
     parts = [evaluate.objective_figures(objective)]
@@ -201,6 +215,8 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
     )
     for sampler in SAMPLERS:
         if sampler == "prior" and not isinstance(model, VAE):
+            continue
+        if sampler != "prior" and not is_enough(sampler, run.num_train):
             continue
         drawn = sample(run, sampler, num_images, run.config.seed)
         features, _ = judging.judge_images(classifier, drawn)

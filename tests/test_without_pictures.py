@@ -1,0 +1,166 @@
+"""A run is used where its pictures are not, and says what it needs them for."""
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from conftest import new_tiny_config
+from PIL import Image
+
+from vae_jax import main
+from vae_jax import run as run_lib
+from vae_jax.commands import codes, directions, edits, evaluation, paths, samples
+from vae_jax.commands.reconstructions import draw_reconstructions
+from vae_jax.errors import UserError
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+
+
+@pytest.fixture(scope="module", params=["vae", "ae"])
+def kept(request, data_dir, tmp_path_factory):
+    """What a command leaves that has trained."""
+    config = new_tiny_config(data_dir)
+    config.model.name = request.param
+    config.objective.name = "elbo" if request.param == "vae" else "mse"
+    run = run_lib.train(config, tmp_path_factory.mktemp("kept"))
+    codes.keep(run)
+    return run
+
+
+@pytest.fixture
+def bare(kept, tmp_path):
+    """A copy of the run on a machine without the pictures."""
+    workdir = tmp_path / "run"
+    shutil.copytree(kept.workdir, workdir)
+    record = json.loads((workdir / "run.json").read_text())
+    record["config"]["dataset"]["data_dir"] = str(tmp_path / "gone")
+    record["config"]["dataset"]["name"] = record["dataset"]["name"] = "celeb_a"
+    (workdir / "run.json").write_text(json.dumps(record))
+    return run_lib.load(workdir)
+
+
+def test_what_needs_no_pictures(kept, bare):
+    assert bare.attribute_names == kept.dataset.attribute_names
+    is_vae = kept.config.model.name == "vae"
+    for sampler in ("prior", "gaussian") if is_vae else ("gaussian",):
+        found, expected = (samples.sample(r, sampler, 5, 3) for r in (bare, kept))
+        np.testing.assert_array_equal(found, expected)
+    edits.draw_edit(bare, {"Smiling": 1.0}, [0.0, 1.0], pictures=PICTURES)
+    paths.draw_interpolation(bare, pictures=(["a", "b"], PICTURES))
+    if is_vae:
+        paths.draw_interpolation(bare, seeds=[1, 2])
+    *_, here = paths.draw_traversal(bare, 3, picture=PICTURES[0])
+    *_, there = paths.draw_traversal(kept, 3, picture=PICTURES[0])
+    assert json.loads(here.read_text()) == json.loads(there.read_text())
+
+
+def test_what_needs_them_says_what_for(bare):
+    celeba = "needs the pictures that the run in .*data_dir says where they are now: "
+    for purpose, work in {
+        "--sampler=mixture": lambda: samples.sample(bare, "mixture", 2, 0),
+        "--mode=edit without --pictures": lambda: edits.draw_edit(
+            bare, {"Smiling": 1.0}, [0.0]
+        ),
+        "--mode=interpolate of test pictures": lambda: paths.draw_interpolation(bare),
+        "--mode=traverse of test pictures": lambda: paths.draw_traversal(bare),
+        "--mode=reconstruct": lambda: draw_reconstructions(bare, 2),
+        "an evaluation": lambda: evaluation.evaluate_run(bare),
+        "finding directions": lambda: directions.write_directions(bare, 0),
+        "what was asked for": lambda: bare.dataset,
+    }.items():
+        with pytest.raises(UserError, match=f"^{purpose} {celeba}.*celeb_a"):
+            work()
+
+
+def test_figures_of_dimensions_are_those_of_the_validation_pictures(kept):
+    found, model = codes.dimensions(kept), kept.model()
+    images = jnp.float32(kept.dataset.splits["validation"].images) / 255
+    encoded = model.encode(images)
+    mean = encoded if kept.config.model.name == "ae" else encoded.mean
+    np.testing.assert_allclose(found["mean"], np.mean(mean, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["variance"], np.var(mean, 0), rtol=1e-3)
+    if kept.config.model.name == "vae":
+        variance = np.exp(encoded.logvar)
+        kl = 0.5 * (variance + np.square(mean) - 1 - encoded.logvar)
+        np.testing.assert_allclose(found["kl"], kl.mean(0), rtol=1e-4)
+    else:
+        assert "kl" not in found
+
+
+def test_codes_of_other_parameters_are_not_used(bare):
+    later = dataclasses.replace(bare, step=bare.step + 1)
+    with pytest.raises(UserError, match="^--sampler=gaussian needs the pictures"):
+        samples.sample(later, "gaussian", 2, 0)
+    path = bare.workdir / "codes.npz"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="^--sampler=gaussian needs the pictures"):
+        samples.sample(bare, "gaussian", 2, 0)
+
+
+def cli(capsys, monkeypatch, *arguments):
+    """Runs the command line; returns its status, its output and its errors."""
+    monkeypatch.setattr(sys, "argv", ["vae_jax", *map(str, arguments)])
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        main.cli()
+    return (ended.value.code or 0, *capsys.readouterr())
+
+
+def test_the_place_of_the_pictures_counts_in_every_mode(
+    kept, bare, data_dir, tmp_path, capsys, monkeypatch
+):
+    record = json.loads((bare.workdir / "run.json").read_text())
+    record["config"]["dataset"]["name"] = "synthetic_faces"
+    record["dataset"]["name"] = "synthetic_faces"
+    (bare.workdir / "run.json").write_text(json.dumps(record))
+    (tmp_path / "moved").symlink_to(data_dir)
+    monkeypatch.chdir(tmp_path)
+    here = "--config.dataset.data_dir=moved"
+    mode, workdir = "--mode=reconstruct", f"--workdir={bare.workdir}"
+    status, out, err = cli(capsys, monkeypatch, mode, workdir, here)
+    assert status == 0, err
+    assert "reconstructions.png" in out
+    assert not (tmp_path / "gone").exists()
+    other = "--config.model.latent_dim=5"
+    status, _, err = cli(capsys, monkeypatch, mode, workdir, here, other)
+    assert status == 2 and "model.latent_dim: 4 in the run, 5 given" in err
+    status, _, err = cli(capsys, monkeypatch, mode, here)
+    assert status == 2 and "--config is missing, and --workdir is 'None'" in err
+    status, _, err = cli(capsys, monkeypatch, mode, "--workdir=nowhere", here)
+    assert status == 2 and "--workdir is 'nowhere', which holds no run" in err
+
+
+def test_samples_are_not_mixed_with_other_files(bare, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "fakes"
+    common = ["--mode=sample", f"--workdir={bare.workdir}", f"--folder={folder}"]
+    common.append("--sampler=gaussian")
+
+    def draw(*arguments):
+        return cli(capsys, monkeypatch, *common, *arguments)
+
+    assert draw("--num_images=5")[0] == 0
+    pictures = [f"0000{number}.png" for number in range(5)]
+    assert sorted(p.name for p in folder.iterdir()) == [*pictures, "samples.json"]
+    before = (folder / "00000.png").read_bytes()
+    status, _, err = draw("--num_images=3", "--seed=1")
+    assert status == 2 and "holds 5 samples of this run already" in err
+    assert (folder / "00000.png").read_bytes() == before
+    assert draw("--num_images=3", "--seed=1", "--replace")[0] == 0
+    assert sorted(p.name for p in folder.glob("*.png")) == pictures[:3]
+    assert (folder / "00000.png").read_bytes() != before
+    assert json.loads((folder / "samples.json").read_text())["seed"] == 1
+    # Nobody's but this run's samples are deleted.
+    Image.new("L", (8, 8)).save(folder / "me.png")
+    status, _, err = draw("--replace")
+    assert status == 2 and "which holds 5 other files (me.png)" in err
+    (folder / "me.png").unlink()
+    (folder / "samples.json").write_text('{"workdir": "/elsewhere"}')
+    assert draw("--replace")[0] == 2
+    assert sorted(p.name for p in folder.glob("*.png")) == pictures[:3]
+    status, _, err = cli(capsys, monkeypatch, *common[:2], "--replace")
+    assert status == 2 and "--replace is given; it goes with --folder" in err
