@@ -147,7 +147,10 @@ def main() -> None:
         help="Of data; exploring has a tenth; 20000.",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks.json"), help="Of the figures."
+        "--out",
+        type=lambda text: Path(text).expanduser(),
+        default=Path("runs/benchmarks.json"),
+        help="Of the figures.",
     )
     arguments = parser.parse_args()
     if arguments.repeats < 1:

@@ -29,7 +29,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tabulate import tabulate
 
-from experiments.command_line import Settings, cli, new_parser, parse, read_config
+from experiments.command_line import (
+    Settings,
+    add_path_flag,
+    cli,
+    new_parser,
+    parse,
+    read_config,
+)
 from experiments.sweep import finish, write_csv
 from vae_jax import config as config_lib
 from vae_jax import record
@@ -307,10 +314,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.ae_vs_vae", __doc__)
     for kind in MODELS:
         workdir = Path("runs") / kind
-        parser.add_argument(
-            f"--{kind}", type=Path, default=workdir, help=f"Workdir; {workdir}."
-        )
-    parser.add_argument("--judge", help="Workdir of a run of configs/judge.py.")
+        add_path_flag(parser, f"--{kind}", f"Workdir; {workdir}.", workdir)
+    add_path_flag(parser, "--judge", "Workdir of a run of configs/judge.py.")
     options, settings = parse(parser, argv)
     opened = {k: open_run(k, getattr(options, k), settings) for k in MODELS}
     runs = {kind: run for kind, (run, _) in opened.items()}

@@ -14,6 +14,7 @@ from vae_jax import config as config_lib
 from vae_jax.command_line import parse_flags
 from vae_jax.config import Config
 from vae_jax.errors import UserError
+from vae_jax.local_paths import local_path
 
 # Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
 Settings: TypeAlias = Mapping[str, Any]
@@ -45,10 +46,17 @@ def new_parser(module: str, description: str | None) -> Parser:
         "--config.train.num_steps=1000.",
     )
     out = Path("runs") / module.rpartition(".")[2]
-    parser.add_argument(
-        "--out", type=Path, default=out, help=f"Folder of the results; {out}."
-    )
+    add_path_flag(parser, "--out", f"Folder of the results; {out}.", out)
     return parser
+
+
+def add_path_flag(
+    parser: argparse.ArgumentParser, flag: str, help: str, default: Path | None = None
+) -> None:
+    """Adds a flag whose value is a path on this machine, see `local_path`."""
+    parser.add_argument(
+        flag, type=lambda text: local_path(text, flag), default=default, help=help
+    )
 
 
 def add_sweep_flags(parser: argparse.ArgumentParser) -> None:

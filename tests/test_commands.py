@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -254,6 +255,30 @@ def test_attributes_are_edited_together_by_their_weights():
     np.testing.assert_allclose(together, [[-3, -8], [-13, -18]])
     with pytest.raises(UserError, match="'D', which has no such direction"):
         edits._sum(ways, {"A": 1.0, "D": 1.0})
+
+
+@pytest.mark.parametrize("text", ["Smiling=nan", "Smiling=inf", "Smiling,Smiling=2"])
+def test_weights_that_are_none(vae, text):
+    with pytest.raises(
+        UserError, match="^--attribute has .*; allowed is NAME or NAME="
+    ):
+        edits.parse_weights(vae, text)
+
+
+def test_attributes_of_any_name_are_names_of_files_in_images(vae):
+    # Earlier programs took such names from attributes.csv.
+    evil = "a/../../../../evil"
+    names = [evil if n == "Smiling" else n for n in vae.attribute_names]
+    run = dataclasses.replace(vae, recipe=vae.recipe | {"attribute_names": names})
+    picture, figures = edits.draw_edit(run, {evil: 1.0}, [0.0], num_images=2)
+    assert picture.parent == figures.parent == vae.workdir / "images"
+    assert picture.is_file()
+    odd = [evil, "x/y/z", "x_y_z", "..", "Big Nose", "n" * 300, "n" * 301, "ü" * 99]
+    files = [edits._file_name([name]) for name in odd]
+    assert len(set(files)) == len(odd)
+    assert files[2:5:2] == ["edit_x_y_z.png", "edit_Big Nose.png"]
+    for name in files:
+        assert Path(name).name == name and len(name.encode()) < 200
 
 
 def test_an_edit_at_zero_is_the_reconstruction(vae):

@@ -205,7 +205,7 @@ def test_a_sweep_that_is_stopped_says_so_and_begins_no_other_run(
 ):
     def stopped(config, workdir):
         config.train.num_steps = 4
-        return run_lib.Run(workdir, config, 2, {}, None, None)  # pyright: ignore
+        return run_lib.Run(workdir, config, 2, {}, None, {}, None)  # pyright: ignore
 
     monkeypatch.setattr(run_lib, "train", stopped)
     with pytest.raises(SystemExit) as left:
