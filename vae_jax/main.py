@@ -317,8 +317,9 @@ def main(argv: list[str]) -> None:
     for name, modes in MODES_OF_FLAGS.items():
         value = flags.FLAGS[name].value
         if value is not None and MODE.value not in modes:
+            told = str(value) if isinstance(value, Path) else value
             raise UserError(
-                f"--{name} is {value!r}; it goes with --mode="
+                f"--{name} is {told!r}; it goes with --mode="
                 f"{' or '.join(modes)}, and that is {MODE.value}"
             )
     workdir = _workdir()
