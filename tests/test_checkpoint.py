@@ -344,7 +344,7 @@ def test_a_reader_looks_again_where_training_replaced_what_it_read(
 ):
     folder = tmp_path / "checkpoints"
     shutil.copytree(two, folder)
-    for module, name in ((manifest, "check_files"), (ocp, "load")):
+    for module, name in ((manifest, "check_files"), (Checkpoints, "_load")):
         before = getattr(module, name)
 
         def replaced(*arguments, module=module, name=name, before=before):

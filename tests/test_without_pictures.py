@@ -118,6 +118,9 @@ def test_the_place_of_the_pictures_counts_in_every_mode(
     record["config"]["dataset"]["name"] = "synthetic_faces"
     record["dataset"]["name"] = "synthetic_faces"
     (bare.workdir / "run.json").write_text(json.dumps(record))
+    # Nor are ten thousand faces drawn in order to sample.
+    samples.sample(run_lib.load(bare.workdir), "gaussian", 2, 0)
+    assert not (tmp_path / "gone").exists()
     (tmp_path / "moved").symlink_to(data_dir)
     monkeypatch.chdir(tmp_path)
     here = "--config.dataset.data_dir=moved"

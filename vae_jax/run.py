@@ -6,7 +6,6 @@ checkpoints/, images/ and eval.json.
 
 import functools
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vae_jax import config as config_lib
-from vae_jax import parts, processes, record, sharding
+from vae_jax import experiment, parts, processes, record, sharding
 from vae_jax.config import Config
-from vae_jax.data import batches, cache, crops
+from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.local_paths import local_path
@@ -29,7 +28,7 @@ from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer, writing
 from vae_jax.training import loop
 from vae_jax.training import step as step_lib
-from vae_jax.training.checkpoint import Checkpoints, differences
+from vae_jax.training.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,9 @@ class Run:
 
     def attribute_index(self, name: str, flag: str) -> int:
         """Returns an attribute's place, or raises UserError in the name of `flag`."""
-        return _index(self.attribute_names, name, flag, self.recipe["name"])
+        return experiment.attribute_index(
+            self.attribute_names, name, flag, self.recipe["name"]
+        )
 
     def image_path(self, name: str) -> Path:
         """Returns where a picture of this run goes."""
@@ -122,127 +123,6 @@ class Run:
         with writing(path.parent):
             path.parent.mkdir(exist_ok=True)
         return path
-
-
-def _index(names: tuple[str, ...], name: str, setting: str, dataset: str) -> int:
-    if name not in names:
-        raise UserError(
-            f"{setting} has {name!r}; the attributes of {dataset} are "
-            f"{', '.join(names) or 'none'}"
-        )
-    return names.index(name)
-
-
-def _label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
-    """Returns where the data set has the attributes that a model is to know.
-
-    Raises:
-      UserError: the data set has no attribute of that name.
-    """
-    names, setting = dataset.attribute_names, "config.model.attributes"
-    return tuple(
-        _index(names, name, setting, config.dataset.name)
-        for name in build.label_names(config.model)
-    )
-
-
-def _check_init_from(config: Config) -> None:
-    """Raises UserError where `config.init_from` has no parameters for this model."""
-    _, expected = parts.abstract_model(config)
-    workdir = local_path(config.init_from, "config.init_from")
-    _, found = parts.abstract_model(record.read_config(workdir))
-    different = differences(expected, found)
-    if different:
-        raise UserError(
-            f"config.init_from is {config.init_from!r}, whose parameters do not "
-            "fit this model:\n  " + "\n  ".join(different)
-        )
-
-
-def _resolve(config: Config) -> Config:
-    """Returns the config with every "auto" but the feed's replaced by what it is."""
-    config = config.copy_and_resolve_references()
-    name = cache.resolve_name(config.dataset.name, config.dataset.data_dir)
-    if config.dataset.name == "auto":
-        absent = (
-            ""
-            if name == "celeb_a"
-            else ", drawn faces, because celeb_a is not prepared.\nFor CelebA: "
-            + cache.HOW_TO_PREPARE_CELEB_A
-        )
-        print(f"config.dataset.name is auto: training on {name}{absent}\n")
-    config.dataset.name = name
-    config.dataset.crop = crops.resolve_crop(config.dataset.crop, name)
-    if config.dataset.data_dir is not None:
-        # run.json is read from other folders, too.
-        data_dir = local_path(config.dataset.data_dir, "config.dataset.data_dir")
-        config.dataset.data_dir = str(data_dir.absolute())
-    if config.precision == "auto":
-        config.precision = "fp32" if jax.default_backend() == "cpu" else "bf16"
-    return config
-
-
-def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
-    """Returns the resolved config and its data set, or says what is wrong with it."""
-    if config.train.batch_size % jax.device_count():
-        raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be a "
-            f"multiple of the {jax.device_count()} devices"
-        )
-    resumes = record.exists(workdir)
-    if resumes:
-        recorded = record.read_config(workdir)
-        record.check_config(workdir, recorded, config)
-        config = config.copy_and_resolve_references()
-        config.dataset.name = recorded.dataset.name
-        config.dataset.crop = recorded.dataset.crop
-        config.precision = recorded.precision
-    config = _resolve(config)
-    dataset = parts.load_dataset(config.dataset)
-    if config.model.attributes == "auto":
-        config.model.attributes = ",".join(dataset.attribute_names)
-    if config.init_from is not None and not resumes:
-        _check_init_from(config)
-    _label_columns(config, dataset)
-    num_train = len(dataset.splits["train"].images)
-    if config.objective.name == "tc" and num_train < 2:
-        raise UserError(
-            "config.objective.name is 'tc', which compares the codes of training "
-            f"pictures: 2 at least, and {config.dataset.name} has {num_train}"
-        )
-    if config.train.num_steps is None:
-        examples = config.train.num_epochs * num_train
-        config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    if resumes:
-        record.check_extent(workdir, config.train.num_steps, dataset.recipe)
-    _tell_schedule(config, record.read_config(workdir) if resumes else config)
-    return config, dataset
-
-
-def _tell_schedule(config: Config, before: Config) -> None:
-    """Prints what the number of steps does to the learning rate, where it does.
-
-    Args:
-      config: resolved.
-      before: as the run had it so far.
-    """
-    optimizer, num_steps = config.optimizer, config.train.num_steps
-    schedule, asked = optimizer.schedule, optimizer.warmup_steps
-    warmup_steps = step_lib.warmup_of(schedule, asked, num_steps)
-    if warmup_steps < asked:
-        print(
-            f"note: config.optimizer.warmup_steps is {asked}, and the run has "
-            f"{num_steps} steps: the learning rate rises over {warmup_steps} of them"
-        )
-    if schedule == "cosine" and num_steps > before.train.num_steps:
-        end = before.train.num_steps
-        rate: Any = step_lib.learning_rate_schedule(
-            optimizer.learning_rate, schedule, asked, num_steps
-        )
-        print(
-            f"note: the cosine of the learning rate was to end at step {end}, at 0, "
-            f"and now ends at step {num_steps}: at step {end} it is {rate(end):.3g}"
-        )
 
 
 def train(config: Config, workdir: str | os.PathLike[str]) -> Run:
@@ -269,7 +149,7 @@ def _train(config: Config, workdir: Path) -> Run:
     processes.check_agreement(
         {"config": json.dumps(settings), "--workdir": str(workdir.absolute())}
     )
-    config, dataset = _check(config, workdir)
+    config, dataset = experiment.resolve(config, workdir)
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     graphdef, params = parts.abstract_model(config)
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
@@ -278,7 +158,7 @@ def _train(config: Config, workdir: Path) -> Run:
     if processes.any_of(feed == "stream"):
         feed = "stream"
     objective = build.build_objective(config.objective, len(train_split.images))
-    columns = _label_columns(config, dataset)
+    columns = experiment.label_columns(config, dataset)
     evaluator = evaluate.build_evaluator(
         graphdef,
         evaluate.objective_figures(objective),
