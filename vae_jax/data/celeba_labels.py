@@ -114,12 +114,12 @@ def _read_table(
     """Reads rows of a name and integers; `values` says which these may be, None any."""
     content, lines = _read_lines(file)
     faults: list[str] = []
-    first, width = 1, len(columns)
+    first, widths = 1, {len(columns)}
     if file.name.endswith(".csv"):
         lines = [line.translate(_SPACED) for line in lines]
         header, first = lines[0].split() if lines else [], 2
         faults += _header_faults(1, header, ("image_id", *columns))
-        width = len(header) - 1
+        widths.add(len(header) - 1)
     elif len(columns) > 1:
         counted = int(len(lines[0].split()) == 1) if lines else 0
         header = lines[counted].split() if len(lines) > counted else []
@@ -132,10 +132,9 @@ def _read_table(
                 "header: the file was cut or edited"
             )
         faults += _header_faults(counted + 1, header, columns)
-        width = len(header)
+        widths.add(len(header))
     # Of a column too many the header tells, not each row.
-    width = width if faults and width else len(columns)
-    lines_of, flat, row_faults = _read_rows(lines[first - 1 :], first, width, values)
+    lines_of, flat, row_faults = _read_rows(lines[first - 1 :], first, widths, values)
     if not lines_of:
         faults.append(f"it lists no picture; get it again from {HOMEPAGE}")
     faults += row_faults
@@ -200,16 +199,16 @@ def _header_faults(number: int, got: list[str], columns: Sequence[str]) -> list[
 def _read_rows(
     lines: list[str],
     first: int,
-    width: int,
+    widths: set[int],
     values: dict[str, int] | None,
 ) -> tuple[dict[str, int], array.array, list[str]]:
-    """Reads rows of a name and `width` values, the first of them in line `first`.
+    """Reads rows of a name and values, the first of them in line `first`.
 
     Returns the lines by official name, all values in a row, and what is wrong. The
     values are those of the table only where nothing is wrong.
     """
     convert = int if values is None else values.__getitem__
-    expected = f"expected {width} value(s) "
+    expected = f"expected {' or '.join(map(str, sorted(widths)))} value(s) "
     expected += "integers" if values is None else f"of {', '.join(values)}"
     lines_of: dict[str, int] = {}
     flat = array.array("q")
@@ -222,7 +221,7 @@ def _read_rows(
             got = " ".join(fields)[:80]
             faults.append(f"line {number}: got {got!a} for {name!a}, {expected}")
         else:
-            if len(fields) != width:
+            if len(fields) not in widths:
                 got = len(fields)
                 faults.append(
                     f"line {number}: got {got} value(s) for {name!a}, {expected}"

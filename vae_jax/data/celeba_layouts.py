@@ -180,6 +180,7 @@ def _lacks(
 ) -> str:
     """Says what a source lacks, and what is to be done with what it has."""
     root, files, over = source, [], ""
+    where = " beside it" if source.is_file() else " in it and two folders deep"
     if pictures is not None:
         root, over = pictures.path, pictures.passed_over()
         files = [root / name for name in (*pictures.files.values(), *pictures.others)]
@@ -187,14 +188,17 @@ def _lacks(
         for folder in itertools.chain.from_iterable(levels):
             files += [folder / e.name for e in _entries(folder) if e.is_file()]
     if not files:
-        return f"{root} holds no files; {_ORIGIN}"
+        return f"{root} holds no files{where}; {_ORIGIN}"
     own = [
         file.relative_to(root).as_posix()
         for file in files
         if file.suffix.lower() in folder_files.EXTENSIONS
     ]
     unpacking, training = _how_to_unpack(files, source), how_to_train(root, own)
-    return f"{source} lacks {', '.join(lacking)}{over}; {_ORIGIN}{unpacking}{training}"
+    return (
+        f"{source} lacks {', '.join(lacking)}{where}{over}; {_ORIGIN}{unpacking}"
+        f"{training}"
+    )
 
 
 def _how_to_unpack(files: Sequence[pathlib.Path], source: pathlib.Path) -> str:
