@@ -395,7 +395,15 @@ def test_refused_in_one_line_and_nothing_is_written(case, tmp_path):
 
 @pytest.mark.parametrize(
     "data_dir",
-    ["img_align_celeba", "img_align_celeba/new", "link", "others", "gs://place", ""],
+    [
+        ".",
+        "img_align_celeba",
+        "img_align_celeba/new",
+        "link",
+        "others",
+        "gs://place",
+        "",
+    ],
 )
 def test_nothing_is_written_among_pictures(data_dir, tmp_path):
     place = lay(tmp_path, FOLDER | {"others/a.png": PNG})

@@ -203,7 +203,7 @@ def prepare(
     try:
         with contextlib.ExitStack() as stack:
             files, pictures = stack.enter_context(open_files(path))
-            _check_place(root, pictures)
+            _check_place(root, path, pictures)
             labels = celeba_labels.read_labels(files)
             celeba_pictures.check_names(labels, pictures, allow_missing=allow_missing)
             metadata = _metadata(labels, pictures)
@@ -218,14 +218,19 @@ def prepare(
     return folder
 
 
-def _check_place(root: pathlib.Path, pictures: Pictures) -> None:
-    """Raises UserError for a place that holds pictures, or lies among these."""
-    place = root.resolve()
-    folders = {os.path.dirname(file) for file in pictures.files.values()} | {""}
-    among = any(
-        place.is_relative_to((pictures.path / folder).resolve()) for folder in folders
-    )
-    if among or (place.is_dir() and any(map(official_name, os.listdir(place)))):
+def _check_place(root: pathlib.Path, source: pathlib.Path, pictures: Pictures) -> None:
+    """Raises UserError for a place beside or among pictures: nothing is written there.
+
+    What was prepared there before is left to be found.
+    """
+    place, path = root.resolve(), pictures.path
+    folders = {path / os.path.dirname(file) for file in pictures.files.values()}
+    if (
+        place in (source.resolve(), path.resolve().parent)
+        and not (place / "celeb_a").exists()
+        or any(place.is_relative_to(each.resolve()) for each in (path, *folders))
+        or (place.is_dir() and any(map(official_name, os.listdir(place))))
+    ):
         raise UserError(
             f"--data_dir is {str(root)!r}, which holds pictures or is among them; "
             "nothing is written there: give another folder"

@@ -108,7 +108,7 @@ def _levels(folder: pathlib.Path) -> list[list[pathlib.Path]]:
                 for parent in levels[-1]
                 if parent.name not in PLACES
                 for entry in _entries(parent)
-                if entry.is_dir() and not is_hidden(entry.name)
+                if os.path.isdir(entry.path) and not is_hidden(entry.name)
             ]
         )
     return levels
@@ -118,8 +118,8 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
-    except PermissionError:
-        # Beside what is looked for there may be anything.
+    except OSError:
+        # Beside what is looked for there may be anything, closed folders too.
         return []
 
 
@@ -186,7 +186,9 @@ def _lacks(
         files = [root / name for name in (*pictures.files.values(), *pictures.others)]
     else:
         for folder in itertools.chain.from_iterable(levels):
-            files += [folder / e.name for e in _entries(folder) if e.is_file()]
+            files += [
+                folder / e.name for e in _entries(folder) if os.path.isfile(e.path)
+            ]
     if not files:
         return f"{root} holds no files{where}; {_ORIGIN}"
     own = [
@@ -194,7 +196,9 @@ def _lacks(
         for file in files
         if file.suffix.lower() in folder_files.EXTENSIONS
     ]
-    unpacking, training = _how_to_unpack(files, source), how_to_train(root, own)
+    # A folder of downloads holds archives of everything.
+    packed = [file for file in files if "celeb" in file.name.lower()]
+    unpacking, training = _how_to_unpack(packed, source), how_to_train(root, own)
     return (
         f"{source} lacks {', '.join(lacking)}{where}{over}; {_ORIGIN}{unpacking}"
         f"{training}"

@@ -272,7 +272,7 @@ def _damage_of_png(picture: bytes) -> str | None:
                     width, height = opened.size
                     return f"{width}x{height} pixels, expected {WIDTH}x{HEIGHT}"
                 if opened.mode != "RGB":
-                    return f"{opened.mode}, expected colour"
+                    return f"{opened.mode}, expected RGB"
                 opened.verify()
             with Image.open(io.BytesIO(picture), formats=("PNG",)) as opened:
                 opened.load()
