@@ -217,7 +217,10 @@ def _read_rows(
         name, *fields = line.split() or [""]
         try:
             flat.extend(map(convert, fields))
-        except (KeyError, ValueError, OverflowError):
+        except KeyError as error:
+            got = error.args[0][:80]
+            faults.append(f"line {number}: got {got!a} for {name!a}, {expected}")
+        except (ValueError, OverflowError):
             got = " ".join(fields)[:80]
             faults.append(f"line {number}: got {got!a} for {name!a}, {expected}")
         else:
