@@ -24,6 +24,8 @@ from vae_jax.data import (
     cache,
     celeba,
     celeba_files,
+    celeba_labels,
+    celeba_layouts,
     synthetic_faces,
     writing,
 )
@@ -100,14 +102,15 @@ with registered.skip_registration():
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            labels = celeba_files.read_labels(self._source)
+            with celeba_layouts.open_files(self._source) as (files, _):
+                labels = celeba_labels.read_labels(files)
             return {
                 split: self._generate_examples(labels, index)
                 for index, split in enumerate(celeba_files.SPLITS)
             }
 
         def _generate_examples(
-            self, labels: celeba_files.Labels, split: int
+            self, labels: celeba_labels.Labels, split: int
         ) -> Iterator[tuple[int, dict[str, Any]]]:
             with zipfile.ZipFile(self._source / celeba_files.ZIP) as archive:
                 for row in np.flatnonzero(labels.partition == split):

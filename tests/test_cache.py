@@ -274,6 +274,8 @@ def test_auto_is_celeb_a_where_it_is_prepared(tmp_path):
     assert cache.resolve_name("auto", tmp_path) == "synthetic_faces"
     (tmp_path / "celeb_a" / "2.1.0").mkdir(parents=True)
     assert cache.resolve_name("auto", tmp_path) == "synthetic_faces"
+    (tmp_path / "celeb_a" / "2.1.0" / "features.json").touch()
+    assert cache.resolve_name("auto", tmp_path) == "synthetic_faces"
     (tmp_path / "celeb_a" / "2.1.0" / "dataset_info.json").touch()
     assert cache.resolve_name("auto", tmp_path) == "celeb_a"
     assert cache.resolve_name("synthetic_faces", tmp_path) == "synthetic_faces"

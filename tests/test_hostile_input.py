@@ -28,7 +28,15 @@ from PIL import Image
 from vae_jax import config as config_lib
 from vae_jax import main
 from vae_jax.command_line import parse_flags, parse_numbers
-from vae_jax.data import cache, celeba_files, folder, folder_files, zips
+from vae_jax.data import (
+    cache,
+    celeba_files,
+    celeba_labels,
+    celeba_pictures,
+    folder,
+    folder_files,
+    zips,
+)
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.settings import SETTINGS
@@ -87,21 +95,36 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("name", LABELS)
-def test_label_files_of_any_bytes(name, tmp_path):
-    for each, text in LABELS.items():
-        (tmp_path / each).write_bytes(text)
-    assert celeba_files.read_labels(tmp_path).names == NAMES
+ROWS = [",".join([name] + 40 * ["-1"]) for name in NAMES]
+HEADED = ["image_id", *celeba_files.ATTRIBUTES]
+KAGGLES = {"list_attr_celeba.csv": "\n".join([",".join(HEADED), *ROWS]).encode()}
+
+
+@pytest.mark.parametrize("name", [*LABELS, *KAGGLES])
+def test_label_files_of_any_bytes(name):
+    contents = {**LABELS, **KAGGLES}
+
+    def read():
+        files = {each: label_file(each, contents[each]) for each in LABELS}
+        if name in KAGGLES:
+            files[celeba_files.ATTRIBUTE_FILE] = label_file(name, contents[name])
+        return celeba_labels.read_labels(files)
+
+    assert read().names == NAMES
     words = st.sampled_from([b" ", b"\n", b"-1", b"3", b"000002.jpg", b"\xff", b"\0"])
 
     @fuzz(60)
-    @given(damaged(LABELS[name]) | st.lists(words).map(b"".join))
+    @given(damaged(contents[name]) | st.lists(words).map(b"".join))
     def check(content):
-        (tmp_path / name).write_bytes(content)
+        contents[name] = content
         with one_line():
-            assert len(celeba_files.read_labels(tmp_path).names) > 0
+            assert len(read().names) > 0
 
     check()
+
+
+def label_file(name, content):
+    return celeba_labels.LabelFile(name, name, lambda: content)
 
 
 def encode(kind, size=(12, 10), mode="RGB"):
@@ -132,7 +155,7 @@ def test_pictures_of_any_bytes(tmp_path):
     @fuzz(150)
     @given(damaged(*PICTURES))
     def check(file):
-        celeba_files.damage(file)
+        celeba_pictures.damage(file)
         _, stored, problem = folder_files.read_picture(source_of(file), "a")
         assert bool(stored) != bool(problem)
         (tmp_path / "picture").write_bytes(file)
@@ -169,8 +192,8 @@ def test_zips_of_any_bytes(tmp_path):
     @given(damaged(*whole) | damaged_tails())
     def check(content):
         path.write_bytes(content)
-        with one_line(), celeba_files.open_pictures(path) as pictures:
-            for name in pictures.sizes:
+        with one_line(), celeba_pictures.open_pictures(path) as pictures:
+            for name in (*pictures.files.values(), *pictures.others):
                 with contextlib.suppress(*zips.UNREADABLE):
                     pictures.read(name)
         with one_line(), folder_files.open_source(path) as source:
@@ -184,7 +207,7 @@ def test_zips_of_any_bytes(tmp_path):
 def test_a_name_in_a_zip_that_is_no_utf_8_is_refused(tmp_path):
     path = tmp_path / "pictures.zip"
     path.write_bytes(pack({"ü.jpg": b"x"}).replace("ü".encode(), b"\xff\xff"))
-    for reader in (celeba_files.open_pictures, folder_files.open_source):
+    for reader in (celeba_pictures.open_pictures, folder_files.open_source):
         with pytest.raises(UserError, match="no whole zip"), reader(path):
             pass
 
@@ -197,7 +220,7 @@ def claiming(size, files):
     return bytes(data)
 
 
-READERS = [celeba_files.open_pictures, folder_files.open_source]
+READERS = [celeba_pictures.open_pictures, folder_files.open_source]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -242,7 +265,7 @@ def test_a_jpeg_of_gigapixels_is_named_and_not_decoded(tmp_path):
     data = bytearray(PICTURES[1])
     place = data.index(b"\xff\xc0") + 5
     data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
-    assert celeba_files.damage(bytes(data)) == "60000x60000 pixels, expected 178x218"
+    assert celeba_pictures.damage(bytes(data)) == "60000x60000 pixels, expected 178x218"
     *_, problem = folder_files.read_picture(source_of(bytes(data)), "a")
     assert "3600000000 pixels" in problem
     (tmp_path / "bomb.jpg").write_bytes(data)

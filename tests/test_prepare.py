@@ -35,13 +35,14 @@ def source(tmp_path):
 
 
 def test_says_where_it_is_and_how_to_train(source, tmp_path, capsys):
-    data_dir = tmp_path / "data"
+    data_dir = tmp_path / "my data"
     assert prepare.main([f"--source={source}", f"--data_dir={data_dir}"]) == 0
     out, err = capsys.readouterr()
     where, licence = out.splitlines()
     assert where == (
         f"{data_dir}/celeb_a/2.1.0: train 1, validation 1, test 1 pictures; to train: "
-        "python -m vae_jax.main --config=configs/vae.py --config.dataset.name=celeb_a"
+        "python -m vae_jax.main --config=configs/vae.py --config.dataset.name=celeb_a "
+        f"--config.dataset.data_dir='{data_dir}'"
     )
     assert "non-commercial research only" in licence
     assert "not to be redistributed" in licence
@@ -76,10 +77,11 @@ def test_allow_missing(source, tmp_path, capsys):
 
 
 def test_user_error_is_one_line_on_stderr(tmp_path, capsys):
+    (tmp_path / "000001.jpg").touch()
     assert prepare.main([f"--source={tmp_path}", f"--data_dir={tmp_path}"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"prepare: {tmp_path} lacks list_eval_partition.txt, ")
+    assert err.startswith(f"prepare: {tmp_path} lacks list_eval_partition.txt (or .c")
     assert err.count("\n") == 1
 
 
@@ -132,4 +134,4 @@ def test_runs_as_a_module(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("vae_jax.data.prepare", run_name="__main__")
     assert caught.value.code == 2
-    assert "nowhere does not exist" in capsys.readouterr().err
+    assert "nowhere', which does not exist" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def _without_auto(config: Config) -> Config:
             ""
             if name == "celeb_a"
             else ", drawn faces, because celeb_a is not prepared.\nFor CelebA: "
-            + cache.HOW_TO_PREPARE_CELEB_A
+            + cache.how_to_prepare_celeb_a(config.dataset.data_dir)
         )
         print(f"config.dataset.name is auto: training on {name}{absent}\n")
     config.dataset.name = name

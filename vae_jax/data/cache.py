@@ -7,6 +7,7 @@ into memory. The folder's name is its recipe, so that two recipes never mix.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,18 @@ from tqdm import tqdm
 from vae_jax.data import decoding, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
+from vae_jax.local_paths import local_path
 
 DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")
 
-HOW_TO_PREPARE_CELEB_A = (
-    "Download CelebA's aligned pictures and label files (README names them), then\n"
-    "  python -m vae_jax.data.prepare --source=PATH_OF_THE_FILES"
+READABLE = ("array_record", "tfrecord")  # formats of tfds
+
+_PREPARE = (
+    "Download CelebA's aligned pictures and label files (README names them), then: "
+    f"{decoding.PREPARE}"
 )
+_ELSEWHERE = f"{_PREPARE} --data_dir=ANOTHER_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,49 @@ class Dataset:
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike | None) -> Path | None:
-    """Returns the newest whole version of a tfds data set, or None."""
-    root = Path(data_dir or constants.DATA_DIR).expanduser() / name
+    """Returns the newest version of a tfds data set that can be read here, or None."""
+    readable = [f for f, format in _versions(name, data_dir) if format in READABLE]
+    return readable[-1] if readable else None
+
+
+def _data_dir(data_dir: str | os.PathLike | None) -> Path:
+    if data_dir is None:
+        return local_path(constants.DATA_DIR, "TFDS_DATA_DIR")
+    return local_path(data_dir, "config.dataset.data_dir")
+
+
+def _versions(name: str, data_dir: str | os.PathLike | None) -> list[tuple[Path, str]]:
+    """Returns the folders of a tfds data set's whole versions and their formats.
+
+    The newest is last.
+    """
     versions = [
-        tfds.core.Version(info.parent.name)
-        for info in root.glob("*/dataset_info.json")
+        info.parent
+        for info in (_data_dir(data_dir) / name).glob("*/dataset_info.json")
         if tfds.core.Version.is_valid(info.parent.name)
     ]
-    return root / str(max(versions)) if versions else None
+    versions.sort(key=lambda folder: tfds.core.Version(folder.name))
+    return [(folder, _format(folder)) for folder in versions]
+
+
+def _format(version: Path) -> str:
+    if not (version / "features.json").exists():
+        return "a format of tfds before 3.3"
+    try:
+        return json.loads((version / "dataset_info.json").read_text())["fileFormat"]
+    # It has not always been written, and what is damaged is told where it is read.
+    except (ValueError, LookupError, TypeError):
+        return "tfrecord"
+
+
+def how_to_prepare_celeb_a(data_dir: str | os.PathLike | None) -> str:
+    """Returns, in one line, what to do where no `celeb_a` is prepared for reading."""
+    unreadable = [f"{f} is {format}" for f, format in _versions("celeb_a", data_dir)]
+    if unreadable:
+        return f"{', '.join(unreadable)}, which cannot be read here. {_ELSEWHERE}"
+    if data_dir is None:
+        return _PREPARE
+    return f"{_PREPARE} --data_dir={shlex.quote(str(_data_dir(data_dir).absolute()))}"
 
 
 def resolve_name(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -138,12 +178,16 @@ def load(
     if prepared is None:
         raise UserError(
             f"config.dataset.name is {name}, which is not prepared under "
-            f"{data_dir or constants.DATA_DIR}. {HOW_TO_PREPARE_CELEB_A}"
+            f"{_data_dir(data_dir)}. {how_to_prepare_celeb_a(data_dir)}"
         )
-    builder = tfds.builder_from_directory(prepared)
-    absent = [split for split in SPLITS if split not in builder.info.splits]
-    if absent:
-        raise UserError(f"{prepared} has no pictures in its split {absent[0]}")
+    pictures = decoding.open_prepared(prepared).info.splits
+    pictures = {s: pictures[s].num_examples if s in pictures else 0 for s in SPLITS}
+    if not all(pictures.values()):
+        counts = ", ".join(f"{split} {count}" for split, count in pictures.items())
+        raise UserError(
+            f"{prepared} has pictures: {counts}; nothing is trained or evaluated "
+            f"without some in each split. {_ELSEWHERE}"
+        )
     recipe = {
         "name": name,
         "version": prepared.name,
@@ -152,7 +196,7 @@ def load(
         "resampler": resampler,
         "size": size,
         "channels": channels,
-        "pictures": {s: builder.info.splits[s].num_examples for s in SPLITS},
+        "pictures": pictures,
     }
     key = "-".join(str(part) for part in list(recipe.values())[:-1])
     folder = prepared.parents[1] / "vae_jax_cache" / key

@@ -21,9 +21,13 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, registered
 from tqdm import tqdm
 
-from vae_jax.data import celeba_files, writing, zips
-from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
+from vae_jax.data import celeba_files, celeba_labels, celeba_pictures, writing, zips
+from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS, official_name
+from vae_jax.data.celeba_labels import Labels
+from vae_jax.data.celeba_layouts import open_files
+from vae_jax.data.celeba_pictures import Pictures
 from vae_jax.errors import UserError
+from vae_jax.local_paths import local_path
 
 VERSION = "2.1.0"
 LICENCE = (
@@ -55,8 +59,8 @@ with registered.skip_registration():
 
         def __init__(
             self,
-            labels: celeba_files.Labels,
-            pictures: celeba_files.Pictures,
+            labels: Labels,
+            pictures: Pictures,
             metadata: dict[str, Any],
             data_dir: pathlib.Path,
         ):
@@ -66,10 +70,12 @@ with registered.skip_registration():
             super().__init__(data_dir=data_dir, file_format="array_record")
 
         def _info(self) -> tfds.core.DatasetInfo:
+            files = self._pictures.files.values()
+            png = any(file.lower().endswith(".png") for file in files)
             features: dict[str, Any] = {
                 "image": tfds.features.Image(
                     shape=(celeba_files.HEIGHT, celeba_files.WIDTH, 3),
-                    encoding_format="jpeg",
+                    encoding_format=None if png else "jpeg",
                 ),
                 "file_name": tfds.features.Text(),
                 "attributes": {name: np.bool_ for name in ATTRIBUTES},
@@ -90,7 +96,7 @@ with registered.skip_registration():
             )
 
         def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
-            there = [name in self._pictures.sizes for name in self._labels.names]
+            there = [name in self._pictures.files for name in self._labels.names]
             rows = {
                 split: np.flatnonzero(there & (self._labels.partition == index))
                 for index, split in enumerate(celeba_files.SPLITS)
@@ -106,7 +112,6 @@ with registered.skip_registration():
                     for start in range(0, len(numbers), _SHARD)
                 ]
                 for split, numbers in rows.items()
-                if len(numbers)
             }
 
         def _records(self, rows: list[int]) -> Iterator[bytes]:
@@ -131,21 +136,21 @@ with registered.skip_registration():
 
         def _read(self, row: int) -> tuple[bytes, str | None]:
             """Returns a picture's record, or what is wrong with the picture."""
-            name = self._labels.names[row]
+            file = self._pictures.files[self._labels.names[row]]
             try:
-                jpeg = self._pictures.read(name)
+                picture = self._pictures.read(file)
             except zips.UNREADABLE as error:
-                return b"", f"{name} (not readable: {error})"
-            problem = celeba_files.damage(jpeg)
+                return b"", f"{file!a} (not readable: {error})"
+            problem = celeba_pictures.damage(picture)
             if problem:
-                return b"", f"{name} ({problem})"
-            return _record(self._labels, row, jpeg), None
+                return b"", f"{file!a} ({problem})"
+            return _record(self._labels, row, picture), None
 
 
-def _record(labels: celeba_files.Labels, row: int, jpeg: bytes) -> bytes:
+def _record(labels: Labels, row: int, picture: bytes) -> bytes:
     bits = labels.attributes[row].tolist()
     example = {
-        "image": jpeg,
+        "image": picture,
         "file_name": labels.names[row].encode(),
         "attributes": dict(zip(ATTRIBUTES, bits, strict=True)),
     }
@@ -162,21 +167,20 @@ def prepare(
     data_dir: str | os.PathLike[str] | None = None,
     allow_missing: bool = False,
 ) -> pathlib.Path:
-    """Turns the official CelebA files into the tfds data set `celeb_a`.
+    """Turns CelebA's files into the tfds data set `celeb_a`.
 
-    An example has `image` (the official JPEG, byte for byte, 218 x 178 x 3),
-    `file_name`, `attributes` (40 booleans by name) and, where their files are there,
-    `landmarks` (pixels) and `identity`. The official partition is the splits train,
-    validation and test, each in file order; one without pictures is left out. The
-    metadata say how many pictures `of` how many, and the MD5s of what they came from.
+    An example has `image` (the JPEG or PNG, byte for byte, 218 x 178 x 3), `file_name`
+    (the official one, 000001.jpg), `attributes` (40 booleans by name) and, where their
+    files are there, `landmarks` (pixels) and `identity`. The official partition is the
+    splits train, validation and test, each in file order. The metadata say how many
+    pictures `of` how many, and the MD5s of what they came from.
 
     The data set appears whole or not at all. One that is there already and was made
     from the same files is left as it is; one made from others is never touched.
 
     Args:
-      source: a folder with `img_align_celeba.zip` or `img_align_celeba/` beside
-        `list_attr_celeba.txt` and `list_eval_partition.txt`, and as you like
-        `list_landmarks_align_celeba.txt` and `identity_CelebA.txt`; or the zip.
+      source: a folder with CelebA's pictures and label files, or the pictures' zip; in
+        one of the layouts of `celeba_layouts`.
       data_dir: where tfds keeps data sets; None is tfds' own default.
       allow_missing: whether pictures that the label files list may be missing.
         Damaged ones are an error all the same.
@@ -186,18 +190,24 @@ def prepare(
       `tfds.builder_from_directory`.
 
     Raises:
-      UserError: if the official files are not whole or not as published, if
-        `data_dir` cannot be written, or if it holds a `celeb_a` made from others.
+      UserError: if the files are not whole or not as published, a split has no
+        pictures, `data_dir` cannot be written, holds pictures, or holds a `celeb_a`
+        made from others.
     """
-    # TFDS_DATA_DIR, or ~/tensorflow_datasets.
-    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    path = local_path(source, "--source")
+    if data_dir is None:
+        root = local_path(constants.DATA_DIR, "TFDS_DATA_DIR")
+    else:
+        root = local_path(data_dir, "--data_dir")
     folder = root / "celeb_a" / VERSION
     try:
-        path, label_folder = celeba_files.locate(source)
-        labels = celeba_files.read_labels(label_folder)
-        with celeba_files.open_pictures(path) as pictures, _locked(folder.parent):
-            celeba_files.check_names(labels, pictures, allow_missing=allow_missing)
+        with contextlib.ExitStack() as stack:
+            files, pictures = stack.enter_context(open_files(path))
+            _check_place(root, path, pictures)
+            labels = celeba_labels.read_labels(files)
+            celeba_pictures.check_names(labels, pictures, allow_missing=allow_missing)
             metadata = _metadata(labels, pictures)
+            stack.enter_context(_locked(folder.parent))
             if folder.exists():
                 _check_same(folder, metadata)
                 print(f"{folder} holds these pictures already; nothing to do")
@@ -208,14 +218,31 @@ def prepare(
     return folder
 
 
-def _metadata(
-    labels: celeba_files.Labels, pictures: celeba_files.Pictures
-) -> dict[str, Any]:
-    sources = {path.name: celeba_files.md5(path) for path in labels.files}
+def _check_place(root: pathlib.Path, source: pathlib.Path, pictures: Pictures) -> None:
+    """Raises UserError for a place beside or among pictures: nothing is written there.
+
+    What was prepared there before is left to be found.
+    """
+    place, path = root.resolve(), pictures.path
+    folders = {path / os.path.dirname(file) for file in pictures.files.values()}
+    if (
+        place in (source.resolve(), path.resolve().parent)
+        and not (place / "celeb_a").exists()
+        or any(place.is_relative_to(each.resolve()) for each in (path, *folders))
+        or (place.is_dir() and any(map(official_name, os.listdir(place))))
+    ):
+        raise UserError(
+            f"--data_dir is {str(root)!r}, which holds pictures or is among them; "
+            "nothing is written there: give another folder"
+        )
+
+
+def _metadata(labels: Labels, pictures: Pictures) -> dict[str, Any]:
+    sources = dict(labels.md5)
     # The same for a zip and for the folder that it was unpacked to.
     contents = json.dumps([sorted(sources.items()), sorted(pictures.sizes.items())])
     return {
-        "pictures": len(pictures.sizes),
+        "pictures": len(pictures.files),
         "of": len(labels.names),
         "sources_md5": sources,
         "fingerprint": hashlib.sha256(contents.encode()).hexdigest(),
@@ -237,8 +264,8 @@ def _check_same(folder: pathlib.Path, metadata: dict[str, Any]) -> None:
 
 
 def _write(
-    labels: celeba_files.Labels,
-    pictures: celeba_files.Pictures,
+    labels: Labels,
+    pictures: Pictures,
     metadata: dict[str, Any],
     root: pathlib.Path,
 ) -> None:
@@ -246,9 +273,9 @@ def _write(
     # does without.
     sources = metadata["sources_md5"]
     if pictures.path.is_file():
-        sources[celeba_files.ZIP] = celeba_files.md5(pictures.path)
+        sources[pictures.path.name] = celeba_files.md5(pictures.path)
     for name, found in sources.items():
-        official = celeba_files.OFFICIAL_MD5[name]
+        official = celeba_files.OFFICIAL_MD5.get(name, found)
         if found != official:
             print(
                 f"warning: {name} is not the official file: its MD5 is {found}, "

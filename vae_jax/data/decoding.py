@@ -20,8 +20,10 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.proto import tf_example_pb2
 
+from vae_jax.data import tfrecords
 from vae_jax.data.crops import box_of
 from vae_jax.errors import UserError
 
@@ -32,6 +34,7 @@ RESAMPLERS = {
     "box": Image.Resampling.BOX,
 }
 
+PREPARE = "python -m vae_jax.data.prepare --source=PATH_OF_THE_FILES"
 JPEG_START = b"\xff\xd8"
 _SHARE = 5_000  # pictures that are worth the start of a process
 _PROGRESS = "progress.npy"
@@ -58,13 +61,50 @@ def _decode(
     return np.asarray(resized).reshape(size, size, channels), right - left
 
 
+def open_prepared(prepared: Path) -> Any:
+    """Returns the builder of a tfds data set.
+
+    Raises:
+      UserError: its description is damaged, or has no attributes.
+    """
+    try:
+        builder: Any = tfds.builder_from_directory(prepared)
+        builder.info.features["attributes"].keys()
+    # Given bad files, tfds raises what comes.
+    except Exception as error:
+        raise _damaged(prepared, f"cannot be read ({_line(error)})") from error
+    return builder
+
+
 def attribute_names(prepared: Path) -> tuple[str, ...]:
     """Returns the names of a tfds data set's attributes, sorted.
 
     tfds gives them in another order in each process. Sorted is CelebA's own order.
     """
-    features: Any = tfds.builder_from_directory(prepared).info.features
-    return tuple(sorted(features["attributes"].keys()))
+    return tuple(sorted(open_prepared(prepared).info.features["attributes"].keys()))
+
+
+def _records(builder: Any, split: str) -> Any:
+    """Returns a split's serialised examples, by index; raises what comes."""
+    if builder.info.file_format is FileFormat.TFRECORD:
+        info = builder.info.splits[split]
+        return tfrecords.Records(info.filepaths, info.shard_lengths)
+    return builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+
+
+def _line(error: Exception) -> str:
+    # tfds and protobuf explain themselves at length.
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def _damaged(prepared: Path, what: str) -> UserError:
+    elsewhere = f", or CelebA elsewhere: {PREPARE} --data_dir=ANOTHER_FOLDER"
+    return UserError(
+        f"{prepared}: {what}; delete that folder and prepare it again"
+        + (elsewhere if prepared.parent.name == "celeb_a" else "")
+    )
 
 
 def _fill(
@@ -76,14 +116,16 @@ def _fill(
     going_on: Callable[[], bool],
 ) -> None:
     """Fills one share of each split's rows, counting in the map of progress."""
-    builder: Any = tfds.builder_from_directory(prepared)
+    builder = open_prepared(prepared)
     keys = [f"attributes/{name}" for name in attribute_names(prepared)]
     size, resampler = recipe["size"], RESAMPLERS[recipe["resampler"]]
     progress = np.load(folder / _PROGRESS, mmap_mode="r+")[share]
     for split, count in recipe["pictures"].items():
-        source = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
+        try:
+            source = _records(builder, split)
+        except Exception as error:
+            what = f"split {split} cannot be read ({_line(error)})"
+            raise _damaged(prepared, what) from error
         images = np.load(folder / f"{split}_images.npy", mmap_mode="r+")
         attributes = np.load(folder / f"{split}_attributes.npy", mmap_mode="r+")
         for index in range(count * share // shares, count * (share + 1) // shares):
@@ -104,10 +146,8 @@ def _fill(
                 raise
             # Given bad bytes, PIL raises what comes, and so does protobuf.
             except Exception as error:
-                raise UserError(
-                    f"{prepared}: picture {index} of split {split} cannot be "
-                    f"decoded ({error}); delete that folder and prepare it again"
-                ) from error
+                what = f"picture {index} of split {split} cannot be decoded"
+                raise _damaged(prepared, f"{what} ({_line(error)})") from error
             progress += (1, side < size)
             if not going_on():
                 return

@@ -1,9 +1,10 @@
-"""Turns the official CelebA files into a tfds data set.
+"""Turns CelebA's files into a tfds data set.
 
 python -m vae_jax.data.prepare --source=PATH [--data_dir=DIR] [--allow_missing]
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--source",
         required=True,
-        help="a folder with img_align_celeba.zip or img_align_celeba/ beside "
-        "list_attr_celeba.txt and list_eval_partition.txt; or the path of the zip",
+        help="a folder with img_align_celeba.zip or img_align_celeba/ and "
+        "list_attr_celeba and list_eval_partition, .txt or .csv, as they come from "
+        "CelebA's page, Google Drive or Kaggle; or the path of the zip",
     )
     parser.add_argument(
         "--data_dir", help="where tfds keeps its data sets; default: tfds' own"
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     counts = ", ".join(f"{name} {split.num_examples}" for name, split in splits.items())
     train = "python -m vae_jax.main --config=configs/vae.py"
     train += " --config.dataset.name=celeb_a"
+    if args.data_dir is not None:
+        place = shlex.quote(str(folder.parents[1].absolute()))
+        train += f" --config.dataset.data_dir={place}"
     print(f"{folder}: {counts} pictures; to train: {train}")
     print(celeba.LICENCE)
     return 0
