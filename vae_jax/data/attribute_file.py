@@ -13,7 +13,7 @@ from vae_jax.data import zips
 from vae_jax.data.folder_files import ATTRIBUTE_FILE, Source
 from vae_jax.errors import UserError, few, shown
 
-_BITS = {"1": True, "0": False, "-1": False, "true": True, "false": False}
+_BITS = {"0": False, "1": True, "-1": False, "true": True, "false": False}
 _FAULTS = 10  # that are told, of however many
 # Attributes are named in flags, --attribute=A=0.5,B, and name files, which may have 255
 # bytes.
