@@ -362,6 +362,24 @@ def test_both_ways_in_refuse_what_is_damaged_in_the_same_words(tmp_path, kind):
     assert str(caught.value) == f"{path} is no picture ({problem})"
 
 
+def test_large_pictures_are_taken_up_to_pils_limit(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(COLOUR_PNG)
+    expected = read_pictures([path], RECIPE)
+    for pixels_allowed, taken in {900: True, 500: False}.items():
+        # Of 40 x 30 and more than that it warns, and gives up at twice as many.
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels_allowed)
+        with folder_files.open_source(tmp_path) as source:
+            _, stored, problem = folder_files.read_picture(source, "a.png")
+        if taken:
+            assert stored == COLOUR_PNG and problem is None
+            np.testing.assert_array_equal(read_pictures([path], RECIPE), expected)
+        else:
+            assert "1200 pixels" in str(problem)
+            with pytest.raises(UserError, match="a.png is no picture .*1200 pixels"):
+                read_pictures([path], RECIPE)
+
+
 def test_what_is_no_file_is_refused_unread(tmp_path):
     os_error = "No such file or directory"
     for path, reason in {

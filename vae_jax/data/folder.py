@@ -160,7 +160,7 @@ def prepare(
     """Turns a folder or a zip of pictures into a tfds data set, once.
 
     An example has `image` (gray or RGB, upright, 8 bits a channel, JPEG or PNG, of
-    any size), `file_name` (relative, "/" between its parts) and `attributes` (booleans
+    any size), `file_name` (`folder_files.Source` says how) and `attributes` (booleans
     by name, those of `attributes.csv`). `split_of` gives the splits, each in the order
     of the names.
 
@@ -168,7 +168,7 @@ def prepare(
     by name, size and time of change (in a zip CRC), are others than before.
 
     Args:
-      source: a folder, searched with the folders in it, or a zip.
+      source: a folder, searched with the folders in it and linked from it, or a zip.
       data_dir: where tfds keeps data sets; None is tfds' own default.
 
     Returns:
