@@ -6,9 +6,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-import struct
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
@@ -23,8 +21,6 @@ from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.errors import UserError
 from vae_jax.settings import SETTINGS
-
-ORIENTATION = 0x0112
 
 
 @pytest.fixture(autouse=True)
@@ -191,80 +187,6 @@ def test_splits_are_a_hash_of_the_name_and_stay_when_pictures_come_and_go(tmp_pa
     assert before["000.jpg"] == folder.split_of("000.jpg")
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (4, np.flipud),
-        (5, lambda a: np.swapaxes(a, 0, 1)),
-        (6, lambda a: np.rot90(a, -1)),
-        (7, lambda a: np.swapaxes(np.rot90(a, 2), 0, 1)),
-        (8, np.rot90),
-    ],
-)
-def test_pictures_are_turned_as_their_exif_data_say(tmp_path, kind, orientation, turn):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    options = {"lossless": True} if kind == "webp" else {}
-    turned = encode(noise(9), kind, exif=exif, **options)
-    unturned = np.asarray(Image.open(io.BytesIO(turned)).convert("RGB"))
-    path = write(tmp_path / "faces", plain() | {f"turned.{kind}": turned})
-    np.testing.assert_array_equal(shown(path, f"turned.{kind}"), turn(unturned))
-
-
-def png_of_16_bits(levels):
-    """A gray PNG of 16 bits, made without PIL."""
-
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    height, width = levels.shape
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(lines))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
-
-
-def test_unusual_pictures_become_gray_or_rgb_of_8_bits(tmp_path):
-    levels = np.linspace(0, 65535, 30 * 40).round().reshape(30, 40)
-    half = noise(1).convert("RGBA")
-    half.putalpha(Image.linear_gradient("L").resize(half.size))
-    palette = noise(2).quantize(16)
-    cut = palette.copy()
-    cut.info["transparency"] = bytes([0, *[255] * 15])
-    cmyk = encode(noise(3, mode="CMYK"), quality=95)
-    path = write(
-        tmp_path / "faces",
-        plain()
-        | {
-            "16 bits.png": png_of_16_bits(levels),
-            "alpha.png": encode(half, "png"),
-            "palette.png": encode(palette, "png"),
-            "cut.png": encode(cut, "png"),
-            "cmyk.jpg": cmyk,
-            "bits.png": encode(noise(4, mode="1"), "png"),
-        },
-    )
-    deep = shown(path, "16 bits.png")
-    assert np.abs(deep - levels * 255 / 65535).max() <= 0.5
-    alpha = np.asarray(half, float)[..., 3:] / 255
-    expected = np.asarray(half, float)[..., :3] * alpha + 255 * (1 - alpha)
-    assert np.abs(shown(path, "alpha.png") - expected).max() <= 1
-    np.testing.assert_array_equal(shown(path, "palette.png"), palette.convert("RGB"))
-    see_through = np.asarray(palette) == 0
-    assert see_through.any()
-    assert (shown(path, "cut.png")[see_through] == 255).all()
-    rgb = np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB"))
-    np.testing.assert_array_equal(shown(path, "cmyk.jpg"), rgb)
-    for channels in (1, 3):
-        dataset = cache.load("folder", path, crop="centre", size=8, channels=channels)
-        assert dataset.splits["train"].images.shape[1:] == (8, 8, channels)
-
-
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (31, 40), (40, 31), (32, 32)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_centre_is_the_largest_square_in_the_middle(tmp_path, size, channels):
@@ -335,84 +257,35 @@ def test_attributes_follow_their_names_in_whatever_order(tmp_path, yes, no):
         assert found[name][2] == {"Smiling": smiling, "Male": male}
 
 
-def replaced(old, new):
-    def change(text):
-        assert old in text
-        return text.replace(old, new, 1)
-
-    return change
-
-
-CSV_ERRORS = {
-    "missing row": (
-        replaced("004.jpg,0,0\n", ""),
-        ["attributes.csv has no row for 1 of 40 pictures: 004.jpg"],
-    ),
-    "missing rows": (
-        lambda text: "\n".join(text.splitlines()[:-5]),
-        ["no row for 5 of 40 pictures: 035.jpg, 036.jpg, 037.jpg, ..."],
-    ),
-    "no such picture": (
-        replaced("004.jpg", "400.jpg"),
-        ["attributes.csv:6: there is no picture '400.jpg'"],
-    ),
-    "itself": (
-        replaced("004.jpg", "attributes.csv"),
-        ["attributes.csv:6: there is no picture 'attributes.csv'"],
-    ),
-    "twice": (
-        replaced("004.jpg", "002.jpg"),
-        ["attributes.csv:6: 002.jpg is listed twice, first in line 4"],
-    ),
-    "no bit": (
-        replaced("004.jpg,0,0", "004.jpg,0,2"),
-        ["attributes.csv:6: Male is '2'; allowed are 0, 1, -1, true, false"],
-    ),
-    "no value": (
-        replaced("004.jpg,0,0", "004.jpg,,0"),
-        ["attributes.csv:6: Smiling is ''; allowed are"],
-    ),
-    "too few": (
-        replaced("004.jpg,0,0", "004.jpg,0"),
-        ["attributes.csv:6: got 2 value(s), expected 3"],
-    ),
-    "too many": (
-        replaced("004.jpg,0,0", "004.jpg,0,0,1"),
-        ["attributes.csv:6: got 4 value(s), expected 3"],
-    ),
-    "no file_name": (
-        replaced("file_name", "image"),
-        ["attributes.csv:1: the columns are 'image,Smiling,Male'", "file_name"],
-    ),
-    "semicolons": (
-        lambda text: text.replace(",", ";"),
-        ["attributes.csv:1: the columns are 'file_name;Smiling;Male'", "commas"],
-    ),
-    "column twice": (
-        replaced("Male", "Smiling"),
-        ["attributes.csv:1: the columns are 'file_name,Smiling,Smiling'"],
-    ),
-    "empty": (lambda text: "", ["attributes.csv:1: the columns are ''"]),
-    "open quote": (replaced("004", '"004'), ["attributes.csv is no CSV in UTF-8"]),
-    "latin-1": (
-        lambda text: text.encode() + "ü.jpg,0,0\n".encode("latin-1"),
-        ["attributes.csv is no CSV in UTF-8"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", CSV_ERRORS)
 @pytest.mark.parametrize("put", [write, pack])
-def test_a_faulty_attribute_file_is_named_with_line_and_value(
-    tmp_path, tfds_dir, case, put
-):
-    change, parts = CSV_ERRORS[case]
-    files = plain() | {"attributes.csv": change(csv(plain()))}
-    message = refusal(put(tmp_path / "faces", files))
-    assert str(tmp_path / "faces") in message
-    for part in parts:
-        assert part in message
+def test_a_faulty_attribute_file_is_named_and_nothing_is_kept(tmp_path, tfds_dir, put):
+    files = plain() | {"attributes.csv": csv(plain()).replace("004.jpg", "400.jpg")}
+    path = put(tmp_path / "faces", files)
+    assert refusal(path) == (
+        f"{path}/attributes.csv:6: there is no picture '400.jpg'; attributes.csv has "
+        "no row for 1 of 40 pictures: '004.jpg'"
+    )
     assert kept(tfds_dir) == []
+
+
+def test_attributes_of_any_number_and_odd_names_are_kept(tmp_path):
+    odd = ["a b", "Café", "Age>40?", "x" * 100, "a.b:c", "'\"", "é" * 100, "-"]
+    names = [*odd, *map(str, range(500))]
+    header = ",".join(
+        ["file_name", *(f'"{n.replace(chr(34), 2 * chr(34))}"' for n in names)]
+    )
+    rows = [f"{picture},{','.join('01' * 254)}" for picture in plain()]
+    files = plain() | {"attributes.csv": "\n".join([header, *rows])}
+    dataset = cache.load("folder", write(tmp_path / "faces", files), crop="centre")
+    assert dataset.attribute_names == tuple(sorted(names))
+    ones = dict(
+        zip(
+            dataset.attribute_names,
+            dataset.splits["test"].attributes[0],
+            strict=True,
+        )
+    )
+    assert [ones[name] for name in names] == [False, True] * 254
 
 
 @pytest.mark.parametrize("name", ["faces/attributes.csv", "Attributes.CSV"])
@@ -423,55 +296,13 @@ def test_an_attribute_file_that_would_be_passed_over_is_refused(tmp_path, name):
     )
 
 
-def bomb():
-    """A PNG of a few bytes that says it has 400 million pixels."""
-    small = bytearray(encode(noise(0, (1, 1)), "png"))
-    small[16:24] = struct.pack(">II", 20_000, 20_000)
-    small[29:33] = struct.pack(">I", zlib.crc32(bytes(small[12:29])))
-    return bytes(small)
-
-
-def flipped(file):
-    """A PNG with a bit of its pixels changed."""
-    damaged = bytearray(file)
-    damaged[file.index(b"IDAT") + 40] ^= 1
-    return bytes(damaged)
-
-
-ZEROS = JPEG[:600] + bytes(100) + JPEG[700:]
-BAD_FILES = {
-    "cut.jpg": (JPEG[: len(JPEG) // 2], "cut.jpg ("),
-    "cut by two.jpg": (JPEG[:-2], "cut by two.jpg ("),
-    "zeros.jpg": (ZEROS, "zeros.jpg ("),
-    "empty.jpg": (b"", "empty.jpg (empty)"),
-    "text.jpg": (b"hello " * 30, "text.jpg (none of JPEG, PNG, WEBP, BMP)"),
-    "gif.png": (encode(noise(1), "gif"), "gif.png (none of JPEG, PNG, WEBP, BMP)"),
-    "cut.png": (encode(noise(1), "png")[:-40], "cut.png ("),
-    "flipped.png": (flipped(encode(noise(1), "png")), "flipped.png ("),
-    "cut.webp": (encode(noise(1), "webp")[:-20], "cut.webp ("),
-    "cut.bmp": (encode(noise(1), "bmp")[:-100], "cut.bmp ("),
-    "bomb.png": (bomb(), "decompression bomb"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_damaged_picture_is_named_and_nothing_is_kept(tmp_path, tfds_dir, name):
-    content, part = BAD_FILES[name]
-    message = refusal(write(tmp_path / "faces", plain() | {name: content}))
-    assert f"1 of 41 pictures in {tmp_path / 'faces'} are damaged: {name} (" in message
-    assert part in message
-    assert "object at 0x" not in message
-    assert kept(tfds_dir) == []
-
-
-def test_a_turned_jpeg_is_checked_as_strictly(tmp_path):
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    file = encode(noise(0), quality=95, exif=exif)
-    file = file[:-150] + bytes(100) + file[-50:]
-    assert "turned.jpg (" in refusal(
-        write(tmp_path / "f", plain() | {"turned.jpg": file})
+def test_a_damaged_picture_is_named_and_nothing_is_kept(tmp_path, tfds_dir):
+    path = write(tmp_path / "faces", plain() | {"line\nend.jpg": JPEG[:-2]})
+    assert refusal(path) == (
+        f"1 of 41 pictures in {path} are damaged: 'line\\nend.jpg' (Premature end of "
+        "JPEG file); mend or remove them"
     )
+    assert kept(tfds_dir) == []
 
 
 @pytest.mark.parametrize(
@@ -535,7 +366,7 @@ def test_an_empty_split_is_explained(tmp_path):
 def test_names_that_are_no_text_are_refused(tmp_path):
     path = write(tmp_path / "faces", plain())
     (pathlib.Path(os.fsdecode(os.fsencode(path) + b"/caf\xe9.jpg"))).write_bytes(JPEG)
-    assert "is no UTF-8; rename" in refusal(path)
+    assert r"1 name(s) are no UTF-8: 'caf\udce9.jpg'; rename" in refusal(path)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, tfds_dir):

@@ -4,6 +4,8 @@ import hashlib
 import pathlib
 from collections.abc import Iterable
 
+from vae_jax import errors
+
 HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 HEIGHT, WIDTH = 218, 178
 SPLITS = ("train", "validation", "test")  # partition 0, 1, 2
@@ -61,7 +63,5 @@ def few(names: Iterable[str]) -> str:
 
     They are shown by `ascii`: of two that differ, some look alike on a screen.
     """
-    names = list(names)
-    if not names:
-        return ""
-    return f" ({', '.join(map(ascii, names[:3]))}{', ...' if len(names) > 3 else ''})"
+    those = errors.few([*map(ascii, names)])
+    return f" ({those})" if those else ""

@@ -10,7 +10,6 @@ import io
 import os
 import pathlib
 import shlex
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from vae_jax.data import folder as own_pictures
-from vae_jax.data import zips
+from vae_jax.data import picture_files, zips
 from vae_jax.data.celeba_files import (
     HEIGHT,
     HOMEPAGE,
@@ -263,20 +262,14 @@ def damage(picture: bytes) -> str | None:
 
 
 def _damage_of_png(picture: bytes) -> str | None:
-    # What it warns of is size, which is looked at here, or nothing to mend.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(picture), formats=("PNG",)) as opened:
-                if opened.size != (WIDTH, HEIGHT):
-                    width, height = opened.size
-                    return f"{width}x{height} pixels, expected {WIDTH}x{HEIGHT}"
-                if opened.mode != "RGB":
-                    return f"{opened.mode}, expected RGB"
-                opened.verify()
-            with Image.open(io.BytesIO(picture), formats=("PNG",)) as opened:
-                opened.load()
-        # Given bad bytes, PIL raises what comes: SyntaxError and struct.error too.
-        except Exception as error:
-            return f"no whole PNG: {error or type(error).__name__}"
+    try:
+        stored = picture_files.to_stored(picture)
+    except ValueError as error:
+        return f"no whole PNG: {error}"
+    with Image.open(io.BytesIO(picture), formats=("PNG",)) as opened:
+        if opened.size != (WIDTH, HEIGHT):
+            width, height = opened.size
+            return f"{width}x{height} pixels, expected {WIDTH}x{HEIGHT}"
+        if opened.mode != "RGB" or stored != picture:
+            return f"{opened.mode}, expected RGB of 8 bits, upright"
     return None

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,35 @@ _SHARE = 5_000  # pictures that are worth the start of a process
 _PROGRESS = "progress.npy"
 
 
-def _decode(
-    encoded: bytes,
+def pixels_of(encoded: bytes) -> np.ndarray:
+    """Returns the pixels of a JPEG or PNG, [H,W,3] uint8."""
+    if encoded.startswith(JPEG_START):
+        return simplejpeg.decode_jpeg(encoded, "RGB")
+    # PIL warns of a large one, which was taken all the same.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def crop_and_resize(
+    pixels: np.ndarray,
     crop: str,
     resampler: Image.Resampling,
     size: int,
     channels: int,
 ) -> tuple[np.ndarray, int]:
-    """Returns a picture, [size,size,channels] uint8, and its crop's side in pixels."""
-    if encoded.startswith(JPEG_START):
-        pixels = simplejpeg.decode_jpeg(encoded, "RGB")
-    else:
-        pixels = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    """Returns a picture as models see it, and its crop's side in pixels.
+
+    Args:
+      pixels: [H,W,3] uint8.
+      crop: a key of `crops.CROPS`.
+      resampler: one of `RESAMPLERS`.
+      size: of the result, [size,size,channels] uint8.
+      channels: 1 (gray, luma) or 3 (RGB).
+
+    Raises:
+      UserError: the crop does not fit.
+    """
     height, width, _ = pixels.shape
     left, upper, right, lower = box_of(crop, width, height)
     picture = Image.fromarray(pixels[upper:lower, left:right])
@@ -134,8 +152,8 @@ def _fill(
                 record = tf_example_pb2.Example.FromString(  # pyright: ignore
                     source[index]
                 ).features.feature
-                images[index], side = _decode(
-                    record["image"].bytes_list.value[0],
+                images[index], side = crop_and_resize(
+                    pixels_of(record["image"].bytes_list.value[0]),
                     recipe["crop"],
                     resampler,
                     size,

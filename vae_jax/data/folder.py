@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +22,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, registered
 from tqdm import tqdm
 
-from vae_jax.data import folder_files, writing
+from vae_jax.data import attribute_file, folder_files, writing
 from vae_jax.data.folder_files import Source
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, few, shown
 
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
@@ -35,10 +36,12 @@ _DAMAGED = 10  # pictures after which to stop looking for more
 def split_of(name: str) -> str:
     """Returns a picture's split: of 10 names 8 are train, 1 validation, 1 test.
 
-    It depends on the relative path alone, so that no picture changes sides when others
-    come or go: its SHA-256, as a number, modulo 10 is below 8, 8 or 9.
+    It depends on the relative path alone, in Unicode's form NFC, so that no picture
+    changes sides when others come or go, or on another system: its SHA-256, as a
+    number, modulo 10 is below 8, 8 or 9.
     """
-    digit = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
+    plain = unicodedata.normalize("NFC", name)
+    digit = int(hashlib.sha256(plain.encode()).hexdigest(), 16) % 10
     return SPLITS[max(0, digit - 7)]
 
 
@@ -99,7 +102,7 @@ with registered.skip_registration():
             ):
                 file, stored, problem = folder_files.read_picture(source, name)
                 if problem:
-                    damaged.append(f"{name} ({problem})")
+                    damaged.append(f"{shown(name)} ({problem})")
                     if len(damaged) == _DAMAGED:
                         break
                     continue
@@ -122,8 +125,8 @@ with registered.skip_registration():
                 stopped = " or more" if len(damaged) == _DAMAGED else ""
                 raise UserError(
                     f"{len(damaged)}{stopped} of {len(names)} pictures in "
-                    f"{source.path} are damaged: {', '.join(damaged)}; mend or remove "
-                    "them"
+                    f"{shown(source.path)} are damaged: {', '.join(damaged)}; mend or "
+                    "remove them"
                 )
 
 
@@ -134,9 +137,9 @@ def _by_split(source: Source) -> dict[str, list[str]]:
     counts = ", ".join(f"{split} {len(those)}" for split, those in names.items())
     if not all(names.values()):
         raise UserError(
-            f"{source.path} holds {len(source.names)} picture(s): {counts}; each split "
-            "needs one at least. Names decide by their hash, 8 of 10 for train: with "
-            "50 pictures an empty split is rare, so add some"
+            f"{shown(source.path)} holds {len(source.names)} picture(s): {counts}; "
+            "each split needs one at least. Names decide by their hash, 8 of 10 for "
+            "train: with 50 pictures an empty split is rare, so add some"
         )
     return names
 
@@ -157,7 +160,7 @@ def prepare(
     """Turns a folder or a zip of pictures into a tfds data set, once.
 
     An example has `image` (gray or RGB, upright, 8 bits a channel, JPEG or PNG, of
-    any size), `file_name` (relative, "/" between its parts) and `attributes` (booleans
+    any size), `file_name` (`folder_files.Source` says how) and `attributes` (booleans
     by name, those of `attributes.csv`). `split_of` gives the splits, each in the order
     of the names.
 
@@ -165,7 +168,7 @@ def prepare(
     by name, size and time of change (in a zip CRC), are others than before.
 
     Args:
-      source: a folder, searched with the folders in it, or a zip.
+      source: a folder, searched with the folders in it and linked from it, or a zip.
       data_dir: where tfds keeps data sets; None is tfds' own default.
 
     Returns:
@@ -190,7 +193,9 @@ def prepare(
             with filelock.FileLock(f"{place}.lock"):
                 return _prepare(opened, place)
     except OSError as error:
-        raise UserError(f"cannot prepare {path} under {root}: {error}") from error
+        raise UserError(
+            f"cannot prepare {shown(path)} under {shown(root)}: {error}"
+        ) from error
 
 
 def _prepare(source: Source, place: pathlib.Path) -> pathlib.Path:
@@ -201,11 +206,16 @@ def _prepare(source: Source, place: pathlib.Path) -> pathlib.Path:
     for stale in version.parent.glob(f"incomplete.*_{VERSION}"):
         shutil.rmtree(stale)
     counts = {split: len(names) for split, names in _by_split(source).items()}
-    attribute_names, attributes = folder_files.read_attributes(source)
+    attribute_names, attributes = attribute_file.read_attributes(source)
     writing.write(Folder(source, attribute_names, attributes, place), place)
     print(
-        f"{source.path}: {len(source.names)} pictures ("
+        f"{shown(source.path)}: {len(source.names)} pictures ("
         + ", ".join(f"{split} {count}" for split, count in counts.items())
-        + f") with {len(attribute_names)} attributes, prepared in {place}"
+        + f") with {len(attribute_names)} attributes, prepared in {shown(place)}"
     )
+    if source.passed_over:
+        print(
+            f"{len(source.passed_over)} link(s) passed over, to what is read under "
+            f"another name: {few([*source.passed_over])}"
+        )
     return version

@@ -1,54 +1,62 @@
 """The user's own picture files, as a trained model sees pictures."""
 
-import warnings
+import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from vae_jax.data import decoding, picture_files, zips
 from vae_jax.data.crops import ALIGNED_SIZE, box_of
-from vae_jax.data.decoding import RESAMPLERS
-from vae_jax.data.folder_files import FORMATS
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, shown
 
 
-def read_pictures(paths: Sequence[str], recipe: dict[str, Any]) -> np.ndarray:
+def read_pictures(
+    paths: Sequence[str | os.PathLike[str]], recipe: dict[str, Any]
+) -> np.ndarray:
     """Returns picture files of any sizes as [N,H,W,C] uint8.
 
-    Each is turned as its EXIF data say and cropped: one of CelebA's size by the data
-    set's own crop, any other to the largest square in its middle, which is printed.
-    A model knows faces where its data set has them: a face that fills the square
-    otherwise comes out worse.
+    Each is decoded as pictures of a training folder are, and cropped: one of CelebA's
+    size by the data set's own crop, any other to the largest square in its middle,
+    which is printed. A model knows faces where its data set has them: a face that
+    fills the square otherwise comes out worse.
 
     Args:
       paths: of the files.
       recipe: of the data set that the model was trained on, see `cache.Dataset`.
 
     Raises:
-      UserError: a file is not there, or no picture.
+      UserError: a file is not there, too large, or no whole picture.
     """
     pictures = []
-    for path in paths:
-        # What decoders warn of, such as odd metadata, is nothing that a user need mend.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                # Of other formats some are programs, which PIL has others run.
-                with Image.open(path, formats=FORMATS) as opened:
-                    turned = ImageOps.exif_transpose(opened).convert("RGB")
-            # Given bad bytes, PIL raises what comes: SyntaxError and struct.error too.
-            except Exception as error:
-                raise UserError(
-                    f"{path} is no picture ({', '.join(FORMATS)}): {error}"
-                ) from error
-        crop = recipe["crop"] if turned.size == ALIGNED_SIZE else "centre"
-        box = box_of(crop, *turned.size)
-        print(f"{path}: {turned.width}x{turned.height}, cut to the box {box} ({crop})")
-        picture = turned.crop(box)
-        if recipe["channels"] == 1:
-            picture = picture.convert("L")
-        size = (recipe["size"], recipe["size"])
-        resized = picture.resize(size, RESAMPLERS[recipe["resampler"]])
-        pictures.append(np.asarray(resized).reshape(*size, recipe["channels"]))
+    for path in map(Path, paths):
+        name = shown(path)
+        try:
+            stored = picture_files.to_stored(_read(path, name))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{name} is no picture ({error})") from error
+        pixels = decoding.pixels_of(stored)
+        height, width, _ = pixels.shape
+        crop = recipe["crop"] if (width, height) == ALIGNED_SIZE else "centre"
+        box = box_of(crop, width, height)
+        print(f"{name}: {width}x{height}, cut to the box {box} ({crop})")
+        picture, _ = decoding.crop_and_resize(
+            pixels,
+            crop,
+            decoding.RESAMPLERS[recipe["resampler"]],
+            recipe["size"],
+            recipe["channels"],
+        )
+        pictures.append(picture)
     return np.stack(pictures)
+
+
+def _read(path: Path, name: str) -> bytes:
+    status = path.stat()
+    # A pipe, or a device, would never come to its end.
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a folder, or something else that is no file")
+    zips.check_size(name, status.st_size)
+    return path.read_bytes()

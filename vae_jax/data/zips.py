@@ -3,11 +3,12 @@
 Names found in a zip are only ever looked up, never made into a path.
 """
 
+import contextlib
 import pathlib
 import zipfile
 import zlib
 
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, shown
 
 # Of a picture's file. A whole picture of this size would be hundreds of megapixels.
 LARGEST = 2**28
@@ -24,9 +25,18 @@ UNREADABLE = (
 )
 
 
+def name_of(entry: zipfile.ZipInfo) -> str:
+    """Returns an entry's name; macOS writes UTF-8 without saying so."""
+    if not entry.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            # Python's guess undone.
+            return entry.filename.encode("cp437").decode()
+    return entry.filename
+
+
 def check(path: pathlib.Path, entry: zipfile.ZipInfo) -> None:
     """Raises UserError for an entry that is not to be read."""
-    where = f"{path}: entry {entry.filename!r}"
+    where = f"{shown(path)}: entry {entry.filename!r}"
     if entry.flag_bits & 0x1:
         raise UserError(f"{where} is encrypted; pack the zip without a password")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
