@@ -421,7 +421,7 @@ ERRORS = {
     ),
     "gray PNG": (
         repack(n3=draw(0, mode="L", kind="png")),
-        ["000003.jpg' (L, expected RGB)"],
+        ["000003.jpg' (L, expected RGB of 8 bits"],
     ),
     "small PNG": (
         repack(n3=draw(0, (17, 21), kind="png")),

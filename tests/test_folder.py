@@ -540,7 +540,8 @@ def test_a_run_trains_on_a_folder_and_goes_on_with_it(own_config, tmp_path):
     own_config.train.num_steps = 4
     run = run_lib.train(own_config, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["dataset"] == run.dataset.recipe
+    names = list(run.dataset.attribute_names)
+    assert record["dataset"] == run.dataset.recipe | {"attribute_names": names}
     assert record["config"]["dataset"]["crop"] == "centre"
     assert record["dataset"]["name"] == "folder"
     assert sum(record["dataset"]["pictures"].values()) == 48
@@ -571,5 +572,5 @@ def test_a_run_goes_on_with_the_same_pictures_alone(
         run_lib.train(own_config, tmp_path / "run")
     # To look into it they do, and that is said.
     capsys.readouterr()
-    assert run_lib.load(tmp_path / "run").step == 4
+    assert run_lib.load(tmp_path / "run").dataset.splits
     assert "was trained on other pictures of folder" in capsys.readouterr().out
