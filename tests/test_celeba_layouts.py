@@ -301,13 +301,13 @@ REFUSED = {
     "the first of them": (
         TEXTS | pictures("img_align_celeba/", names=NAMES[:30]),
         "",
-        ["10 of the 40 ", "there is none of validation (5 pictures, 000031 to 000035)"]
-        + [" and of test (5 pictures, 000036 to 000040)", "TRAIN"],
+        ["10 of the 40 ", "validation has 0 of 5 pictures, 000031 to 000035"]
+        + [", test has 0 of 5 pictures, 000036 to 000040", "TRAIN"],
     ),
     "too few to train on as they are": (
         TEXTS | pictures("img_align_celeba/", names=NAMES[:2]),
         "",
-        ["and of test (5 pictures, 000036 to 000040)"],
+        ["test has 0 of 5 pictures, 000036 to 000040"],
     ),
     "a split that is not listed": (
         FOLDER | {"list_eval_partition.txt": text(rows([[0]] * COUNT))},
@@ -432,5 +432,5 @@ def test_the_official_ranges_come_from_the_partition_file(tmp_path):
     with celeba_pictures.open_pictures(tmp_path) as found:
         with pytest.raises(UserError) as caught:
             celeba_pictures.check_names(labels, found, allow_missing=True)
-    assert "none of test (19962 pictures, 182638 to 202599)" in str(caught.value)
+    assert "test has 0 of 19962 pictures, 182638 to 202599" in str(caught.value)
     assert "validation" not in str(caught.value)

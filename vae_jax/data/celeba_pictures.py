@@ -172,6 +172,8 @@ def _sorted_out(
 def check_names(labels: Labels, pictures: Pictures, *, allow_missing: bool) -> None:
     """Compares the pictures that are there, one at least, with those that are listed.
 
+    Where some are missing, what each split has and would have is printed.
+
     Raises:
       UserError: if there are unlisted pictures, if a split has none, or if listed ones
         are missing and `allow_missing` is False.
@@ -186,7 +188,14 @@ def check_names(labels: Labels, pictures: Pictures, *, allow_missing: bool) -> N
             f"{listed}; remove them, or complete the label files{alone}"
         )
     missing = [name for name in labels.names if name not in pictures.files]
-    empty = _empty_splits(labels, pictures)
+    splits = _splits(labels, pictures)
+    told = {
+        name: f"{name} has {has} of {count} pictures, {first} to {last}"
+        for name, (has, count, first, last) in splits.items()
+    }
+    if missing:
+        print(f"{pictures.path}: {'; '.join(told.values())}")
+    empty = [told[name] for name, (has, *_) in splits.items() if not has]
     if not empty and (allow_missing or not missing):
         return
     message = (
@@ -196,16 +205,16 @@ def check_names(labels: Labels, pictures: Pictures, *, allow_missing: bool) -> N
     if empty:
         raise UserError(
             f"{message}; nothing is trained or evaluated without a picture in each "
-            f"split, and there is none of {' and of '.join(empty)}"
+            f"split, and {', '.join(empty)}"
             + how_to_train(pictures.path, pictures.files.values())
         )
     raise UserError(f"{message}, or pass --allow_missing to prepare the {there}")
 
 
-def _empty_splits(labels: Labels, pictures: Pictures) -> list[str]:
-    """Returns the splits without a picture, each with those that it needs."""
+def _splits(labels: Labels, pictures: Pictures) -> dict[str, tuple[int, int, str, str]]:
+    """Returns of each split how many pictures are there and listed, first and last."""
     there = np.array([name in pictures.files for name in labels.names])
-    empty = []
+    splits = {}
     for index, split in enumerate(SPLITS):
         rows = np.flatnonzero(labels.partition == index)
         if not len(rows):
@@ -213,10 +222,9 @@ def _empty_splits(labels: Labels, pictures: Pictures) -> list[str]:
                 f"{labels.listed_in} lists no picture of split {split}; nothing is "
                 f"trained or evaluated without one; get it again from {HOMEPAGE}"
             )
-        if not there[rows].any():
-            ends = [labels.names[row].removesuffix(".jpg") for row in rows[[0, -1]]]
-            empty.append(f"{split} ({len(rows)} pictures, {' to '.join(ends)})")
-    return empty
+        first, last = (labels.names[row].removesuffix(".jpg") for row in rows[[0, -1]])
+        splits[split] = (int(there[rows].sum()), len(rows), first, last)
+    return splits
 
 
 def how_to_train(path: pathlib.Path, files: Iterable[str]) -> str:
