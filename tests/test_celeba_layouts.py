@@ -217,6 +217,16 @@ def test_links_are_followed_and_one_that_leads_back_is_not(tmp_path):
         assert len(found.files) == COUNT
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "img_align_celeba.zip")
+    with pytest.raises(UserError, match="^--source is .* allowed is a folder"):
+        celeba.prepare(tmp_path / "img_align_celeba.zip", tmp_path / "data")
+    os.mkfifo(tmp_path / "000002.jpg")
+    lay(tmp_path, {"000001.jpg": JPEG})
+    with celeba_pictures.open_pictures(tmp_path) as found:
+        assert list(found.files) == ["000001.jpg"]
+
+
 def test_png_is_stored_under_its_official_name_and_trains(tmp_path):
     png = {f"img_align_celeba/{name}.png": encode("png") for name in NAMES}
     source = lay(tmp_path / "source", CSVS | png)
@@ -272,7 +282,7 @@ REFUSED = {
             + b"".join(b"%d,000001.jpg,0\n" % i for i in range(3))
         },
         "",
-        ["list_eval_partition.csv: line 2: got '000001.jpg 0' for '0', expected 1"],
+        ["list_eval_partition.csv: line 2: got '000001.jpg' for '0', expected 1"],
     ),
     "columns in another order": (
         KAGGLE | {"list_attr_celeba.csv": csv(rows(BITS), ATTRIBUTES[::-1])},
@@ -343,6 +353,11 @@ REFUSED = {
         TEXTS | {f"x{name}.jpg": JPEG for name in NAMES},
         "",
         ["holds 40 picture(s) ('x000001.jpg', ", "not among the 40 ", "TRAIN"],
+    ),
+    "pictures alone": (
+        pictures("a/"),
+        "a",
+        ["partition.txt (or .csv), list_attr_celeba.txt (or .csv) in it and", "TRAIN"],
     ),
     "a label file": (FOLDER, "list_attr_celeba.txt", ["allowed is a folder with "]),
     "packed otherwise": (

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from vae_jax.data import celeba_labels, folder_files
-from vae_jax.data.celeba_files import HOMEPAGE, PICTURES, ZIP
+from vae_jax.data.celeba_files import HOMEPAGE, PICTURES, ZIP, official_name
 from vae_jax.data.celeba_labels import REQUIRED, LabelFile
 from vae_jax.data.celeba_pictures import (
     Pictures,
@@ -67,7 +67,8 @@ def open_files(
     if source.is_dir():
         levels = _levels(source)
         places = _find(levels, PLACES)
-    elif not source.name.lower().endswith(".zip"):
+    # What is no file, such as a pipe, would never come to its end.
+    elif not (source.is_file() and source.name.lower().endswith(".zip")):
         raise UserError(
             f"--source is {str(source)!r}; allowed is a folder with CelebA's files, or "
             f"the zip of its pictures{_how_to_unpack([source], source)}"
@@ -87,11 +88,8 @@ def open_files(
         if pictures is None and (places or not lacking):
             place, *elsewhere = places or [source]
             pictures = stack.enter_context(open_pictures(place, elsewhere))
-        if pictures is None or not pictures.files:
-            lacking.append(f"{ZIP} (or, unpacked, {PICTURES}/)")
-        if lacking:
+        if lacking or pictures is None or not pictures.files:
             raise UserError(_lacks(source, lacking, levels, pictures))
-        assert pictures is not None
         yield labels, pictures
 
 
@@ -189,6 +187,8 @@ def _lacks(
             files += [
                 folder / e.name for e in _entries(folder) if os.path.isfile(e.path)
             ]
+    if not any(official_name(file.name) for file in files):
+        lacking = [*lacking, f"{ZIP} (or, unpacked, {PICTURES}/)"]
     if not files:
         return f"{root} holds no files{where}; {_ORIGIN}"
     own = [
