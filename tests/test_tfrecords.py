@@ -182,6 +182,13 @@ def test_a_damaged_description_is_named(change, copy):
         load(copy)
 
 
+@pytest.mark.parametrize("count", ["-9", "42000000000"])
+def test_counts_that_cannot_be_are_refused_before_the_disk_is_full(count, copy):
+    rewrite("dataset_info.json", '"4"', f'"{count}"')(copy)
+    with pytest.raises(UserError, match=f"^{copy}: split train should have [-4][0-9]*"):
+        load(copy)
+
+
 def test_a_damaged_array_record_is_named(prepared, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "celeb_a" / "2.1.0")
     (shard,) = folder.glob("celeb_a-test*")

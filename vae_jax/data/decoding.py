@@ -195,6 +195,7 @@ def fill(
       UserError: a picture cannot be decoded, the crop does not fit it, or the disk
         is full.
     """
+    _check_counts(prepared, recipe["pictures"])
     try:
         _create(folder, recipe, len(attribute_names(prepared)))
     except OSError as error:
@@ -215,6 +216,22 @@ def fill(
         _fill_in_processes(folder, prepared, recipe, shares, tell)
     path.unlink()
     return int(progress[:, 1].sum())
+
+
+def _check_counts(prepared: Path, pictures: dict[str, int]) -> None:
+    """Raises UserError where files are missing, or too small for their records.
+
+    The maps are as large as the description says, whatever it says.
+    """
+    splits = open_prepared(prepared).info.splits
+    for split, count in pictures.items():
+        try:
+            size = sum(os.path.getsize(path) for path in splits[split].filepaths)
+        except OSError as error:
+            raise _damaged(prepared, f"cannot be read ({error})") from error
+        if not 0 < count <= size:
+            what = f"split {split} should have {count} pictures in {size} bytes"
+            raise _damaged(prepared, what)
 
 
 def _create(folder: Path, recipe: dict[str, Any], num_names: int) -> None:
