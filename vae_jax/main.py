@@ -33,11 +33,16 @@ from ml_collections import config_flags
 from vae_jax import config as config_lib
 from vae_jax import processes
 from vae_jax import run as run_lib
-from vae_jax.command_line import keep_compiled_programs, parse_flags, parse_numbers
+from vae_jax.command_line import (
+    keep_compiled_programs,
+    parse_flags,
+    parse_numbers,
+    quieten_failed_saves,
+)
 from vae_jax.commands import directions, edits, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, naming_files
 from vae_jax.models.classifier import Classifier
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots, tables
@@ -319,12 +324,14 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
+    quieten_failed_saves()
     keep_compiled_programs()
     try:
-        app.run(
-            main,
-            flags_parser=lambda argv: parse_flags(flags.FLAGS, CONFIG, argv),
-        )
+        with naming_files():
+            app.run(
+                main,
+                flags_parser=lambda argv: parse_flags(flags.FLAGS, CONFIG, argv),
+            )
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
         processes.leave(2, at_once=isinstance(error, processes.Lost))

@@ -17,12 +17,12 @@ from flax import nnx
 from vae_jax import config as config_lib
 from vae_jax import parts, processes, record, sharding
 from vae_jax.config import Config
-from vae_jax.data import batches, cache, crops
+from vae_jax.data import batches, cache, crops, places
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.models import build
 from vae_jax.models.labels import to_labels
-from vae_jax.report.writer import Writer
+from vae_jax.report.writer import Writer, writing
 from vae_jax.training import loop
 from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints, differences
@@ -61,7 +61,8 @@ class Run:
     def image_path(self, name: str) -> Path:
         """Returns where a picture of this run goes."""
         path = self.workdir / "images" / name
-        path.parent.mkdir(exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
         return path
 
 
@@ -137,6 +138,12 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.dataset.name = recorded.dataset.name
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
+    elif (picture := places.find_picture(workdir)) is not None:
+        raise UserError(
+            f"--workdir is {str(workdir)!a}, which holds no run but pictures "
+            f"({ascii(str(picture.relative_to(workdir)))}), and nothing is written "
+            "there; choose another"
+        )
     config = _resolve(config)
     dataset = parts.load_dataset(config.dataset)
     if config.model.attributes == "auto":

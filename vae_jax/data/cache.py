@@ -1,24 +1,27 @@
 """Pictures decoded, cropped and resized once, kept as uint8 memory maps.
 
 tfds record -> JPEG -> crop -> gray or RGB -> resize -> [N,H,W,C] uint8 on disk, mapped
-into memory. The folder's name is its recipe, so that two recipes never mix.
+into memory. The folder's name is its recipe, so that two recipes never mix. It lies
+beside the data set, or in the user's cache where that is only to be read.
 """
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants
 from tqdm import tqdm
 
-from vae_jax.data import decoding, synthetic_faces
+from vae_jax import storage
+from vae_jax.data import decoding, places, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
 
@@ -61,14 +64,21 @@ class Dataset:
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike | None) -> Path | None:
-    """Returns the newest whole version of a tfds data set, or None."""
-    root = Path(data_dir or constants.DATA_DIR).expanduser() / name
+    """Returns the newest whole version of a tfds data set, or None.
+
+    Raises:
+      UserError: there is none, and none could be made there, see `places.check`.
+    """
+    root = places.tfds_folder(data_dir) / name
     versions = [
         tfds.core.Version(info.parent.name)
         for info in root.glob("*/dataset_info.json")
         if tfds.core.Version.is_valid(info.parent.name)
     ]
-    return root / str(max(versions)) if versions else None
+    if not versions:
+        places.check(data_dir)
+        return None
+    return root / str(max(versions))
 
 
 def resolve_name(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -126,8 +136,9 @@ def load(
 
     Raises:
       UserError: celeb_a has not been prepared, the folder's pictures cannot be, a
-        picture cannot be decoded, the crop does not fit it, or what was decoded
-        before is damaged.
+        picture cannot be decoded, the crop does not fit it, what was decoded before
+        is damaged, or neither the data set's folder nor the user's cache can be
+        written.
     """
     if name == "folder":
         prepared = pictures_folder.prepare(data_dir)
@@ -138,7 +149,7 @@ def load(
     if prepared is None:
         raise UserError(
             f"config.dataset.name is {name}, which is not prepared under "
-            f"{data_dir or constants.DATA_DIR}. {HOW_TO_PREPARE_CELEB_A}"
+            f"{places.tfds_folder(data_dir)}. {HOW_TO_PREPARE_CELEB_A}"
         )
     builder = tfds.builder_from_directory(prepared)
     absent = [split for split in SPLITS if split not in builder.info.splits]
@@ -155,17 +166,49 @@ def load(
         "pictures": {s: builder.info.splits[s].num_examples for s in SPLITS},
     }
     key = "-".join(str(part) for part in list(recipe.values())[:-1])
-    folder = prepared.parents[1] / "vae_jax_cache" / key
+    folders = [prepared.parents[1] / "vae_jax_cache" / key]
+    own = storage.user_cache("pictures")
+    if own is not None:
+        # Data sets of other places come here, too, and fingerprints are short.
+        place = hashlib.sha256(os.fsencode(prepared.resolve())).hexdigest()[:12]
+        folders.append(own / f"{key}-{place}")
+    for folder in folders:
+        if os.path.isdir(folder):
+            # What another user has closed is as if it were not there.
+            with contextlib.suppress(PermissionError):
+                return _open(folder, recipe)
+    return places.in_first(folders, lambda folder: _make(folder, prepared, recipe))
+
+
+def _make(folder: Path, prepared: Path, recipe: dict[str, Any]) -> Dataset:
+    """Decodes into a folder that appears whole, unless another process has."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
+    with storage.locked(folder.with_name(f"{folder.name}.lock")) as locked:
+        if locked:
+            # Nobody else writes here: a run that was killed left them.
+            for left in folder.parent.glob(f"{glob.escape(folder.name)}.*unfinished"):
+                shutil.rmtree(left, ignore_errors=True)
         if not folder.exists():
-            unfinished = folder.with_name(f"{key}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
+            name = f"{folder.name}.{uuid.uuid4().hex[:12]}.unfinished"
+            unfinished = folder.with_name(name)
             unfinished.mkdir()
-            _write(unfinished, prepared, recipe)
-            unfinished.rename(folder)
+            try:
+                _write(unfinished, prepared, recipe)
+                unfinished.rename(folder)
+            except OSError:
+                # Where there are no locks, another may have been first.
+                if not folder.exists():
+                    raise
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    return _open(folder, recipe)
+
+
+def _open(folder: Path, recipe: dict[str, Any]) -> Dataset:
     try:
-        return _open(folder, recipe)
+        return _map(folder, recipe)
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{folder} is damaged ({error}); delete it, and the pictures will be "
@@ -173,7 +216,7 @@ def load(
         ) from error
 
 
-def _open(folder: Path, recipe: dict[str, Any]) -> Dataset:
+def _map(folder: Path, recipe: dict[str, Any]) -> Dataset:
     written = json.loads((folder / "recipe.json").read_text())
     names = tuple(written["attribute_names"])
     splits = {}

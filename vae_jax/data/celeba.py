@@ -4,7 +4,6 @@ Liu, Luo, Wang and Tang, Deep Learning Face Attributes in the Wild, ICCV 2015.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -18,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants, registered
+from tensorflow_datasets.core import registered
 from tqdm import tqdm
 
-from vae_jax.data import celeba_files, writing, zips
+from vae_jax import storage
+from vae_jax.data import celeba_files, places, writing, zips
 from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
 from vae_jax.errors import UserError
 
@@ -189,9 +189,14 @@ def prepare(
       UserError: if the official files are not whole or not as published, if
         `data_dir` cannot be written, or if it holds a `celeb_a` made from others.
     """
-    # TFDS_DATA_DIR, or ~/tensorflow_datasets.
-    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
+    root = places.tfds_folder(data_dir)
     folder = root / "celeb_a" / VERSION
+    found = places.find_picture(root)
+    if found is not None and found.parent == root:
+        raise UserError(
+            f"--data_dir is {str(root)!a}, which holds {found.name!a}: nothing is "
+            "written among pictures; give another --data_dir"
+        )
     try:
         path, label_folder = celeba_files.locate(source)
         labels = celeba_files.read_labels(label_folder)
@@ -256,22 +261,20 @@ def _write(
                 file=sys.stderr,
             )
     builder = CelebA(labels, pictures, metadata, root)
-    writing.write(builder, root)
+    writing.write(builder)
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other runs out, and removes what a killed run left in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"another run is preparing {folder}; wait for it") from None
-    try:
-        for stale in folder.glob(f"incomplete.*_{VERSION}"):
-            shutil.rmtree(stale)
+    with contextlib.ExitStack() as stack:
+        lock = storage.locked(folder.with_name(f"{folder.name}.lock"), wait=False)
+        try:
+            locked = stack.enter_context(lock)
+        except BlockingIOError:
+            raise UserError(f"another run is preparing {folder}; wait for it") from None
+        if locked:
+            for stale in folder.glob(f"incomplete.*_{VERSION}"):
+                shutil.rmtree(stale)
         yield
-    finally:
-        os.close(handle)

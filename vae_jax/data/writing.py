@@ -1,9 +1,7 @@
 """Writing a tfds data set without what tfds does beside it."""
 
-import contextlib
-import io
 import os
-import tempfile
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +9,6 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
 from tensorflow_datasets.core import splits
 from tensorflow_datasets.proto import tf_example_pb2
-
-from vae_jax.errors import UserError
 
 # One record is read at a time. JPEGs take no compression, and the names beside them
 # take snappy's nearly as well as the default's, which takes three times as long.
@@ -30,7 +26,22 @@ class Info(tfds.core.DatasetInfo):
         """Leaves everything as it is."""
 
 
-class Builder(tfds.core.ShardBasedBuilder):
+class Quiet:
+    """What makes a builder of tfds print nothing, and no folder for downloads."""
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+    def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
+        del download_dir, download_config
+        # All that is asked of it where nothing is downloaded.
+        return types.SimpleNamespace(downloaded_size=0)
+
+
+class Builder(Quiet, tfds.core.ShardBasedBuilder):
     """tfds' own, but for shards that yield records in place of keys and examples.
 
     tfds takes longer to encode a picture's labels than others to decode the picture.
@@ -85,23 +96,23 @@ def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def write(builder: tfds.core.DatasetBuilder, root: str | os.PathLike[str]) -> None:
-    """Writes a builder's data set, whole or not at all, and quietly.
+def write(builder: tfds.core.DatasetBuilder) -> None:
+    """Writes a builder's data set, whole or not at all.
 
-    tfds writes to a folder beside the final one, and renames it when it is whole.
+    tfds writes to a folder beside the final one, of a name of its own, and renames it
+    when it is whole. Where another process was first, its data set stands.
 
     Raises:
-      UserError: if `root`, the builder's data_dir, cannot take it.
+      OSError: the builder's data_dir cannot take it.
     """
-    # tfds announces itself on stdout, and makes a folder for downloads, not needed.
+    folder = builder.data_dir
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            tempfile.TemporaryDirectory() as downloads,
-        ):
-            builder.download_and_prepare(download_dir=downloads)
+        builder.download_and_prepare()
+    except OSError:
+        if not os.path.exists(folder):
+            raise
     except RuntimeError as error:
         # This is how array_record reports a full disk.
         if "() failed: " not in str(error):
             raise
-        raise UserError(f"cannot write to {root}: {error}") from error
+        raise OSError(str(error)) from error
