@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,9 +126,12 @@ def keep_compiled_programs() -> None:
         if folder is None:
             raise FileNotFoundError("there is no home folder")
         folder.mkdir(parents=True, exist_ok=True)
-        # The lock that JAX takes: where it cannot, it would warn at each program.
-        with filelock.FileLock(folder / ".lockfile", timeout=10):
-            pass
+        # The lock that JAX takes, and room: without, it would warn at each program.
+        with (
+            filelock.FileLock(folder / ".lockfile", timeout=10),
+            tempfile.TemporaryFile(dir=folder) as room,
+        ):
+            room.write(bytes(2**20))
     except OSError as error:
         print(
             f"vae_jax: compiled programs will not be kept: {error}; "
@@ -135,6 +139,8 @@ def keep_compiled_programs() -> None:
             file=sys.stderr,
         )
         return
+    # What becomes full meanwhile costs no more than the programs.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
     settings.update("jax_compilation_cache_dir", str(folder))
     settings.update("jax_persistent_cache_min_compile_time_secs", 0)
     # With a bound JAX locks the folder as well: runs side by side may share it.

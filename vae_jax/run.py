@@ -144,6 +144,13 @@ def _check(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"({ascii(str(picture.relative_to(workdir)))}), and nothing is written "
             "there; choose another"
         )
+    elif config.dataset.name == "folder" and config.dataset.data_dir is not None:
+        pictures = Path(config.dataset.data_dir).expanduser().absolute()
+        if pictures in workdir.absolute().parents:
+            raise UserError(
+                f"--workdir is {str(workdir)!a}, within the pictures to train on, and "
+                "what is drawn there would be one of them; choose another"
+            )
     config = _resolve(config)
     dataset = parts.load_dataset(config.dataset)
     if config.model.attributes == "auto":

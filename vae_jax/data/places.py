@@ -91,14 +91,15 @@ def check(data_dir: str | os.PathLike[str] | None) -> None:
       data_dir: tfds' folder, which need not exist; None for tfds' own default.
     """
     root = tfds_folder(data_dir)
-    found = root
+    found, is_source = root, True
     if os.path.isdir(root):
         found = find_picture(root)
         if found is None or any(_is_data_set(Path(e)) for e in _entries(root, _NAMES)):
             return
         what = f"which holds {str(found.relative_to(root))!a} and no data set of tfds"
     elif os.path.exists(root):
-        what = f"which is {'a zip' if zipfile.is_zipfile(root) else 'a file'}"
+        is_source = zipfile.is_zipfile(root)
+        what = f"which is {'a zip' if is_source else 'a file'}"
     else:
         return
     advice = [
@@ -111,7 +112,7 @@ def check(data_dir: str | os.PathLike[str] | None) -> None:
             "CelebA is prepared by: python -m vae_jax.data.prepare "
             f"--source={shlex.quote(str(source))}"
         )
-    if data_dir is not None:
+    if data_dir is not None and is_source:
         advice.append(
             "your own pictures are trained on with --config.dataset.name=folder "
             f"--config.dataset.data_dir={shlex.quote(str(root))}"

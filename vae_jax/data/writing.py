@@ -1,13 +1,13 @@
 """Writing a tfds data set without what tfds does beside it."""
 
 import os
+import random
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
-from tensorflow_datasets.core import splits
 from tensorflow_datasets.proto import tf_example_pb2
 
 # One record is read at a time. JPEGs take no compression, and the names beside them
@@ -26,8 +26,18 @@ class Info(tfds.core.DatasetInfo):
         """Leaves everything as it is."""
 
 
-class Quiet:
-    """What makes a builder of tfds print nothing, and no folder for downloads."""
+# pyright takes it for the builder that it is mixed into.
+_Mixin = tfds.core.DatasetBuilder if TYPE_CHECKING else object
+
+
+class Quiet(_Mixin):
+    """What makes a builder of tfds print, download and change nothing beside its files.
+
+    tfds draws the name of its unfinished folder from Python's global random numbers,
+    and two processes that have seeded them alike would write into the same.
+    """
+
+    _random_state: Any = None
 
     def _log_download_bytes(self) -> None:
         pass
@@ -37,8 +47,22 @@ class Quiet:
 
     def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
         del download_dir, download_config
+        self._random_state = random.getstate()
+        random.seed()
         # All that is asked of it where nothing is downloaded.
         return types.SimpleNamespace(downloaded_size=0)
+
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
+        self.restore_random_numbers()
+        super()._download_and_prepare(dl_manager, download_config)  # pyright: ignore
+
+    def restore_random_numbers(self) -> None:
+        """Sets Python's random numbers to where they were before the folder's name."""
+        state, self._random_state = self._random_state, None
+        if state is not None:
+            random.setstate(state)
 
 
 class Builder(Quiet, tfds.core.ShardBasedBuilder):
@@ -47,9 +71,7 @@ class Builder(Quiet, tfds.core.ShardBasedBuilder):
     tfds takes longer to encode a picture's labels than others to decode the picture.
     """
 
-    def _download_and_prepare(
-        self, dl_manager: Any, download_config: Any = None
-    ) -> None:
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
         del download_config
         infos = []
         for split, shards in self._shard_iterators_per_split(dl_manager).items():
@@ -77,7 +99,7 @@ class Builder(Quiet, tfds.core.ShardBasedBuilder):
                     filename_template=template,
                 )
             )
-        self.info.set_splits(splits.SplitDict(infos))
+        return infos
 
 
 def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
@@ -96,7 +118,7 @@ def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def write(builder: tfds.core.DatasetBuilder) -> None:
+def write(builder: Quiet) -> None:
     """Writes a builder's data set, whole or not at all.
 
     tfds writes to a folder beside the final one, of a name of its own, and renames it
@@ -116,3 +138,5 @@ def write(builder: tfds.core.DatasetBuilder) -> None:
         if "() failed: " not in str(error):
             raise
         raise OSError(str(error)) from error
+    finally:
+        builder.restore_random_numbers()
