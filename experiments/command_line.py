@@ -11,9 +11,9 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
-from vae_jax.command_line import parse_flags
+from vae_jax.command_line import parse_flags, quieten_failed_saves
 from vae_jax.config import Config
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
 
 # Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
@@ -113,8 +113,10 @@ def parse(
 def cli(main: Callable[[], None]) -> NoReturn:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
+    quieten_failed_saves()
     try:
-        main()
+        with naming_files():
+            main()
     except UserError as error:
         print(f"experiments: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,3 @@
-import fcntl
 import hashlib
 import io
 import json
@@ -13,8 +12,10 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import constants
 from tensorflow_datasets.proto import tf_example_pb2
 
+from vae_jax import storage
 from vae_jax.data import celeba, celeba_files, celeba_pictures
 from vae_jax.errors import UserError
 
@@ -635,18 +636,16 @@ def test_killed_run_leaves_nothing_that_is_taken_for_whole(source, tmp_path):
 def test_two_runs_at_once(source, tmp_path):
     (tmp_path / "celeb_a").mkdir()
     (tmp_path / "celeb_a" / "incomplete.ABCDEF_2.1.0").mkdir()
-    handle = os.open(tmp_path / "celeb_a", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match=f"another run is preparing {tmp_path}"):
-        celeba.prepare(source, tmp_path)
+    with storage.locked(tmp_path / "celeb_a.lock"):
+        with pytest.raises(UserError, match=f"another run is preparing {tmp_path}"):
+            celeba.prepare(source, tmp_path)
     assert kept(tmp_path) == ["incomplete.ABCDEF_2.1.0"]
-    os.close(handle)
     celeba.prepare(source, tmp_path)
     assert kept(tmp_path) == ["2.1.0"]
 
 
 def test_default_data_dir_is_that_of_tfds(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(celeba.constants, "DATA_DIR", str(tmp_path / "default"))
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / "default"))
     folder = celeba.prepare(source)
     assert folder == tmp_path / "default" / "celeb_a" / "2.1.0"
     assert json.loads((folder / "metadata.json").read_text())["pictures"] == 6
@@ -714,5 +713,6 @@ def test_damage_is_what_a_decoder_of_all_pixels_finds(options):
 
 def test_nothing_else_is_left_in_the_data_dir(source, tmp_path, capsys):
     celeba.prepare(source, tmp_path / "data")
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["celeb_a"]
+    left = {path.name for path in (tmp_path / "data").iterdir()}
+    assert left == {"celeb_a", "celeb_a.lock"}
     assert capsys.readouterr().out == ""

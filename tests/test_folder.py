@@ -552,6 +552,25 @@ def test_a_run_trains_on_a_folder_and_goes_on_with_it(own_config, tmp_path):
     assert loaded.dataset.recipe == run.dataset.recipe
 
 
+def test_a_run_needs_its_folder_no_more_once_it_is_prepared(
+    own_config, own_faces, tmp_path
+):
+    own_config.train.num_steps = 4
+    run = run_lib.train(own_config, tmp_path / "run")
+    own_faces.rename(tmp_path / "elsewhere")
+    loaded = run_lib.load(tmp_path / "run").dataset
+    assert loaded.recipe == run.dataset.recipe
+    own_config.train.num_steps = 8
+    assert run_lib.train(own_config, tmp_path / "run").step == 8
+    # Another run knows of no copy.
+    with pytest.raises(UserError, match="which does not exist"):
+        run_lib.train(own_config, tmp_path / "other")
+    for version in folder.copies():
+        (version / "metadata.json").unlink()
+    with pytest.raises(UserError, match="which does not exist"):
+        print(run_lib.load(tmp_path / "run").dataset)
+
+
 @pytest.mark.parametrize("change", ["same number", "another number", "moved"])
 def test_a_run_goes_on_with_the_same_pictures_alone(
     own_config, own_faces, tmp_path, capsys, change

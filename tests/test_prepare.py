@@ -122,7 +122,7 @@ def test_full_disk(source, tmp_path):
     )
     assert done.returncode == 2
     message = done.stderr.splitlines()[-1]
-    assert message.startswith(f"prepare: cannot write to {tmp_path / 'data'}: ")
+    assert message.startswith(f"prepare: cannot prepare {tmp_path / 'data'}/")
     assert "File too large" in message
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "data" / "celeb_a").iterdir()) == []

@@ -1,18 +1,20 @@
 """What a command line has before its work: flags, settings, compiled programs."""
 
+import logging
 import math
-import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
+import filelock
 import jax
 from absl import flags
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
-from vae_jax import record
+from vae_jax import record, storage
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.settings import SETTINGS
@@ -145,6 +147,17 @@ def parse_numbers(flag: flags.FlagHolder[Any], kind: type[T]) -> list[T] | None:
         ) from error
 
 
+def quieten_failed_saves() -> None:
+    """Leaves what is told of a save that fails to the one error that it raises.
+
+    Orbax logs a traceback as well, and drops its other writes unawaited.
+    """
+    logging.getLogger("absl").addFilter(
+        lambda record: "_SignalingThread.run() raised" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
 def keep_compiled_programs() -> None:
     """Has JAX keep what it compiles under the user's cache folder, for the next run.
 
@@ -156,19 +169,26 @@ def keep_compiled_programs() -> None:
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None:
         return
+    folder = storage.user_cache("compiled")
     try:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(caches) / "vae_jax" / "compiled"
+        if folder is None:
+            raise FileNotFoundError("there is no home folder")
         folder.mkdir(parents=True, exist_ok=True)
-        # JAX would warn at each program.
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:
+        # The lock that JAX takes, and room: without, it would warn at each program.
+        with (
+            filelock.FileLock(folder / ".lockfile", timeout=10),
+            tempfile.TemporaryFile(dir=folder) as room,
+        ):
+            room.write(bytes(2**20))
+    except OSError as error:
         print(
             f"vae_jax: compiled programs will not be kept: {error}; "
             "JAX_COMPILATION_CACHE_DIR may name another folder",
             file=sys.stderr,
         )
         return
+    # What becomes full meanwhile costs no more than the programs.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
     settings.update("jax_compilation_cache_dir", str(folder))
     settings.update("jax_persistent_cache_min_compile_time_secs", 0)
     # With a bound JAX locks the folder as well: runs side by side may share it.

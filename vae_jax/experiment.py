@@ -11,7 +11,7 @@ import jax
 
 from vae_jax import parts, record
 from vae_jax.config import Config
-from vae_jax.data import cache, crops
+from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
@@ -35,16 +35,19 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
             f"multiple of the {jax.device_count()} devices"
         )
-    resumes = record.exists(workdir)
+    resumes, fingerprint = record.exists(workdir), None
     if resumes:
+        fingerprint = record.read_recipe(workdir)["fingerprint"]
         recorded = record.read_config(workdir)
         record.check_config(workdir, recorded, config)
         config = config.copy_and_resolve_references()
         config.dataset.name = recorded.dataset.name
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
+    else:
+        _check_new_workdir(config, workdir)
     config = _without_auto(config)
-    dataset = parts.load_dataset(config.dataset)
+    dataset = parts.load_dataset(config.dataset, fingerprint)
     if config.model.attributes == "auto":
         config.model.attributes = ",".join(dataset.attribute_names)
     if config.init_from is not None and not resumes:
@@ -63,6 +66,24 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     _tell_schedule(config, record.read_config(workdir) if resumes else config)
     return config, dataset
+
+
+def _check_new_workdir(config: Config, workdir: Path) -> None:
+    """Raises UserError where a run would be written among pictures."""
+    picture = places.find_picture(workdir)
+    if picture is not None:
+        raise UserError(
+            f"--workdir is {str(workdir)!a}, which holds no run but pictures "
+            f"({ascii(str(picture.relative_to(workdir)))}), and nothing is written "
+            "there; choose another"
+        )
+    if config.dataset.name == "folder" and config.dataset.data_dir is not None:
+        pictures = local_path(config.dataset.data_dir, "config.dataset.data_dir")
+        if pictures.absolute() in workdir.absolute().parents:
+            raise UserError(
+                f"--workdir is {str(workdir)!a}, within the pictures to train on, and "
+                "what is drawn there would be one of them; choose another"
+            )
 
 
 def _without_auto(config: Config) -> Config:

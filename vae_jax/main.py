@@ -42,11 +42,12 @@ from vae_jax.command_line import (
     keep_compiled_programs,
     parse_flags,
     parse_numbers,
+    quieten_failed_saves,
 )
 from vae_jax.commands import codes, directions, edits, evaluation, paths, samples
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import split_paths
 from vae_jax.models.classifier import Classifier
 from vae_jax.models.vae import VAE
@@ -349,12 +350,14 @@ def cli() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Of names that are no text.
         sys.stdout.reconfigure(errors="backslashreplace")
+    quieten_failed_saves()
     keep_compiled_programs()
     try:
-        app.run(
-            main,
-            flags_parser=lambda argv: parse_flags(flags.FLAGS, CONFIG, argv),
-        )
+        with naming_files():
+            app.run(
+                main,
+                flags_parser=lambda argv: parse_flags(flags.FLAGS, CONFIG, argv),
+            )
     except UserError as error:
         print(f"vae_jax: {error}", file=sys.stderr)
         processes.leave(2, at_once=isinstance(error, processes.Lost))

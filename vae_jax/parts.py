@@ -15,8 +15,13 @@ from vae_jax.models import build
 from vae_jax.training import step
 
 
-def load_dataset(settings: Config) -> cache.Dataset:
-    """Returns the data set that the settings under `config.dataset` name."""
+def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
+    """Returns the data set that the settings under `config.dataset` name.
+
+    Args:
+      settings: these.
+      fingerprint: of the pictures that a run began with, see `cache.load`.
+    """
     load = functools.partial(
         cache.load,
         settings.name,
@@ -25,6 +30,7 @@ def load_dataset(settings: Config) -> cache.Dataset:
         resampler=settings.resampler,
         size=settings.size,
         channels=settings.channels,
+        fingerprint=fingerprint,
     )
     if jax.process_count() > 1:
         # What is missing is drawn and decoded once, not in all at the same time.

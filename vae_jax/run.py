@@ -120,7 +120,7 @@ class Run:
     def image_path(self, name: str) -> Path:
         """Returns where a picture of this run goes."""
         path = self.workdir / "images" / name
-        with writing(path.parent):
+        with writing(path):
             path.parent.mkdir(exist_ok=True)
         return path
 
@@ -264,7 +264,7 @@ def load(
 
     @functools.cache
     def open_dataset():
-        dataset = parts.load_dataset(config.dataset)
+        dataset = parts.load_dataset(config.dataset, recipe["fingerprint"])
         other = record.other_pictures(workdir, dataset.recipe)
         if other:
             print(f"note: {other}")

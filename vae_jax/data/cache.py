@@ -1,25 +1,28 @@
 """Pictures decoded, cropped and resized once, kept as uint8 memory maps.
 
 tfds record -> JPEG -> crop -> gray or RGB -> resize -> [N,H,W,C] uint8 on disk, mapped
-into memory. The folder's name is its recipe, so that two recipes never mix.
+into memory. The folder's name is its recipe, so that two recipes never mix. It lies
+beside the data set, or in the user's cache where that is only to be read.
 """
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants
 from tqdm import tqdm
 
-from vae_jax.data import decoding, synthetic_faces
+from vae_jax import storage
+from vae_jax.data import decoding, places, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
@@ -66,15 +69,16 @@ class Dataset:
 
 
 def find_prepared(name: str, data_dir: str | os.PathLike | None) -> Path | None:
-    """Returns the newest version of a tfds data set that can be read here, or None."""
-    readable = [f for f, format in _versions(name, data_dir) if format in READABLE]
+    """Returns the newest version of a tfds data set that can be read here, or None.
+
+    Raises:
+      UserError: there is none, and none could be made there, see `places.check`.
+    """
+    versions = _versions(name, data_dir)
+    if not versions:
+        places.check(data_dir)
+    readable = [folder for folder, format in versions if format in READABLE]
     return readable[-1] if readable else None
-
-
-def _data_dir(data_dir: str | os.PathLike | None) -> Path:
-    if data_dir is None:
-        return local_path(constants.DATA_DIR, "TFDS_DATA_DIR")
-    return local_path(data_dir, "config.dataset.data_dir")
 
 
 def _versions(name: str, data_dir: str | os.PathLike | None) -> list[tuple[Path, str]]:
@@ -84,7 +88,7 @@ def _versions(name: str, data_dir: str | os.PathLike | None) -> list[tuple[Path,
     """
     versions = [
         info.parent
-        for info in (_data_dir(data_dir) / name).glob("*/dataset_info.json")
+        for info in (places.tfds_folder(data_dir) / name).glob("*/dataset_info.json")
         if tfds.core.Version.is_valid(info.parent.name)
     ]
     versions.sort(key=lambda folder: tfds.core.Version(folder.name))
@@ -108,7 +112,8 @@ def how_to_prepare_celeb_a(data_dir: str | os.PathLike | None) -> str:
         return f"{', '.join(unreadable)}, which cannot be read here. {_ELSEWHERE}"
     if data_dir is None:
         return _PREPARE
-    return f"{_PREPARE} --data_dir={shlex.quote(str(_data_dir(data_dir).absolute()))}"
+    place = shlex.quote(str(places.tfds_folder(data_dir).absolute()))
+    return f"{_PREPARE} --data_dir={place}"
 
 
 def resolve_name(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -144,6 +149,26 @@ def _fingerprint(name: str, prepared: Path) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
+def _copy_of_folder(
+    data_dir: str | os.PathLike, fingerprint: str | None
+) -> Path | None:
+    """Returns the prepared copy of a folder or zip of pictures that is gone, or None.
+
+    Args:
+      data_dir: the folder or zip.
+      fingerprint: of the copy.
+    """
+    source = local_path(data_dir, "config.dataset.data_dir")
+    if fingerprint is None or os.path.exists(source):
+        return None
+    for copy in pictures_folder.copies():
+        # What is damaged is another one.
+        with contextlib.suppress(OSError):
+            if _fingerprint("folder", copy) == fingerprint:
+                return copy
+    return None
+
+
 def load(
     name: str,
     data_dir: str | os.PathLike | None = None,
@@ -152,6 +177,7 @@ def load(
     resampler: str = "bilinear",
     size: int = 64,
     channels: int = 1,
+    fingerprint: str | None = None,
 ) -> Dataset:
     """Returns a data set, decoding it first where this recipe is new.
 
@@ -163,14 +189,18 @@ def load(
       resampler: a key of `decoding.RESAMPLERS`, PIL's filters with antialiasing.
       size: height and width in pixels.
       channels: 1 (gray, luma) or 3 (RGB).
+      fingerprint: of a former recipe; of "folder", where that is gone, the copy that
+        was prepared of it then will do.
 
     Raises:
       UserError: celeb_a has not been prepared, the folder's pictures cannot be, a
-        picture cannot be decoded, the crop does not fit it, or what was decoded
-        before is damaged.
+        picture cannot be decoded, the crop does not fit it, what was decoded before
+        is damaged, or neither the data set's folder nor the user's cache can be
+        written.
     """
     if name == "folder":
-        prepared = pictures_folder.prepare(data_dir)
+        copy = None if data_dir is None else _copy_of_folder(data_dir, fingerprint)
+        prepared = copy or pictures_folder.prepare(data_dir)
     else:
         prepared = find_prepared(name, data_dir)
     if prepared is None and name == "synthetic_faces":
@@ -178,7 +208,7 @@ def load(
     if prepared is None:
         raise UserError(
             f"config.dataset.name is {name}, which is not prepared under "
-            f"{_data_dir(data_dir)}. {how_to_prepare_celeb_a(data_dir)}"
+            f"{places.tfds_folder(data_dir)}. {how_to_prepare_celeb_a(data_dir)}"
         )
     pictures = decoding.open_prepared(prepared).info.splits
     pictures = {s: pictures[s].num_examples if s in pictures else 0 for s in SPLITS}
@@ -199,17 +229,49 @@ def load(
         "pictures": pictures,
     }
     key = "-".join(str(part) for part in list(recipe.values())[:-1])
-    folder = prepared.parents[1] / "vae_jax_cache" / key
+    folders = [prepared.parents[1] / "vae_jax_cache" / key]
+    own = storage.user_cache("pictures")
+    if own is not None:
+        # Data sets of other places come here, too, and fingerprints are short.
+        place = hashlib.sha256(os.fsencode(prepared.resolve())).hexdigest()[:12]
+        folders.append(own / f"{key}-{place}")
+    for folder in folders:
+        if os.path.isdir(folder):
+            # What another user has closed is as if it were not there.
+            with contextlib.suppress(PermissionError):
+                return _open(folder, recipe)
+    return places.in_first(folders, lambda folder: _make(folder, prepared, recipe))
+
+
+def _make(folder: Path, prepared: Path, recipe: dict[str, Any]) -> Dataset:
+    """Decodes into a folder that appears whole, unless another process has."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
+    with storage.locked(folder.with_name(f"{folder.name}.lock")) as locked:
+        if locked:
+            # Nobody else writes here: a run that was killed left them.
+            for left in folder.parent.glob(f"{glob.escape(folder.name)}.*unfinished"):
+                shutil.rmtree(left, ignore_errors=True)
         if not folder.exists():
-            unfinished = folder.with_name(f"{key}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
+            name = f"{folder.name}.{uuid.uuid4().hex[:12]}.unfinished"
+            unfinished = folder.with_name(name)
             unfinished.mkdir()
-            _write(unfinished, prepared, recipe)
-            unfinished.rename(folder)
+            try:
+                _write(unfinished, prepared, recipe)
+                unfinished.rename(folder)
+            except OSError:
+                # Where there are no locks, another may have been first.
+                if not folder.exists():
+                    raise
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    return _open(folder, recipe)
+
+
+def _open(folder: Path, recipe: dict[str, Any]) -> Dataset:
     try:
-        return _open(folder, recipe)
+        return _map(folder, recipe)
+    except PermissionError:
+        raise
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{folder} is damaged ({error}); delete it, and the pictures will be "
@@ -217,7 +279,7 @@ def load(
         ) from error
 
 
-def _open(folder: Path, recipe: dict[str, Any]) -> Dataset:
+def _map(folder: Path, recipe: dict[str, Any]) -> Dataset:
     written = json.loads((folder / "recipe.json").read_text())
     names = tuple(written["attribute_names"])
     splits = {}

@@ -4,7 +4,6 @@ Liu, Luo, Wang and Tang, Deep Learning Face Attributes in the Wild, ICCV 2015.
 """
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -18,10 +17,18 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants, registered
+from tensorflow_datasets.core import registered
 from tqdm import tqdm
 
-from vae_jax.data import celeba_files, celeba_labels, celeba_pictures, writing, zips
+from vae_jax import storage
+from vae_jax.data import (
+    celeba_files,
+    celeba_labels,
+    celeba_pictures,
+    places,
+    writing,
+    zips,
+)
 from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS, official_name
 from vae_jax.data.celeba_labels import Labels
 from vae_jax.data.celeba_layouts import open_files
@@ -195,11 +202,16 @@ def prepare(
         made from others.
     """
     path = local_path(source, "--source")
-    if data_dir is None:
-        root = local_path(constants.DATA_DIR, "TFDS_DATA_DIR")
-    else:
+    root = places.tfds_folder(None)
+    if data_dir is not None:
         root = local_path(data_dir, "--data_dir")
     folder = root / "celeb_a" / VERSION
+    found = places.find_picture(root)
+    if found is not None and found.parent == root:
+        raise UserError(
+            f"--data_dir is {str(root)!a}, which holds {found.name!a}: nothing is "
+            "written among pictures; give another --data_dir"
+        )
     try:
         with contextlib.ExitStack() as stack:
             files, pictures = stack.enter_context(open_files(path))
@@ -283,22 +295,20 @@ def _write(
                 file=sys.stderr,
             )
     builder = CelebA(labels, pictures, metadata, root)
-    writing.write(builder, root)
+    writing.write(builder)
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other runs out, and removes what a killed run left in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"another run is preparing {folder}; wait for it") from None
-    try:
-        for stale in folder.glob(f"incomplete.*_{VERSION}"):
-            shutil.rmtree(stale)
+    with contextlib.ExitStack() as stack:
+        lock = storage.locked(folder.with_name(f"{folder.name}.lock"), wait=False)
+        try:
+            locked = stack.enter_context(lock)
+        except BlockingIOError:
+            raise UserError(f"another run is preparing {folder}; wait for it") from None
+        if locked:
+            for stale in folder.glob(f"incomplete.*_{VERSION}"):
+                shutil.rmtree(stale)
         yield
-    finally:
-        os.close(handle)

@@ -6,9 +6,11 @@ neither JAX nor the user's own script, which `multiprocessing` would run again.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +28,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from vae_jax.data import tfrecords
 from vae_jax.data.crops import box_of
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, is_of_storage
 
 RESAMPLERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -192,14 +194,11 @@ def fill(
       How many crops were smaller than what they were resized to.
 
     Raises:
-      UserError: a picture cannot be decoded, the crop does not fit it, or the disk
-        is full.
+      UserError: a picture cannot be decoded, or the crop does not fit it.
+      OSError: `folder` cannot be written.
     """
     _check_counts(prepared, recipe["pictures"])
-    try:
-        _create(folder, recipe, len(attribute_names(prepared)))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}") from error
+    _create(folder, recipe, len(attribute_names(prepared)))
     shares = min(
         os.cpu_count() or 1, max(1, sum(recipe["pictures"].values()) // _SHARE)
     )
@@ -282,6 +281,12 @@ def _fill_in_processes(
                     said = process.communicate()[1].strip()
                     if process.returncode == 2:
                         raise UserError(said)
+                    if process.returncode == os.EX_IOERR:
+                        raise OSError(int(said), os.strerror(int(said)), str(folder))
+                    if process.returncode == -signal.SIGBUS:
+                        # So it ends that meets a full or failing disk in a map.
+                        number = errno.EIO
+                        raise OSError(number, os.strerror(number), str(folder))
                     raise RuntimeError(
                         f"a process that decodes pictures ended with "
                         f"{process.returncode}: {said}"
@@ -305,6 +310,11 @@ def _main(arguments: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        if not is_of_storage(error):
+            raise
+        print(error.errno, file=sys.stderr)
+        return os.EX_IOERR
     return 0
 
 

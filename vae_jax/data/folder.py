@@ -1,7 +1,7 @@
 """The tfds data set `folder`, made from a folder or a zip of a user's own pictures.
 
-The user's folder is only read. What is made lies in tfds' own folder, under a name that
-changes with the pictures.
+The user's folder is only read. What is made lies in tfds' own folder, or in the user's
+cache where that cannot be written, under a name that changes with the pictures.
 """
 
 import functools
@@ -16,19 +16,20 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants, registered
+from tensorflow_datasets.core import registered
 from tqdm import tqdm
 
-from vae_jax.data import attribute_file, folder_files, writing
+from vae_jax import storage
+from vae_jax.data import attribute_file, folder_files, places, writing
 from vae_jax.data.folder_files import Source
 from vae_jax.errors import UserError, few, shown
 
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
 
+_FOLDERS = "vae_jax_folders"
 _SHARD = 1024  # pictures in a file
 _DAMAGED = 10  # pictures after which to stop looking for more
 
@@ -144,13 +145,27 @@ def _by_split(source: Source) -> dict[str, list[str]]:
     return names
 
 
-def _place(source: Source, data_dir: pathlib.Path) -> pathlib.Path:
+def _place(source: Source) -> str:
     """Returns where to prepare these pictures, another place for other ones."""
     path = source.path
     identity = json.dumps([str(path), sorted(source.stamps.items())])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]", "_", path.name if path.is_dir() else path.stem)[:40]
-    return data_dir / "vae_jax_folders" / f"{stem}-{digest}"
+    return f"{_FOLDERS}/{stem}-{digest}"
+
+
+def _roots(data_dir: str | os.PathLike[str] | None) -> list[pathlib.Path]:
+    own = storage.user_cache("pictures")
+    return [places.tfds_folder(data_dir), *([] if own is None else [own])]
+
+
+def copies(data_dir: str | os.PathLike[str] | None = None) -> list[pathlib.Path]:
+    """Returns the folders of all that `prepare` has made with this `data_dir`."""
+    return [
+        version
+        for root in _roots(data_dir)
+        for version in (root / _FOLDERS).glob(f"*/folder/{VERSION}")
+    ]
 
 
 def prepare(
@@ -176,8 +191,8 @@ def prepare(
 
     Raises:
       UserError: the source is no folder or zip of pictures, a picture is damaged, a
-        split is empty, the attributes are not as they should be, or `data_dir` cannot
-        be written.
+        split is empty, the attributes are not as they should be, or neither `data_dir`
+        nor the user's cache can be written.
     """
     if source is None:
         raise UserError(
@@ -185,29 +200,36 @@ def prepare(
             f"{folder_files.ALLOWED}"
         )
     path = pathlib.Path(source).expanduser().absolute()
-    root = pathlib.Path(data_dir or constants.DATA_DIR).expanduser()
     try:
         with folder_files.open_source(path) as opened:
-            place = _place(opened, root)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{place}.lock"):
-                return _prepare(opened, place)
+            candidates = [root / _place(opened) for root in _roots(data_dir)]
+            for place in candidates:
+                if os.path.exists(_version(place)):
+                    return _version(place)
+            places.check(data_dir)
+            return places.in_first(candidates, lambda place: _prepare(opened, place))
     except OSError as error:
-        raise UserError(
-            f"cannot prepare {shown(path)} under {shown(root)}: {error}"
-        ) from error
+        raise UserError(f"cannot read {shown(path)}: {error}") from error
+
+
+def _version(place: pathlib.Path) -> pathlib.Path:
+    return place / "folder" / VERSION
 
 
 def _prepare(source: Source, place: pathlib.Path) -> pathlib.Path:
-    version = place / "folder" / VERSION
-    if version.exists():
-        return version
-    # Nobody else writes here: a run that was killed left them.
-    for stale in version.parent.glob(f"incomplete.*_{VERSION}"):
-        shutil.rmtree(stale)
-    counts = {split: len(names) for split, names in _by_split(source).items()}
-    attribute_names, attributes = attribute_file.read_attributes(source)
-    writing.write(Folder(source, attribute_names, attributes, place), place)
+    """Prepares in a place, unless another process has; raises OSError of the place."""
+    version = _version(place)
+    version.parent.mkdir(parents=True, exist_ok=True)
+    with storage.locked(place.with_name(f"{place.name}.lock")) as locked:
+        if version.exists():
+            return version
+        if locked:
+            # Nobody else writes here: a run that was killed left them.
+            for stale in version.parent.glob(f"incomplete.*_{VERSION}"):
+                shutil.rmtree(stale)
+        counts = {split: len(names) for split, names in _by_split(source).items()}
+        attribute_names, attributes = attribute_file.read_attributes(source)
+        writing.write(Folder(source, attribute_names, attributes, place))
     print(
         f"{shown(source.path)}: {len(source.names)} pictures ("
         + ", ".join(f"{split} {count}" for split, count in counts.items())

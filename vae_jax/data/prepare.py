@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow_datasets as tfds
 
 from vae_jax.data import celeba
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, naming_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        folder = celeba.prepare(args.source, args.data_dir, args.allow_missing)
+        with naming_files():
+            folder = celeba.prepare(args.source, args.data_dir, args.allow_missing)
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2

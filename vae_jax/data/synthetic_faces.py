@@ -9,11 +9,11 @@ so that what a model finds can be held against what was put in.
 `tfds.data_source("synthetic_faces", split="train")`, without this module.
 """
 
-import contextlib
 import io
 import os
 import pathlib
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 
@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import registered
+from tensorflow_datasets.core.utils import tqdm_utils
 
-from vae_jax.data import writing
+from vae_jax.data import places, writing
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.factors import Factors, attributes, sample_factors
 from vae_jax.data.faces.geometry import HEIGHT, WIDTH
@@ -35,11 +36,12 @@ __all__ += ["SIZES", "factors_of", "sample_factors"]
 SIZES = {"train": 10_000, "validation": 1_000, "test": 1_000}
 # Far longer than a run takes: a folder as old as this has nobody writing to it.
 STALE_AFTER_SECONDS = 3600.0
+_BARS = threading.Lock()
 
 
 with registered.skip_registration():
 
-    class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
+    class SyntheticFaces(writing.Quiet, tfds.core.GeneratorBasedBuilder):
         """tfds builder `synthetic_faces`.
 
         Args:
@@ -119,20 +121,24 @@ def prepare(
       The folder that `tfds.builder_from_directory` reads.
 
     Raises:
-      UserError: if the folder holds splits of other sizes, or lacks files.
+      UserError: if the folder holds splits of other sizes, lacks files, cannot be
+        written, or is one of a user's own pictures.
     """
-    place = None if data_dir is None else os.fspath(data_dir)
-    builder = SyntheticFaces(data_dir=place, sizes=sizes)
+    root = places.tfds_folder(data_dir)
+    builder = SyntheticFaces(data_dir=root, sizes=sizes)
     folder = pathlib.Path(builder.data_dir)
     if not folder.exists():
-        _clear_stale(folder)
+        places.check(data_dir)
         try:
+            _clear_stale(folder)
             _draw_all(builder)
-        except OSError:
-            # Another run that began beside this one may have finished first.
-            if not folder.exists():
-                raise
-            builder = SyntheticFaces(data_dir=place, sizes=sizes)
+        except OSError as error:
+            raise UserError(
+                f"cannot draw faces into {folder}: {error.strerror or error}; "
+                "TFDS_DATA_DIR or config.dataset.data_dir may name another place"
+            ) from error
+        # As it was written, by this run or by one that was faster.
+        builder = SyntheticFaces(data_dir=root, sizes=sizes)
     _check(builder, folder)
     return folder
 
@@ -145,13 +151,14 @@ def _clear_stale(folder: pathlib.Path) -> None:
 
 
 def _draw_all(builder: SyntheticFaces) -> None:
-    """Run tfds without its own bars and messages."""
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare()
-    finally:
-        tfds.enable_progress_bar()
+    """Run tfds without its own bars, whose switch is one of the whole process."""
+    with _BARS:
+        shown = tqdm_utils._active
+        tfds.disable_progress_bar()
+        try:
+            writing.write(builder)
+        finally:
+            tfds.display_progress_bar(shown)
 
 
 def _check(builder: SyntheticFaces, folder: pathlib.Path) -> None:

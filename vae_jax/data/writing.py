@@ -1,18 +1,14 @@
 """Writing a tfds data set without what tfds does beside it."""
 
-import contextlib
-import io
 import os
-import tempfile
+import random
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
-from tensorflow_datasets.core import splits
 from tensorflow_datasets.proto import tf_example_pb2
-
-from vae_jax.errors import UserError
 
 # One record is read at a time. JPEGs take no compression, and the names beside them
 # take snappy's nearly as well as the default's, which takes three times as long.
@@ -30,15 +26,52 @@ class Info(tfds.core.DatasetInfo):
         """Leaves everything as it is."""
 
 
-class Builder(tfds.core.ShardBasedBuilder):
+# pyright takes it for the builder that it is mixed into.
+_Mixin = tfds.core.DatasetBuilder if TYPE_CHECKING else object
+
+
+class Quiet(_Mixin):
+    """What makes a builder of tfds print, download and change nothing beside its files.
+
+    tfds draws the name of its unfinished folder from Python's global random numbers,
+    and two processes that have seeded them alike would write into the same.
+    """
+
+    _random_state: Any = None
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+    def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
+        del download_dir, download_config
+        self._random_state = random.getstate()
+        random.seed()
+        # All that is asked of it where nothing is downloaded.
+        return types.SimpleNamespace(downloaded_size=0)
+
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
+        self.restore_random_numbers()
+        super()._download_and_prepare(dl_manager, download_config)  # pyright: ignore
+
+    def restore_random_numbers(self) -> None:
+        """Sets Python's random numbers to where they were before the folder's name."""
+        state, self._random_state = self._random_state, None
+        if state is not None:
+            random.setstate(state)
+
+
+class Builder(Quiet, tfds.core.ShardBasedBuilder):
     """tfds' own, but for shards that yield records in place of keys and examples.
 
     tfds takes longer to encode a picture's labels than others to decode the picture.
     """
 
-    def _download_and_prepare(
-        self, dl_manager: Any, download_config: Any = None
-    ) -> None:
+    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
         del download_config
         infos = []
         for split, shards in self._shard_iterators_per_split(dl_manager).items():
@@ -66,7 +99,7 @@ class Builder(tfds.core.ShardBasedBuilder):
                     filename_template=template,
                 )
             )
-        self.info.set_splits(splits.SplitDict(infos))
+        return infos
 
 
 def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
@@ -85,23 +118,25 @@ def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def write(builder: tfds.core.DatasetBuilder, root: str | os.PathLike[str]) -> None:
-    """Writes a builder's data set, whole or not at all, and quietly.
+def write(builder: Quiet) -> None:
+    """Writes a builder's data set, whole or not at all.
 
-    tfds writes to a folder beside the final one, and renames it when it is whole.
+    tfds writes to a folder beside the final one, of a name of its own, and renames it
+    when it is whole. Where another process was first, its data set stands.
 
     Raises:
-      UserError: if `root`, the builder's data_dir, cannot take it.
+      OSError: the builder's data_dir cannot take it.
     """
-    # tfds announces itself on stdout, and makes a folder for downloads, not needed.
+    folder = builder.data_dir
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            tempfile.TemporaryDirectory() as downloads,
-        ):
-            builder.download_and_prepare(download_dir=downloads)
+        builder.download_and_prepare()
+    except OSError:
+        if not os.path.exists(folder):
+            raise
     except RuntimeError as error:
         # This is how array_record reports a full disk.
         if "() failed: " not in str(error):
             raise
-        raise UserError(f"cannot write to {root}: {error}") from error
+        raise OSError(str(error)) from error
+    finally:
+        builder.restore_random_numbers()

@@ -121,8 +121,9 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
       lines: of metrics.jsonl.
       path: of the PNG file.
     """
-    # Here, because it takes half as long to import as JAX.
-    from matplotlib.figure import Figure
+    with writing(path):
+        # Here, because it takes half as long to import as JAX. It writes its own cache.
+        from matplotlib.figure import Figure
 
     counted = ("step", "epoch", "split", "skipped")
     names = [n for n in dict.fromkeys(chain(*lines)) if n not in counted]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -71,6 +72,45 @@ def _keep_until(path: Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
+class _Board:
+    """An event file for TensorBoard, written at once.
+
+    tensorboardX's own SummaryWriter writes from a thread, in which an error is lost.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
+            from tensorboardX.summary import scalar
+        except ImportError as error:
+            raise UserError(
+                "config.log.tensorboard is True, but tensorboardX is not "
+                'installed: pip install "vae_jax[tensorboard]"'
+            ) from error
+        # Their classes are made at run time; type checkers cannot see them.
+        events: Any = event_pb2
+        self._event, self._scalar = events.Event, scalar
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"))
+            # What an earlier event file has from this step on is hidden.
+            start = events.SessionLog(status=events.SessionLog.START)
+            self.add(first_step, session_log=start)
+
+    def add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.add(step, summary=self._scalar(name, value))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Writer:
     """Appends to a run's logs from a step on; used as a context manager.
 
@@ -105,16 +145,8 @@ class Writer:
         if muted:
             return
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise UserError(
-                    "config.log.tensorboard is True, but tensorboardX is not "
-                    'installed: pip install "vae_jax[tensorboard]"'
-                ) from error
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=step + 1
-            )
+            self._board = _Board(workdir / "tensorboard", step + 1)
+            self._files.callback(self._board.close)
         paths = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
         for path in paths:
             _keep_until(path, step)
@@ -126,8 +158,6 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._board is not None:
-            self._board.close()
         with writing(self._workdir):
             self._files.close()
 
@@ -150,6 +180,8 @@ class Writer:
         with writing(self._workdir):
             for log in self._logs.values():
                 log.flush()
+            if self._board is not None:
+                self._board.flush()
 
     def to_disk(self) -> None:
         """Returns once everything written would survive a power cut."""
@@ -165,5 +197,6 @@ class Writer:
 
     def _scalars(self, step: int, prefix: str, values: dict[str, float]) -> None:
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+            with writing(self._workdir):
+                for name, value in values.items():
+                    self._board.add_scalar(f"{prefix}/{name}", value, step)

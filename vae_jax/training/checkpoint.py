@@ -6,25 +6,23 @@ name and renamed when it is whole, so that what has a step for its name was once
 
 import contextlib
 import json
-import logging
 import math
 import os
 import re
 import secrets
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import filelock
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from vae_jax import processes
+from vae_jax import processes, storage
 from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
 from vae_jax.training import manifest
@@ -119,20 +117,14 @@ def _unread(path: Path, state: TrainState) -> list[str]:
 
 
 def _write_by_orbax(path: Path, state: TrainState) -> None:
-    # Where one write fails it logs a traceback as well, and drops the others unawaited.
-    logging.getLogger("absl").addFilter(_is_no_echo)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         ocp.save(str(path), state)
-    except ValueError as error:
+    # tensorstore raises ValueError for most, and NotImplementedError for others.
+    except Exception as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if not code:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-
-
-def _is_no_echo(record: logging.LogRecord) -> bool:
-    return "_SignalingThread.run() raised" not in record.getMessage()
 
 
 def _is_without_manifest(path: Path) -> bool:
@@ -171,7 +163,8 @@ class Checkpoints:
     def __init__(self, folder: Path, *, writable: bool = False):
         self._folder = folder
         self._writable = writable
-        self._lock = filelock.FileLock(folder / "lock", timeout=0)
+        self._lock = ExitStack()
+        self._locked = True
         self._pool = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
         self._has_saved = False
@@ -186,15 +179,16 @@ class Checkpoints:
             self._finish()
         finally:
             self._pool.shutdown()
-            self._lock.release()
+            self._lock.close()
 
     def _take(self) -> None:
         """Locks the folder, and removes what a killed process left in it."""
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                self._lock.acquire()
-            except filelock.Timeout as error:
+                lock = storage.locked(self._folder / "lock", wait=False)
+                self._locked = self._lock.enter_context(lock)
+            except BlockingIOError as error:
                 raise UserError(
                     f"another process is training in {self._folder.parent}: wait "
                     "for it, stop it, or choose another --workdir"
@@ -334,8 +328,14 @@ class Checkpoints:
                 self._delete_old()
 
         processes.on_first(begin)
-        with writing(self._folder):
-            _save(unfinished, state)
+        with writing(self._folder), ExitStack() as stack:
+            place = unfinished
+            if not self._locked and jax.process_count() == 1:
+                # Orbax wants a lock, be it of a folder where nobody else is.
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            _save(place, state)
+            if place != unfinished:
+                shutil.copytree(place / "orbax", unfinished / "orbax")
         processes.on_first(end)
 
     def _delete_old(self) -> None:

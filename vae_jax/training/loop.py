@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,8 +50,14 @@ def dispatches(first: int, last: int, size: int) -> list[tuple[int, int]]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills."""
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one kills.
+
+    Python hands signals to the main thread alone: in another there are no requests.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def request(number, frame):
         del frame
@@ -63,6 +70,8 @@ def _stop_requests() -> Iterator[list[int]]:
     before = {
         number: signal.signal(number, request)
         for number in (signal.SIGTERM, signal.SIGINT)
+        # None is a handler of another language, which Python could not set again.
+        if signal.getsignal(number) is not None
     }
     try:
         yield received
