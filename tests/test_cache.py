@@ -201,16 +201,18 @@ except UserError as error:
 """
 
 
-def test_full_disk(data_dir):
+def test_full_disk(data_dir, tmp_path):
     # A limit on the size of a file fails writes as a full disk does.
     said = subprocess.run(
         [sys.executable, "-c", LOADED, str(data_dir)],
         capture_output=True,
         text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
     ).stdout
-    assert said.startswith(f"cannot write to {data_dir}/vae_jax_cache/synthetic_faces")
-    assert "File too large" in said and said.count("\n") == 1
+    assert said.startswith(f"cannot write {data_dir}/vae_jax_cache/synthetic_faces")
+    assert f" nor {tmp_path}/vae_jax/pictures/synthetic_faces" in said
+    assert said.count("(File too large)") == 2 and said.count("\n") == 1
 
 
 STARTED = """

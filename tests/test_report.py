@@ -2,12 +2,16 @@ import errno
 import io
 import json
 import os
+import shutil
+import struct
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_checkpoint import files_of_at_most
 from vae_jax.errors import UserError
 from vae_jax.report import plots
 from vae_jax.report.writer import Writer, read_lines, write_json
@@ -102,9 +106,54 @@ def test_metrics_do_not_depend_on_speed(tmp_path):
 
 def test_tensorboard_gets_the_same_scalars(tmp_path):
     pytest.importorskip("tensorboardX")
-    write(tmp_path, [3], tensorboard=True)
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train/loss" in events.read_bytes()
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+
+    write(tmp_path, [3, 6], start=2, tensorboard=True)
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    content, events = path.read_bytes(), []
+    while content:
+        size, checksum = struct.unpack("<QI", content[:12])
+        event, content = content[12 : 12 + size], content[12 + size :]
+        assert checksum == masked_crc32c(struct.pack("<Q", size))
+        assert struct.unpack("<I", content[:4]) == (masked_crc32c(event),)
+        events.append(event_pb2.Event.FromString(event))
+        content = content[4:]
+    assert events[0].file_version == "brain.Event:2"
+    assert events[1].step == 3 and events[1].session_log.status == 1
+    assert [
+        (event.step, value.tag, value.simple_value)
+        for event in events[2:]
+        for value in event.summary.value
+    ] == [
+        (step, tag, np.float32(value))
+        for step in (3, 6)
+        for tag, value in (
+            ("train/loss", 1 / 3 + step),
+            ("timing/images_per_second", 100.0),
+        )
+    ]
+
+
+# Of what is left in the buffers of files that cannot take it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("limit", [0, 100, 9_000])
+def test_a_full_disk_in_an_event_file_is_one_error_and_no_thread(tmp_path, limit):
+    pytest.importorskip("tensorboardX")
+    write(tmp_path, [1], tensorboard=True)
+    logs = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "tensorboard")
+    threads = threading.active_count()
+    with pytest.raises(UserError) as error, files_of_at_most(limit):
+        with Writer(tmp_path, 1, tensorboard=True) as writer:
+            assert threading.active_count() == threads
+            for step in range(2, 400):
+                writer._scalars(step, "train", {"loss": 1.0})
+                writer.flush()
+    assert str(error.value).startswith(f"cannot write {tmp_path}")
+    assert "File too large" in str(error.value)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == logs
+    write(tmp_path, [], start=1, tensorboard=True)
 
 
 def test_tensorboard_absent_is_answered_with_the_extra(tmp_path, monkeypatch):

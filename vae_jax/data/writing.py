@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
+from tensorflow_datasets.core import splits
 from tensorflow_datasets.proto import tf_example_pb2
 
 # One record is read at a time. JPEGs take no compression, and the names beside them
@@ -71,8 +72,11 @@ class Builder(Quiet, tfds.core.ShardBasedBuilder):
     tfds takes longer to encode a picture's labels than others to decode the picture.
     """
 
-    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
+    def _download_and_prepare(
+        self, dl_manager: Any, download_config: Any = None
+    ) -> None:
         del download_config
+        self.restore_random_numbers()
         infos = []
         for split, shards in self._shard_iterators_per_split(dl_manager).items():
             template = self._get_filename_template(split_name=split)
@@ -99,7 +103,7 @@ class Builder(Quiet, tfds.core.ShardBasedBuilder):
                     filename_template=template,
                 )
             )
-        return infos
+        self.info.set_splits(splits.SplitDict(infos))
 
 
 def record(example: Mapping[str, bytes | Mapping[str, int]]) -> bytes:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from vae_jax.errors import UserError
 
@@ -72,43 +74,31 @@ def _keep_until(path: Path, step: int) -> None:
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-class _Board:
-    """An event file for TensorBoard, written at once.
+def _event_records() -> Callable[..., bytes]:
+    """Returns what makes a record of TensorBoard's event files, of a step and more.
 
     tensorboardX's own SummaryWriter writes from a thread, in which an error is lost.
     """
+    try:
+        from tensorboardX import record_writer
+        from tensorboardX.proto import event_pb2
+    except ImportError as error:
+        raise UserError(
+            "config.log.tensorboard is True, but tensorboardX is not "
+            'installed: pip install "vae_jax[tensorboard]"'
+        ) from error
+    # Its classes are made at run time; type checkers cannot see them.
+    events: Any = event_pb2
 
-    def __init__(self, folder: Path, first_step: int):
-        try:
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto import event_pb2
-            from tensorboardX.summary import scalar
-        except ImportError as error:
-            raise UserError(
-                "config.log.tensorboard is True, but tensorboardX is not "
-                'installed: pip install "vae_jax[tensorboard]"'
-            ) from error
-        # Their classes are made at run time; type checkers cannot see them.
-        events: Any = event_pb2
-        self._event, self._scalar = events.Event, scalar
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = EventsWriter(str(folder / "events"))
-            # What an earlier event file has from this step on is hidden.
-            start = events.SessionLog(status=events.SessionLog.START)
-            self.add(first_step, session_log=start)
+    def record(**content: Any) -> bytes:
+        event = events.Event(wall_time=time.time(), **content).SerializeToString()
+        # The length and the event, a checksum behind each.
+        return b"".join(
+            part + struct.pack("<I", record_writer.masked_crc32c(part))
+            for part in (struct.pack("<Q", len(event)), event)
+        )
 
-    def add(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.add(step, summary=self._scalar(name, value))
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+    return record
 
 
 class Writer:
@@ -138,21 +128,31 @@ class Writer:
         tensorboard: bool = False,
         muted: bool = False,
     ):
-        self._board = None
+        self._record: Callable[..., bytes] | None = None
         self._workdir = workdir
         self._files = ExitStack()
-        self._logs: dict[str, TextIO] = {}
+        self._logs: dict[str, IO[Any]] = {}
         if muted:
             return
         if tensorboard:
-            self._board = _Board(workdir / "tensorboard", step + 1)
-            self._files.callback(self._board.close)
+            self._record = _event_records()
         paths = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
         for path in paths:
             _keep_until(path, step)
-        with writing(workdir):
+        with writing(workdir), ExitStack() as opened:
             for path in paths:
-                self._logs[path.stem] = self._files.enter_context(path.open("a"))
+                self._logs[path.stem] = opened.enter_context(path.open("a"))
+            if self._record is not None:
+                path = workdir / "tensorboard"
+                path.mkdir(exist_ok=True)
+                path /= f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+                events = self._logs["tensorboard"] = opened.enter_context(
+                    path.open("ab")
+                )
+                events.write(self._record(file_version="brain.Event:2"))
+                # What an earlier event file has from this step on is hidden.
+                events.write(self._record(step=step + 1, session_log={"status": 1}))
+            self._files = opened.pop_all()
 
     def __enter__(self) -> "Writer":
         return self
@@ -180,8 +180,6 @@ class Writer:
         with writing(self._workdir):
             for log in self._logs.values():
                 log.flush()
-            if self._board is not None:
-                self._board.flush()
 
     def to_disk(self) -> None:
         """Returns once everything written would survive a power cut."""
@@ -196,7 +194,11 @@ class Writer:
                 self._logs[log].write(json.dumps(line) + "\n")
 
     def _scalars(self, step: int, prefix: str, values: dict[str, float]) -> None:
-        if self._board is not None:
+        if self._record is not None:
+            scalars = [
+                {"tag": f"{prefix}/{name}", "simple_value": value}
+                for name, value in values.items()
+            ]
             with writing(self._workdir):
-                for name, value in values.items():
-                    self._board.add_scalar(f"{prefix}/{name}", value, step)
+                record = self._record(step=step, summary={"value": scalars})
+                self._logs["tensorboard"].write(record)
