@@ -103,7 +103,7 @@ def test_a_second_load_decodes_nothing(data_dir, faces, monkeypatch):
 
 
 def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
-    decode, calls = decoding._decode, iter(range(100))
+    decode, calls = decoding.pixels_of, iter(range(100))
 
     def dies(*arguments):
         if next(calls) == 45:
@@ -111,7 +111,7 @@ def test_an_interrupted_decoding_is_not_taken_for_whole(data_dir, monkeypatch):
         return decode(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "_decode", dies)
+        patch.setattr(decoding, "pixels_of", dies)
         with pytest.raises(KeyboardInterrupt):
             cache.load("synthetic_faces", data_dir, size=12)
     whole = cache.load("synthetic_faces", data_dir, size=12)
@@ -138,7 +138,7 @@ def test_a_damaged_record_is_named(data_dir, monkeypatch):
     def damaged(*arguments):
         raise ValueError("Premature end of JPEG file")
 
-    monkeypatch.setattr(decoding, "_decode", damaged)
+    monkeypatch.setattr(decoding, "pixels_of", damaged)
     with pytest.raises(UserError, match="picture 0 of split train.*Premature"):
         cache.load("synthetic_faces", data_dir, size=9)
 

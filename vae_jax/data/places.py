@@ -28,11 +28,16 @@ def tfds_folder(data_dir: str | os.PathLike[str] | None) -> Path:
     Raises:
       UserError: it is no path on this machine.
     """
-    return local_path(data_dir or constants.DATA_DIR, _setting(data_dir))
+    root = constants.DATA_DIR if data_dir is None else data_dir
+    return local_path(root, _setting(data_dir))
 
 
 def _setting(data_dir: str | os.PathLike[str] | None) -> str:
-    return "config.dataset.data_dir" if data_dir else "tfds' folder (TFDS_DATA_DIR)"
+    return (
+        "config.dataset.data_dir"
+        if data_dir is not None
+        else "tfds' folder (TFDS_DATA_DIR)"
+    )
 
 
 def _entries(folder: Path, count: int) -> Iterator[os.DirEntry[str]]:
