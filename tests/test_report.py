@@ -137,19 +137,26 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
 
 # Of what is left in the buffers of files that cannot take it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("limit", [0, 100, 9_000])
-def test_a_full_disk_in_an_event_file_is_one_error_and_no_thread(tmp_path, limit):
+@pytest.mark.parametrize(
+    ("limit", "flushed"), [(100, True), (9_000, True), (9_000, False)]
+)
+def test_a_full_disk_in_an_event_file_is_one_error_and_no_thread(
+    tmp_path, limit, flushed
+):
     pytest.importorskip("tensorboardX")
     write(tmp_path, [1], tensorboard=True)
     logs = (tmp_path / "metrics.jsonl").read_bytes()
     shutil.rmtree(tmp_path / "tensorboard")
     threads = threading.active_count()
-    with pytest.raises(UserError) as error, files_of_at_most(limit):
+    with pytest.raises(UserError), files_of_at_most(limit):
         with Writer(tmp_path, 1, tensorboard=True) as writer:
             assert threading.active_count() == threads
-            for step in range(2, 400):
-                writer._scalars(step, "train", {"loss": 1.0})
-                writer.flush()
+            # Closing, which fails as well, must not be what tells it.
+            with pytest.raises(UserError) as error:
+                for step in range(2, 400):
+                    writer._scalars(step, "train", {"loss": 1.0})
+                    if flushed:
+                        writer.flush()
     assert str(error.value).startswith(f"cannot write {tmp_path}")
     assert "File too large" in str(error.value)
     assert (tmp_path / "metrics.jsonl").read_bytes() == logs

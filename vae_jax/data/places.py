@@ -58,8 +58,8 @@ def _is_picture(name: str) -> bool:
 def find_picture(folder: Path) -> Path | None:
     """Returns a picture or an official CelebA file in a folder, None without any.
 
-    The folder and those in it are looked into, but for data sets of tfds and what else
-    it keeps; of many thousand names the first.
+    The folder and those in it are looked into, but for tfds' downloads and prepared
+    folders; of many thousand names the first.
     """
     folders = []
     for entry in _entries(folder, _NAMES):
@@ -68,10 +68,9 @@ def find_picture(folder: Path) -> Path | None:
         if entry.name not in ("downloads", "vae_jax_folders") and os.path.isdir(entry):
             folders.append(Path(entry))
     for inner in folders[:_FOLDERS]:
-        if not _is_data_set(inner):
-            for entry in _entries(inner, _NAMES):
-                if _is_picture(entry.name):
-                    return Path(entry)
+        for entry in _entries(inner, _NAMES):
+            if _is_picture(entry.name):
+                return Path(entry)
     return None
 
 

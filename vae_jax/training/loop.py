@@ -148,7 +148,8 @@ def train(
 ) -> TrainState:
     """Trains from `state.step` to `num_steps` and returns the last state.
 
-    A SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`, saved.
+    In the main thread, a SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`,
+    saved.
 
     Args:
       state: laid out over `sharding.data_mesh`; donated.
