@@ -78,7 +78,7 @@ def test_allow_missing(source, tmp_path, capsys):
 
 def test_user_error_is_one_line_on_stderr(tmp_path, capsys):
     (tmp_path / "000001.jpg").touch()
-    assert prepare.main([f"--source={tmp_path}", f"--data_dir={tmp_path}"]) == 2
+    assert prepare.main([f"--source={tmp_path}", f"--data_dir={tmp_path}/d"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"prepare: {tmp_path} lacks list_eval_partition.txt (or .c")

@@ -29,7 +29,7 @@ from vae_jax.data import (
     writing,
     zips,
 )
-from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS, official_name
+from vae_jax.data.celeba_files import ATTRIBUTES, LANDMARKS
 from vae_jax.data.celeba_labels import Labels
 from vae_jax.data.celeba_layouts import open_files
 from vae_jax.data.celeba_pictures import Pictures
@@ -206,12 +206,6 @@ def prepare(
     if data_dir is not None:
         root = local_path(data_dir, "--data_dir")
     folder = root / "celeb_a" / VERSION
-    found = places.find_picture(root)
-    if found is not None and found.parent == root:
-        raise UserError(
-            f"--data_dir is {str(root)!a}, which holds {found.name!a}: nothing is "
-            "written among pictures; give another --data_dir"
-        )
     try:
         with contextlib.ExitStack() as stack:
             files, pictures = stack.enter_context(open_files(path))
@@ -235,17 +229,17 @@ def _check_place(root: pathlib.Path, source: pathlib.Path, pictures: Pictures) -
 
     What was prepared there before is left to be found.
     """
-    place, path = root.resolve(), pictures.path
+    place, path, found = root.resolve(), pictures.path, places.find_picture(root)
     folders = {path / os.path.dirname(file) for file in pictures.files.values()}
     if (
         place in (source.resolve(), path.resolve().parent)
         and not (place / "celeb_a").exists()
         or any(place.is_relative_to(each.resolve()) for each in (path, *folders))
-        or (place.is_dir() and any(map(official_name, os.listdir(place))))
+        or (found is not None and found.parent == root)
     ):
         raise UserError(
-            f"--data_dir is {str(root)!r}, which holds pictures or is among them; "
-            "nothing is written there: give another folder"
+            f"--data_dir is {str(root)!a}, which holds pictures or is among them: "
+            "nothing is written among pictures; give another folder"
         )
 
 
