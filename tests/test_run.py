@@ -238,7 +238,7 @@ def test_a_quick_look_at_a_cosine_warms_up_over_half_of_it(
     tiny_config.train.num_steps = 3
     assert run_lib.train(tiny_config, tmp_path / "short").step == 3
     said = capsys.readouterr().out
-    assert "warmup_steps is 500, and the run has 3 steps" in said
+    assert "warmup_steps is 500, and the run has 3 step(s)" in said
     assert "rises over 1 of them" in said
 
 

@@ -170,7 +170,7 @@ def _tell_schedule(config: Config, before: Config) -> None:
     if warmup_steps < asked:
         print(
             f"note: config.optimizer.warmup_steps is {asked}, and the run has "
-            f"{num_steps} steps: the learning rate rises over {warmup_steps} of them"
+            f"{num_steps} step(s): the learning rate rises over {warmup_steps} of them"
         )
     if schedule == "cosine" and num_steps > before.train.num_steps:
         end = before.train.num_steps
