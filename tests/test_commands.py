@@ -139,7 +139,7 @@ def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_pat
 
 
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):
-    directions.write_directions(vae, 0, judge, "Smiling")
+    directions.write_directions(vae, 0, guide=judge, attribute="Smiling")
     report = edits.judge_edits(vae, judge, "Smiling", 0)
     assert report == json.loads((vae.workdir / "attributes.json").read_text())
     assert list(report["estimators"]) == [
@@ -269,7 +269,9 @@ def test_attributes_of_any_name_are_names_of_files_in_images(vae):
     # Earlier programs took such names from attributes.csv.
     evil = "a/../../../../evil"
     names = [evil if n == "Smiling" else n for n in vae.attribute_names]
-    run = dataclasses.replace(vae, recipe=vae.recipe | {"attribute_names": names})
+    dataset = dataclasses.replace(vae.dataset, attribute_names=tuple(names))
+    recipe = vae.recipe | {"attribute_names": names}
+    run = dataclasses.replace(vae, recipe=recipe, open_dataset=lambda: dataset)
     picture, figures = edits.draw_edit(run, {evil: 1.0}, [0.0], num_images=2)
     assert picture.parent == figures.parent == vae.workdir / "images"
     assert picture.is_file()

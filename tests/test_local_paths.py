@@ -96,6 +96,15 @@ def test_relative_and_linked_workdirs(small_config, tmp_path, monkeypatch):
     assert run_lib.load("up").step == 4
 
 
+def test_a_temporary_folder_that_orbax_would_misread_is_named(
+    small_config, tmp_path, monkeypatch
+):
+    (tmp_path / "[t]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[t]"))
+    with pytest.raises(UserError, match=r"^TMPDIR is '.*\[t\]', from where a link"):
+        run_lib.train(small_config, tmp_path / "[x]")
+
+
 def without_a_leaf(path, state):
     checkpoint.ocp.save(str(path), state.replace(step=None))
 

@@ -102,6 +102,68 @@ def test_codes_of_other_parameters_are_not_used(bare):
         samples.sample(bare, "gaussian", 2, 0)
 
 
+def test_what_is_kept_is_of_the_runs_own_pictures_and_latest_checkpoint(kept, tmp_path):
+    shutil.copytree(kept.workdir, tmp_path / "run")
+    run = dataclasses.replace(kept, workdir=tmp_path / "run")
+    files = [run.workdir / name for name in ("codes.npz", "directions.npz")]
+    before = [path.read_bytes() for path in files]
+    earlier = dataclasses.replace(run, step=run.step - 1)
+    recipe = {**run.recipe, "fingerprint": "of others"}
+    others = dataclasses.replace(run, recipe=recipe, step=run.step + 1)
+    for other in (earlier, others):
+        codes.fitted_density(other, "mixture")
+        codes.dimensions(other)
+        assert directions.read_directions(other, "deconfounded", 0)
+        assert [path.read_bytes() for path in files] == before
+
+
+def test_each_part_that_is_missing_is_kept_anew(kept, tmp_path):
+    shutil.copytree(kept.workdir, tmp_path / "run")
+    run = dataclasses.replace(kept, workdir=tmp_path / "run")
+    (run.workdir / "directions.npz").unlink()
+    (run.workdir / "codes.npz").unlink()
+    codes.fitted_density(run, "mixture")
+    codes.keep(run)
+    assert (run.workdir / "directions.npz").exists()
+    with np.load(run.workdir / "codes.npz") as saved:
+        parts = {name.partition(".")[0] for name in saved}
+    assert {"gaussian", "mixture", "dimensions"} <= parts
+
+
+def test_a_workdir_that_is_only_to_be_read_costs_what_is_kept_alone(
+    kept, tmp_path, monkeypatch, capsys
+):
+    run = dataclasses.replace(kept, workdir=tmp_path / "nowhere")
+    assert samples.sample(run, "mixture", 2, 0).shape == (2, 16, 16, 1)
+    assert "note: cannot write" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cannot write .*directions.npz"):
+        directions.write_directions(run, 0)
+
+
+def test_attributes_are_found_by_name_in_other_pictures(kept):
+    dataset = kept.dataset
+    first, *others = dataset.attribute_names
+    changed = {
+        name: dataclasses.replace(
+            split, attributes=np.concatenate([split.attributes] * 2, axis=1)[:, 1:]
+        )
+        for name, split in dataset.splits.items()
+    }
+    names = (*others, first, *(f"new {name}" for name in others))
+    moved = dataclasses.replace(dataset, splits=changed, attribute_names=names)
+    run = dataclasses.replace(kept, open_dataset=lambda: moved)
+    found = run.attributes("train")
+    np.testing.assert_array_equal(found, dataset.splits["train"].attributes)
+    run.config.model.attributes, before = first, run.config.model.attributes
+    labels = np.asarray(run.labels("train"))[:, 0]
+    run.config.model.attributes = before
+    np.testing.assert_array_equal(labels > 0, dataset.splits["train"].attributes[:, 0])
+    fewer = dataclasses.replace(moved, attribute_names=names[:3])
+    run = dataclasses.replace(kept, open_dataset=lambda: fewer)
+    with pytest.raises(UserError, match=f"^run.json has {first!r}; the attributes of"):
+        run.attributes("train")
+
+
 def cli(capsys, monkeypatch, *arguments):
     """Runs the command line; returns its status, its output and its errors."""
     monkeypatch.setattr(sys, "argv", ["vae_jax", *map(str, arguments)])
@@ -129,13 +191,18 @@ def test_the_place_of_the_pictures_counts_in_every_mode(
     assert status == 0, err
     assert "reconstructions.png" in out
     assert not (tmp_path / "gone").exists()
+    # Where a run was started is not where it is looked into.
+    record["config"]["distributed"] = "10.0.0.1:1234,8,0"
+    (bare.workdir / "run.json").write_text(json.dumps(record))
+    status, out, err = cli(capsys, monkeypatch, mode, workdir, here)
+    assert status == 0, err
     other = "--config.model.latent_dim=5"
     status, _, err = cli(capsys, monkeypatch, mode, workdir, here, other)
     assert status == 2 and "model.latent_dim: 4 in the run, 5 given" in err
     status, _, err = cli(capsys, monkeypatch, mode, here)
-    assert status == 2 and "--config is missing, and --workdir is 'None'" in err
+    assert status == 2 and "--config is missing, and --workdir is missing" in err
     status, _, err = cli(capsys, monkeypatch, mode, "--workdir=nowhere", here)
-    assert status == 2 and "--workdir is 'nowhere', which holds no run" in err
+    assert status == 2 and "--workdir is 'nowhere': there is no run" in err
 
 
 def test_samples_are_not_mixed_with_other_files(bare, tmp_path, capsys, monkeypatch):

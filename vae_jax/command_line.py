@@ -82,11 +82,12 @@ def parse_flags(
                 continue
             nones.pop(name, None)
             settings.append(argument)
-            continue
         typed.append(argument)
     try:
-        rest = values(typed + settings[1:] if has_recipe else typed)
-        if not has_recipe and (settings[1:] or nones):
+        if has_recipe or not (settings[1:] or nones):
+            rest = values(typed)
+        else:
+            rest = values([each for each in typed if each not in settings[1:]])
             values["config"].value = _of_run(values["workdir"].value, settings)
     except AttributeError as error:
         raise UserError(f"the recipe sets what is no setting: {error}") from error
@@ -110,14 +111,16 @@ def parse_flags(
 def _of_run(workdir: Path | None, settings: list[str]) -> Any:
     """Returns the settings of the run in a workdir, with those of flags in them."""
     if workdir is None or not record.exists(workdir):
+        told = "missing" if workdir is None else f"{str(workdir)!a}"
         raise UserError(
-            f"--config is missing, and --workdir is {str(workdir)!r}, which holds no "
-            "run whose settings could be meant"
+            f"--config is missing, and --workdir is {told}: there is no run whose "
+            "settings could be meant"
         )
+    recorded = record.read_config(workdir)
+    # It is of a start, not of the run.
+    recorded.distributed = "auto"
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_dict(
-        "config", record.read_config(workdir), flag_values=values
-    )
+    config = config_flags.DEFINE_config_dict("config", recorded, flag_values=values)
     values(settings)
     return config.value
 
@@ -180,7 +183,8 @@ def keep_compiled_programs() -> None:
             tempfile.TemporaryFile(dir=folder) as room,
         ):
             room.write(bytes(2**20))
-    except OSError as error:
+    # Of a file system without locks some versions of filelock raise the second.
+    except (OSError, NotImplementedError) as error:
         print(
             f"vae_jax: compiled programs will not be kept: {error}; "
             "JAX_COMPILATION_CACHE_DIR may name another folder",

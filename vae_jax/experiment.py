@@ -1,6 +1,6 @@
 """What a training begins with: its settings resolved and checked, and its pictures.
 
-All that a user can have got wrong is said here, before any work.
+What a user has got wrong is said here, before training begins.
 """
 
 import math
@@ -79,7 +79,7 @@ def _check_new_workdir(config: Config, workdir: Path) -> None:
         )
     if config.dataset.name == "folder" and config.dataset.data_dir is not None:
         pictures = local_path(config.dataset.data_dir, "config.dataset.data_dir")
-        if pictures.absolute() in workdir.absolute().parents:
+        if pictures.resolve() in workdir.resolve().parents:
             raise UserError(
                 f"--workdir is {str(workdir)!a}, within the pictures to train on, and "
                 "what is drawn there would be one of them; choose another"

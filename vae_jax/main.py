@@ -228,7 +228,7 @@ def _explore(workdir: Path) -> list[Path]:
         guide = None
         if GUIDE.value is not None:
             guide = evaluation.open_judge("guide", GUIDE.value, run)
-        directions.write_directions(run, SEED.value, guide, name)
+        directions.write_directions(run, SEED.value, guide=guide, attribute=name)
         written = [workdir / "directions.npz"]
         if judge is not None:
             report = edits.judge_edits(run, judge, name, SEED.value)

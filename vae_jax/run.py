@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vae_jax import config as config_lib
@@ -99,17 +100,30 @@ class Run:
 
     def labels(self, split: str) -> jax.Array | None:
         """Returns what the model is told of a split's pictures, [N,A], or None."""
-        columns = self.label_columns()
-        if not columns:
+        if not build.label_names(self.config.model):
             return None
-        return to_labels(jnp.asarray(self.dataset.splits[split].attributes), columns)
+        attributes = jnp.asarray(self.dataset.splits[split].attributes)
+        return to_labels(attributes, self.label_columns())
 
     def label_columns(self) -> tuple[int, ...]:
-        """Returns where the pictures' attributes are that the model knows."""
-        return tuple(
-            self.attribute_index(name, "config.model.attributes")
-            for name in build.label_names(self.config.model)
-        )
+        """Returns where the data set has the attributes that the model knows."""
+        if not build.label_names(self.config.model):
+            return ()
+        return experiment.label_columns(self.config, self.dataset)
+
+    def attributes(self, split: str) -> np.ndarray:
+        """Returns which of `attribute_names` a split's pictures have, [N,A] bool.
+
+        Raises:
+          UserError: the pictures are not there, or others than the run was trained on,
+            without one of these.
+        """
+        there, name = self.dataset.attribute_names, self.recipe["name"]
+        columns = [
+            experiment.attribute_index(there, each, "run.json", name)
+            for each in self.attribute_names
+        ]
+        return self.dataset.splits[split].attributes[:, columns]
 
     def attribute_index(self, name: str, flag: str) -> int:
         """Returns an attribute's place, or raises UserError in the name of `flag`."""

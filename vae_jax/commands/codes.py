@@ -51,13 +51,11 @@ def encode_train(
 
     Args:
       run: of a VAE or an autoencoder.
-      purpose: see `Run.dataset`.
+      purpose: see `Run.dataset_for`.
       which: an index of the pictures.
     """
-    images, labels = (
-        run.dataset_for(purpose).splits["train"].images,
-        run.labels("train"),
-    )
+    images = run.dataset_for(purpose).splits["train"].images
+    labels = run.labels("train")
     return sampling.encode_and_sample(
         run.model(),
         images[which],
@@ -85,7 +83,7 @@ def fitted_density(run: Run, sampler: str) -> Any:
     check_enough(sampler, run.num_train, "the run's")
     _, samples = encode_train(run, f"--sampler={sampler}")
     fitted = sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
-    kept.write(run, FILE, saved | _density_arrays(sampler, fitted))
+    kept.keep(run, FILE, saved | _density_arrays(sampler, fitted))
     return fitted
 
 
@@ -138,7 +136,7 @@ def dimensions(run: Run) -> dict[str, np.ndarray]:
     saved = kept.read(run, FILE)
     if "dimensions.mean" not in saved:
         saved |= _measure_dimensions(run, "the order of the dimensions")
-        kept.write(run, FILE, saved)
+        kept.keep(run, FILE, saved)
     prefix = "dimensions."
     return {n.removeprefix(prefix): a for n, a in saved.items() if n.startswith(prefix)}
 
@@ -153,12 +151,18 @@ def keep(run: Run) -> None:
       UserError: the pictures are needed and not there.
     """
     purpose = "what a run keeps of its codes"
-    saved = kept.read(run, FILE)
-    if not saved:
+    saved, found = kept.read(run, FILE), kept.read(run, directions.FILE)
+    fits = is_enough("gaussian", run.num_train) and "gaussian.means" not in saved
+    directs = bool(run.attribute_names) and not found
+    new = {}
+    if fits or directs:
         means, samples = encode_train(run, purpose)
-        if is_enough("gaussian", run.num_train):
+        if fits:
             fitted = sampling.fit_codes(samples, FITTED["gaussian"], run.config.seed)
-            saved |= _density_arrays("gaussian", fitted)
-        if run.attribute_names:
+            new |= _density_arrays("gaussian", fitted)
+        if directs:
             directions.write_directions(run, run.config.seed, codes=means)
-        kept.write(run, FILE, saved | _measure_dimensions(run, purpose))
+    if "dimensions.mean" not in saved:
+        new |= _measure_dimensions(run, purpose)
+    if new:
+        kept.write(run, FILE, saved | new)

@@ -49,14 +49,14 @@ def estimate(codes: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, np.n
     }
 
 
-def write_directions(
+def find_directions(
     run: Run,
     seed: int,
     guide: Run | None = None,
     attribute: str | None = None,
     codes: np.ndarray | None = None,
-) -> None:
-    """Estimates a direction for every attribute; writes directions.npz.
+) -> dict[str, Any]:
+    """Estimates a direction for every attribute; returns what directions.npz holds.
 
     The file has an array [A,D] for each of `ESTIMATORS` but `held`, the A
     `attribute_names` and the `step` of the parameters. NaN is no direction: of an
@@ -71,10 +71,10 @@ def write_directions(
       attribute: for which.
       codes: of the training pictures, [N,D], where they are known already.
     """
-    train = run.dataset_for("finding directions").splits["train"]
+    run.dataset_for("finding directions")
     if codes is None:
         codes = train_codes(run)
-    found = estimate(codes, train.attributes, seed)
+    found = estimate(codes, run.attributes("train"), seed)
     arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
     before = kept.read(run, FILE)
     arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
@@ -93,7 +93,16 @@ def write_directions(
         )
         for field in dataclasses.fields(held):
             arrays[f"held.{attribute}.{field.name}"] = getattr(held, field.name)
-    kept.write(run, FILE, arrays)
+    return arrays
+
+
+def write_directions(run: Run, seed: int, **kwargs: Any) -> None:
+    """Writes directions.npz, with the arguments of `find_directions`.
+
+    Raises:
+      UserError: the pictures are not there, or the workdir cannot be written.
+    """
+    kept.write(run, FILE, find_directions(run, seed, **kwargs))
 
 
 def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]:
@@ -103,8 +112,8 @@ def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]
     """
     saved = kept.read(run, FILE)
     if not saved:
-        write_directions(run, seed)
-        saved = kept.read(run, FILE)
+        saved = find_directions(run, seed)
+        kept.keep(run, FILE, saved)
     names = run.attribute_names
     if estimator != "held":
         return {

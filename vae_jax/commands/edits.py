@@ -108,7 +108,7 @@ def draw_edit(
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset_for("--mode=edit without --pictures").splits["test"]
-        column = test.attributes[:, run.attribute_names.index([*weights][0])]
+        column = run.attributes("test")[:, run.attribute_names.index([*weights][0])]
         without, with_it = np.flatnonzero(~column), np.flatnonzero(column)
         chosen = [*without[: num_images - num_images // 2], *with_it[: num_images // 2]]
         pictures, labels = test.images[chosen], run.labels("test")
@@ -151,7 +151,8 @@ class _Edits:
         self.codes = sampling.encode_images(
             self.model, test.images[:HELD_OUT], self.labels
         )
-        has = test.attributes[:HELD_OUT, run.attribute_index(attribute, "--attribute")]
+        index = run.attribute_index(attribute, "--attribute")
+        has = run.attributes("test")[:HELD_OUT, index]
         self.features, self.logits = self._judged(slice(None), np.zeros_like, 0.0)
         judged = self.logits[:, self.index] > 0
         self.agreement = float(np.mean(judged == has))
@@ -232,20 +233,16 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         )
     names = build.label_names(judge.config.model)
     index = run.attribute_names.index(attribute)
-    codes, train = directions_lib.train_codes(run), run.dataset.splits["train"]
+    codes, known = directions_lib.train_codes(run), run.attributes("train")
     found = {
         name: [attributes.constant(directions[index])]
-        for name, directions in directions_lib.estimate(
-            codes, train.attributes, seed
-        ).items()
+        for name, directions in directions_lib.estimate(codes, known, seed).items()
     }
     held = directions_lib.read_directions(run, "held", seed)
     if attribute in held:
         found["held"] = [held[attribute]]
     for draw in range(1, NOTEBOOK_DRAWS):
-        again = attributes.notebook_directions(
-            codes, train.attributes[:, [index]], seed + draw
-        )
+        again = attributes.notebook_directions(codes, known[:, [index]], seed + draw)
         found["notebook"].append(attributes.constant(again[0]))
     report: dict[str, Any] = {
         "attribute": attribute,

@@ -185,7 +185,7 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
     test, labels = run.dataset.splits["test"], run.labels("test")
     names = build.label_names(judge.config.model)
     columns = [run.attribute_index(name, "--judge") for name in names]
-    attributes = test.attributes[:, columns]
+    attributes = run.attributes("test")[:, columns]
 
     def told(logits: np.ndarray) -> dict[str, Any]:
         rates = judging.accuracy(logits, attributes)

@@ -4,6 +4,7 @@ codes.npz and directions.npz: what sampling, edits and traversals need of the co
 the pictures. Each is of the EMA parameters of one checkpoint.
 """
 
+import uuid
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
 from vae_jax.run import Run
 
@@ -18,11 +20,16 @@ from vae_jax.run import Run
 def read(run: Run, name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a file of the workdir.
 
-    None where it is absent, damaged (which is printed) or of other parameters.
+    Empty where it is absent, damaged (which is printed) or of other parameters.
     """
-    path = run.workdir / name
+    step, names, saved = _open(run.workdir / name)
+    return saved if (step, names) == (run.step, run.attribute_names) else {}
+
+
+def _open(path: Path) -> tuple[int, tuple[str, ...], dict[str, np.ndarray]]:
+    """Returns the step and attributes that a file is of, and its arrays."""
     if not path.exists():
-        return {}
+        return -1, (), {}
     try:
         # Opened here: what is no zip, numpy would leave open.
         with path.open("rb") as file, np.load(file) as arrays:
@@ -38,14 +45,34 @@ def read(run: Run, name: str) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         print(f"note: {path} is damaged ({error}): what it held is found anew")
-        return {}
-    return saved if (step, names) == (run.step, run.attribute_names) else {}
+        return -1, (), {}
+    return step, names, saved
+
+
+def keep(run: Run, name: str, arrays: dict[str, Any]) -> None:
+    """Writes arrays found of a run's pictures, for later, where that may be.
+
+    Nothing is kept of other pictures than the run was trained on, nor of an earlier
+    checkpoint in place of a later one's. A workdir that cannot be written is no error.
+    """
+    of_others = run.dataset.recipe["fingerprint"] != run.recipe["fingerprint"]
+    if of_others or _open(run.workdir / name)[0] > run.step:
+        return
+    try:
+        write(run, name, arrays)
+    except UserError as error:
+        print(f"note: {error}")
 
 
 def write(run: Run, name: str, arrays: dict[str, Any]) -> None:
-    """Writes arrays to a file of the workdir, which is whole or not there."""
+    """Writes arrays to a file of the workdir, which is whole or not there.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
     path: Path = run.workdir / name
-    unfinished = path.with_suffix(".unfinished.npz")
+    # Its own, for another command may be writing the same.
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex[:12]}.unfinished.npz")
     stamp = {"attribute_names": np.array(run.attribute_names), "step": run.step}
     with writing(path):
         np.savez(unfinished, **arrays, **stamp)

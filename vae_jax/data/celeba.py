@@ -231,11 +231,13 @@ def _check_place(root: pathlib.Path, source: pathlib.Path, pictures: Pictures) -
     """
     place, path, found = root.resolve(), pictures.path, places.find_picture(root)
     folders = {path / os.path.dirname(file) for file in pictures.files.values()}
+    holds = place in (source.resolve(), path.resolve().parent) or (
+        found is not None and found.parent == root
+    )
     if (
-        place in (source.resolve(), path.resolve().parent)
+        holds
         and not (place / "celeb_a").exists()
         or any(place.is_relative_to(each.resolve()) for each in (path, *folders))
-        or (found is not None and found.parent == root)
     ):
         raise UserError(
             f"--data_dir is {str(root)!a}, which holds pictures or is among them: "

@@ -86,7 +86,8 @@ def open_files(
                 )
         lacking = [f"{name} (or .csv)" for name in REQUIRED if name not in labels]
         if pictures is None and (places or not lacking):
-            place, *elsewhere = places or [source]
+            place, *others = places or [source]
+            elsewhere = [other for other in others if not other.is_relative_to(place)]
             pictures = stack.enter_context(open_pictures(place, elsewhere))
         if lacking or pictures is None or not pictures.files:
             raise UserError(_lacks(source, lacking, levels, pictures))
@@ -162,11 +163,17 @@ def _labels_in(levels: Sequence[Sequence[pathlib.Path]]) -> dict[str, LabelFile]
 def _labels_within(pictures: Pictures) -> dict[str, LabelFile]:
     labels = {}
     for official, names in celeba_labels.FILES.items():
-        for file in pictures.others:
-            name = file.rpartition("/")[2]
-            if name in names:
+        for name in names:
+            files = [f for f in pictures.others if f.rpartition("/")[2] == name]
+            if len(files) > 1:
+                raise UserError(
+                    f"{pictures.path} holds {files[0]!a} as well as {files[1]!a}; "
+                    "remove one"
+                )
+            for file in files:
                 read = functools.partial(pictures.read, file)
-                labels[official] = LabelFile(f"{pictures.path}/{file}", name, read)
+                label = LabelFile(f"{pictures.path}/{file}", name, read)
+                labels.setdefault(official, label)
     return labels
 
 

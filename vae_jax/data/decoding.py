@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from PIL import Image
 from tensorflow_datasets.core.file_adapters import FileFormat
 from tensorflow_datasets.proto import tf_example_pb2
 
-from vae_jax.data import tfrecords
+from vae_jax.data import picture_files, tfrecords
 from vae_jax.data.crops import box_of
 from vae_jax.errors import UserError, is_of_storage
 
@@ -47,9 +46,7 @@ def pixels_of(encoded: bytes) -> np.ndarray:
     """Returns the pixels of a JPEG or PNG, [H,W,3] uint8."""
     if encoded.startswith(JPEG_START):
         return simplejpeg.decode_jpeg(encoded, "RGB")
-    # PIL warns of a large one, which was taken all the same.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with picture_files.unwarned():
         return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
@@ -119,6 +116,12 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
+def _check_storage(prepared: Path, error: Exception) -> None:
+    """Raises UserError for what is no damage: storage that refuses for now."""
+    if isinstance(error, OSError) and is_of_storage(error):
+        raise UserError(f"cannot read {prepared}: {error}") from error
+
+
 def _damaged(prepared: Path, what: str) -> UserError:
     elsewhere = f", or CelebA elsewhere: {PREPARE} --data_dir=ANOTHER_FOLDER"
     return UserError(
@@ -144,6 +147,7 @@ def _fill(
         try:
             source = _records(builder, split)
         except Exception as error:
+            _check_storage(prepared, error)
             what = f"split {split} cannot be read ({_line(error)})"
             raise _damaged(prepared, what) from error
         images = np.load(folder / f"{split}_images.npy", mmap_mode="r+")
@@ -166,6 +170,7 @@ def _fill(
                 raise
             # Given bad bytes, PIL raises what comes, and so does protobuf.
             except Exception as error:
+                _check_storage(prepared, error)
                 what = f"picture {index} of split {split} cannot be decoded"
                 raise _damaged(prepared, f"{what} ({_line(error)})") from error
             progress += (1, side < size)

@@ -4,8 +4,11 @@ Training pictures and those of --pictures both come through here, so that a mode
 shown the same pixels either way.
 """
 
+import contextlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -25,6 +28,18 @@ _TURNS = {
 }
 
 
+# Of Python's filters, which all threads share: each puts back what it found.
+_FILTERS = threading.Lock()
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Passes over what decoders warn of: nothing that a user need mend."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def to_stored(file: bytes) -> bytes:
     """Decodes a picture's file completely, and returns it as it is stored.
 
@@ -38,9 +53,7 @@ def to_stored(file: bytes) -> bytes:
     """
     if not file:
         raise ValueError("empty")
-    # What decoders warn of, such as odd metadata, is nothing that a user need mend.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unwarned():
         try:
             return _checked(file)
         except UnidentifiedImageError:

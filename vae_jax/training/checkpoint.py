@@ -68,6 +68,11 @@ def _for_orbax(folder: Path) -> Iterator[Path]:
         return
     name = processes.on_first(lambda: f"vae_jax-{secrets.token_hex(8)}")
     link = Path(tempfile.gettempdir(), name)
+    if _MISREAD & set(str(link)):
+        raise UserError(
+            f"TMPDIR is {tempfile.gettempdir()!a}, from where a link leads Orbax to "
+            f"{str(folder)!a}: allowed is a folder without {' '.join(sorted(_MISREAD))}"
+        )
     # Another process of this machine may have been faster.
     with writing(link), contextlib.suppress(FileExistsError):
         link.symlink_to(folder, target_is_directory=True)
