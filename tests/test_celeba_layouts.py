@@ -319,6 +319,11 @@ REFUSED = {
         "",
         ["test has 0 of 5 pictures, 000036 to 000040"],
     ),
+    "labels twice in a zip": (
+        {"archive.zip": zipped(under("a", KAGGLE) | under("b", CSVS))},
+        "archive.zip",
+        ["holds 'a/list_eval_partition.csv' as well as 'b/list_eval_partition.csv'"],
+    ),
     "a split that is not listed": (
         FOLDER | {"list_eval_partition.txt": text(rows([[0]] * COUNT))},
         "",

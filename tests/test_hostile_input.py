@@ -384,6 +384,19 @@ def test_settings_of_any_text(recipe, words):
 FLAGS = [*main.MODES_OF_FLAGS, "mode", "workdir", "checkpoint", "seed", "judge", "x"]
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_setting_may_stand_apart_from_its_value(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    argv = ["vae_jax", f"--config={ROOT / 'configs/vae.py'}"]
+    argv += ["--config.seed", "5", "--config.model.latent_dim=7"]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv
+    )
+    parse_flags(values, config, argv)
+    assert (config.value.seed, config.value.model.latent_dim) == (5, 7)
+
+
 def test_lists_of_numbers():
     def parse(flag, kind, text):
         with flagsaver.flagsaver():
