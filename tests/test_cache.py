@@ -220,7 +220,7 @@ import os, sys
 from vae_jax.data import cache, decoding
 decoding._SHARE = 20
 os.cpu_count = lambda: 2
-cache.load("synthetic_faces", sys.argv[1], size=512, channels=3, resampler="lanczos")
+cache.load("synthetic_faces", sys.argv[1], size=512, resampler="lanczos")
 """
 
 
