@@ -105,22 +105,22 @@ def test_a_temporary_folder_that_orbax_would_misread_is_named(
         run_lib.train(small_config, tmp_path / "[x]")
 
 
-def without_a_leaf(path, state):
-    checkpoint.ocp.save(str(path), state.replace(step=None))
+def with_another_leaf(path, state):
+    return state.replace(step=np.float32(0))
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("where", "name", "value", "said"),
     [
         # What Orbax does where its path is a pattern.
-        ("_MISREAD", frozenset(), "manifest.ocdbt is absent"),
-        ("_write_by_orbax", without_a_leaf, r"step: absent there, int32\[\] expected"),
+        (checkpoint, "_MISREAD", frozenset(), "manifest.ocdbt is absent"),
+        (checkpoint.ocp, "load", with_another_leaf, r"step: float32\[\] there, int32"),
     ],
 )
 def test_a_save_that_nobody_could_read_is_found_at_once(
-    small_config, tmp_path, monkeypatch, name, value, said
+    small_config, tmp_path, monkeypatch, where, name, value, said
 ):
-    monkeypatch.setattr(checkpoint, name, value)
+    monkeypatch.setattr(where, name, value)
     config = small_config.copy_and_resolve_references()
     config.train.num_steps = 8
     workdir = tmp_path / "[x]"
