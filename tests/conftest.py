@@ -25,9 +25,19 @@ install_import_hook(
 )
 
 import pytest  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
 
+# Defines its flags, which would be undefined after the test that imported it first.
+import vae_jax.main  # noqa: E402, F401
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import cache, synthetic_faces  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def flags_of_this_test_alone():
+    """Flags are the process's: what one test parses, no later one is given."""
+    with flagsaver.flagsaver():
+        yield
 
 
 @pytest.fixture(scope="session")

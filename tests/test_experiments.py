@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from PIL import Image
 
 from experiments import ae_vs_vae, beta, command_line, latent_size, sweep
@@ -240,22 +241,21 @@ def test_a_dry_run_prints_commands_that_give_the_same_runs(
         assert words[:3] == ["python", "-m", "vae_jax.main"]
         monkeypatch.setattr(sys, "argv", words[2:])
         monkeypatch.setattr(sys, "path", [*sys.path])
-        rest = parse_flags(flags.FLAGS, main.CONFIG, words[2:])
-        assert rest == words[2:3]
-        assert main.MODE.value == "train"
-        workdir = Path(main.WORKDIR.value)
-        assert workdir.parent == tmp_path / "my runs"
-        names.append(workdir.name)
-        ours, theirs = record.read_config(swept / workdir.name), main.CONFIG.value
-        different = {
-            name
-            for name, value in config_lib.flatten(ours).items()
-            if value != config_lib.flatten(theirs)[name]
-        }
-        # What "auto" has come to.
-        assert different == {"dataset.crop"}
-        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-            delattr(flags.FLAGS, name)
+        with flagsaver.flagsaver():
+            rest = parse_flags(flags.FLAGS, main.CONFIG, words[2:])
+            assert rest == words[2:3]
+            assert main.MODE.value == "train"
+            workdir = Path(main.WORKDIR.value)
+            assert workdir.parent == tmp_path / "my runs"
+            names.append(workdir.name)
+            ours, theirs = record.read_config(swept / workdir.name), main.CONFIG.value
+            different = {
+                name
+                for name, value in config_lib.flatten(ours).items()
+                if value != config_lib.flatten(theirs)[name]
+            }
+            # What "auto" has come to.
+            assert different == {"dataset.crop"}
     assert names == [f"beta_{value}_seed{seed}" for value in BETAS for seed in (3, 5)]
 
 
