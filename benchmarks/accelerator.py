@@ -11,6 +11,7 @@ from benchmarks import limits, training
 from benchmarks.timing import durations, in_turn, rates
 from configs import conv_vae
 from vae_jax.data import batches
+from vae_jax.experiment import assemble
 from vae_jax.training import step as step_lib
 
 
@@ -37,9 +38,8 @@ def epochs(
     rivals = {"vae_jax": ours, **training.peers("VAE", config, split)}
     turns = {name: functools.partial(run, num_steps) for name, run in rivals.items()}
     found = durations(in_turn(turns, repeats=repeats))
-    graphdef, params = training.new_model(config)
-    loss_fn = training.new_loss(config, graphdef, num_images)
-    floor = num_steps * limits.step_floor(loss_fn, params, split, 64)["traffic_seconds"]
+    floor = limits.step_floor(assemble(config, num_images), split, 64)
+    floor = num_steps * floor["traffic_seconds"]
     return {
         "name": f"VAE, bf16, {num_steps} steps of 64",
         "unit": "s",
@@ -71,9 +71,7 @@ def colour(size: int, *, repeats: int, batch_size: int = 64) -> dict[str, Any]:
     num_steps = 10 * config.train.steps_per_dispatch
     turns = {name: functools.partial(run, num_steps) for name, run in rivals.items()}
     found = rates(in_turn(turns, repeats=repeats), num_steps * batch_size)
-    graphdef, params = training.new_model(config)
-    loss_fn = training.new_loss(config, graphdef, len(split.images))
-    floor = limits.step_floor(loss_fn, params, split, batch_size)
+    floor = limits.step_floor(assemble(config, len(split.images)), split, batch_size)
     flops = floor["flops"] * found["vae_jax"]["median"] / batch_size
     return {
         "name": f"conv VAE, bf16, RGB {size}x{size}, batch {batch_size}",
@@ -98,16 +96,9 @@ def sweep(*, repeats: int, num_runs: int = 4, num_steps: int = 100) -> dict[str,
     split = training.pictures(config, 20_000)
     feed = batches.build_feed("device", split, seed=0, batch_size=64)
     data = jax.device_put(feed.data)
-    optimizer = step_lib.build_optimizer(**config.optimizer, num_steps=10**6)
-    graphdef, params = training.new_model(config)
-    update = step_lib.build_update(
-        training.new_loss(config, graphdef, len(split.images)),
-        optimizer,
-        ema_decay=config.ema.decay,
-        seed=config.seed,
-    )
+    experiment = assemble(config, len(split.images))
+    update, state = experiment.update(), experiment.initial_state()
     several = jax.vmap(update, in_axes=(0, None))
-    state = step_lib.create_state(params, optimizer, float16=False)
     states = jax.tree.map(lambda a: jnp.stack(num_runs * [a]), state)
     size = config.train.steps_per_dispatch
     calls = [(first, size) for first in range(0, num_steps, size)]

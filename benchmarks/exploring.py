@@ -7,15 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from benchmarks import training
 from benchmarks.timing import in_turn, rates
 from vae_jax.config import Config
 from vae_jax.data.cache import Split
 from vae_jax.evaluation import evaluate
+from vae_jax.experiment import assemble
 from vae_jax.exploration import batching, sampling
 from vae_jax.models import build
+from vae_jax.models.contract import Variables
 
 MODELS = ("VAE", "conv VAE")
 BOUND = "importance-weighted bound"
@@ -176,20 +177,19 @@ def _peers(
 
 
 def _ours(kind: str, config: Config, split: Split) -> Callable[[], Any]:
-    graphdef, params = training.new_model(config)
-    settings = config.eval
+    experiment, settings = assemble(config, len(split.images)), config.eval
+    state = experiment.initial_state()
+    variables = Variables(state.params, state.state)
     if kind == "samples of the prior":
-        model, key = nnx.merge(graphdef, params), jax.random.key(config.seed)
+        model = build.merge(experiment.graphdef, variables)
+        key = jax.random.key(config.seed)
         return lambda: sampling.sample_prior(model, key, len(split.images))
-    objective = build.build_objective(config.objective, len(split.images))
-    figures = evaluate.objective_figures(objective)
+    figures = None
     if kind == BOUND:
         samples = settings.importance_samples
         figures = evaluate.bound_figures(samples, settings.samples_per_chunk)
-    evaluator = evaluate.build_evaluator(
-        graphdef, figures, seed=config.seed, batch_size=settings.batch_size
-    )
-    return lambda: evaluator(params, split)
+    evaluator = experiment.evaluator(figures)
+    return lambda: evaluator(variables, split)
 
 
 def measure(

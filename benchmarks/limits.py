@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.data.cache import Split
+from vae_jax.experiment import Experiment
 
 # Passes over the parameters in a step, of 4 bytes each: forward and backward read the
 # weights and write the gradients (3); AdamW and EMA read parameters, gradients, two
@@ -56,7 +57,7 @@ def machine(
 
 
 def step_floor(
-    loss_fn: Callable, params: Any, split: Split, batch_size: int
+    experiment: Experiment, split: Split, batch_size: int
 ) -> dict[str, float]:
     """Returns the seconds of a step at the machine's two limits, one after the other.
 
@@ -68,13 +69,14 @@ def step_floor(
         "image": split.images[:batch_size],
         "attributes": split.attributes[:batch_size],
     }
+    loss_fn, shapes = experiment.loss_fn(), experiment.shapes
     gradient = jax.jit(
-        lambda params, batch: jax.grad(loss_fn, has_aux=True)(
-            params, {}, batch, jax.random.key(0), jnp.int32(0)
+        lambda variables, batch: jax.grad(loss_fn, has_aux=True)(
+            variables.params, variables.state, batch, jax.random.key(0), jnp.int32(0)
         )
     )
-    cost: Any = gradient.lower(params, batch).compile().cost_analysis()
-    count = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+    cost: Any = gradient.lower(shapes, batch).compile().cost_analysis()
+    count = sum(math.prod(p.shape) for p in jax.tree.leaves(shapes.params))
     limit = machine()
     arithmetic = cost["flops"] / limit["flops"]
     traffic = 4 * PASSES * count / limit["bytes"]

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks import limits, training
 from configs import conv_vae, vae
 from vae_jax.config import Config
+from vae_jax.experiment import assemble
 
 GIB = 2**30
 UNDONE = "XLA on a CPU undoes remat:\nits program needs as much with it"
@@ -55,9 +56,8 @@ def _step_times(
                 "highest": max(times),
             }
         )
-        graphdef, params = training.new_model(config)
-        loss_fn = training.new_loss(config, graphdef, len(split.images))
-        floor = limits.step_floor(loss_fn, params, split, batch_size)
+        experiment = assemble(config, len(split.images))
+        floor = limits.step_floor(experiment, split, batch_size)
         floors.append({"at": at, "median": 1e3 * floor["seconds"]})
     return {
         "name": name,
@@ -110,12 +110,13 @@ def against_remat(
         for size in sizes:
             config = _conv_vae(64, size, batch_size)
             config.model.remat, config.dataset.channels = remat, channels
-            graphdef, params = training.new_model(config)
-            loss_fn = training.new_loss(config, graphdef, batch_size)
+            experiment = assemble(config, batch_size)
+            state = experiment.initial_state()
+            params, loss_fn = state.params, experiment.loss_fn()
 
-            def loss(params, images, loss_fn=loss_fn):
-                batch = {"image": images}
-                return loss_fn(params, {}, batch, jax.random.key(0), jnp.int32(0))[0]
+            def loss(params, images, loss_fn=loss_fn, state=state.state):
+                batch, key = {"image": images}, jax.random.key(0)
+                return loss_fn(params, state, batch, key, jnp.int32(0))[0]
 
             shape = (batch_size, size, size, channels)
             images = jax.ShapeDtypeStruct(shape, jnp.uint8)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from benchmarks import limits
 from benchmarks.timing import in_turn, rates
@@ -15,7 +14,7 @@ from configs import ae, conv_vae, vae
 from vae_jax.config import Config
 from vae_jax.data import batches
 from vae_jax.data.cache import Split
-from vae_jax.models import build
+from vae_jax.experiment import assemble
 from vae_jax.training import step as step_lib
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -46,46 +45,15 @@ def pictures(config: Config, count: int) -> Split:
     return Split(images=images, attributes=np.zeros((count, 0), bool))
 
 
-def new_model(config: Config) -> tuple[nnx.GraphDef, Any]:
-    """Returns a recipe's structure and its initial parameters."""
-    size = config.dataset.size
-
-    def make():
-        return build.build_model(
-            config.model,
-            precision=config.precision,
-            image_shape=(size, size, config.dataset.channels),
-            rngs=nnx.Rngs(config.seed),
-        )
-
-    graphdef, _ = build.split(nnx.eval_shape(make))
-    return graphdef, jax.jit(lambda: build.split(make())[1])()
-
-
-def new_loss(config: Config, graphdef: nnx.GraphDef, num_images: int) -> build.LossFn:
-    """Returns the loss that a recipe minimises."""
-    objective = build.build_objective(config.objective, num_images)
-    return build.build_loss_fn(graphdef, objective)
-
-
 def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], float]:
     """Returns train(num_steps) -> the last loss: the loop without logs and saves."""
-    graphdef, params = new_model(config)
-    optimizer = step_lib.build_optimizer(
-        **config.optimizer, num_steps=config.train.num_steps
-    )
-    update = step_lib.build_update(
-        new_loss(config, graphdef, len(split.images)),
-        optimizer,
-        ema_decay=config.ema.decay,
-        seed=config.seed,
-    )
+    experiment = assemble(config, len(split.images))
     feed = batches.build_feed(
         feed_kind, split, seed=config.seed, batch_size=config.train.batch_size
     )
-    dispatch = step_lib.build_dispatch(update, feed.gather)
+    dispatch = step_lib.build_dispatch(experiment.update(), feed.gather)
     data = jax.device_put(feed.data)
-    state = step_lib.create_state(params, optimizer, float16=False)
+    state = experiment.initial_state()
     per_dispatch = config.train.steps_per_dispatch
     first, metrics = 0, {}
 
@@ -177,9 +145,7 @@ def measure(
         rival: functools.partial(train, num_steps) for rival, train in rivals.items()
     }
     found = rates(in_turn(turns, repeats=repeats), num_steps * batch_size)
-    graphdef, params = new_model(config)
-    loss_fn = new_loss(config, graphdef, num_images)
-    floor = limits.step_floor(loss_fn, params, split, batch_size)
+    floor = limits.step_floor(assemble(config, num_images), split, batch_size)
     step_seconds = batch_size / found["vae_jax"]["median"]
     return {
         "name": f"{name}, batch {batch_size}",

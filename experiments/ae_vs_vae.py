@@ -49,7 +49,6 @@ from vae_jax.evaluation import evaluate
 from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
-from vae_jax.models import build
 from vae_jax.models.likelihoods import LEVELS
 from vae_jax.models.vae import VAE
 from vae_jax.report import plots
@@ -222,19 +221,12 @@ def _generalisation(run: Run) -> Figures:
     """Returns the loss on test pictures and on as many training pictures."""
     train, test = run.dataset.splits["train"], run.dataset.splits["test"]
     number = min(len(train.images), len(test.images))
-    objective = build.build_objective(run.config.objective, len(train.images))
-    evaluator = evaluate.build_evaluator(
-        run.graphdef,
-        evaluate.objective_figures(objective),
-        seed=run.config.seed,
-        batch_size=run.config.eval.batch_size,
-        label_columns=run.label_columns(),
-    )
+    evaluator = run.experiment.evaluator(label_columns=run.label_columns())
     seen, unseen = (
         evaluate.means(
-            objective,
+            run.experiment.objective,
             evaluator(
-                run.params["ema"],
+                run.variables["ema"],
                 Split(split.images[:number], split.attributes[:number]),
             ),
         )

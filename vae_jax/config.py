@@ -12,7 +12,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from vae_jax.errors import UserError
-from vae_jax.models import conv
+from vae_jax.models.networks import conv
 from vae_jax.settings import ONLY_WITH, RESUMABLE, SETTINGS
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.
@@ -92,6 +92,10 @@ def validate(config: Config) -> None:
             refuse(
                 "dataset.size", f"with model.network {values['model.network']}, {error}"
             )
+        try:
+            conv.resolutions(values["dataset.size"], values["model.code_size"])
+        except ValueError as error:
+            refuse("model.code_size", str(error))
     _check_attributes(values, refuse)
     if values["objective.free_bits"] and values["model.prior"] in ("mixture", "vamp"):
         refuse(

@@ -1,183 +1,151 @@
-"""What a training begins with: its settings resolved and checked, and its pictures.
+"""An experiment: the model, the objective and the optimiser that settings stand for.
 
-What a user has got wrong is said here, before training begins.
+Training, evaluation, sweeps and benchmarks all begin here.
 """
 
-import math
-from pathlib import Path
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+import optax
+from flax import nnx
 
-from vae_jax import parts, record
+from vae_jax import sharding
 from vae_jax.config import Config
-from vae_jax.data import cache, crops, places
-from vae_jax.errors import UserError
-from vae_jax.local_paths import local_path
+from vae_jax.evaluation import evaluate
+from vae_jax.keys import Stream, key
 from vae_jax.models import build
-from vae_jax.training import step as step_lib
-from vae_jax.training.checkpoint import differences
+from vae_jax.models.contract import Variables
+from vae_jax.models.objectives import Objective
+from vae_jax.training import step
 
 
-def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
-    """Returns the resolved config of a training, and its data set.
+@dataclass(frozen=True)
+class Experiment:
+    """What a config stands for, before there are images or trained parameters.
 
-    Args:
-      config: that `config.validate` has passed.
-      workdir: new, or of a run to go on with.
-
-    Raises:
-      UserError: the run in the workdir is of other settings or pictures, or a setting
-        does not fit the pictures, the devices or the run to start from.
+    Attributes:
+      config: the resolved settings.
+      graphdef: the model's structure.
+      shapes: of its variables.
+      objective: what training minimises.
+      optimizer: of the whole training.
     """
-    if config.train.batch_size % jax.device_count():
-        raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be a "
-            f"multiple of the {jax.device_count()} devices"
+
+    config: Config
+    graphdef: nnx.GraphDef
+    shapes: Variables
+    objective: Objective
+    optimizer: optax.GradientTransformation
+
+    def initial_state(
+        self, given: Variables | None = None, shardings: Any = None
+    ) -> step.TrainState:
+        """Returns the state before the first update.
+
+        Args:
+          given: to start from, on the host; None for new variables.
+          shardings: of the state's leaves; None leaves them to XLA.
+        """
+
+        # One program: leaf by leaf its zeros and copies would be one each.
+        @functools.partial(jax.jit, out_shardings=shardings)
+        def initialise(given):
+            if given is None:
+                rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
+                given = build.split(_build_model(self.config, rngs))[1]
+            return self._state_of(given)
+
+        return initialise(given)
+
+    def state_shapes(self, kind: str) -> step.TrainState:
+        """Returns the state's shapes and shardings, of `sharding.STATE_SHARDINGS`."""
+        mesh, lay = sharding.data_mesh(), sharding.STATE_SHARDINGS[kind]
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(
+                a.shape, a.dtype, sharding=lay(mesh, a.shape)
+            ),
+            jax.eval_shape(self._state_of, self.shapes),
         )
-    resumes, fingerprint = record.exists(workdir), None
-    if resumes:
-        fingerprint = record.read_recipe(workdir)["fingerprint"]
-        recorded = record.read_config(workdir)
-        record.check_config(workdir, recorded, config)
-        config = config.copy_and_resolve_references()
-        config.dataset.name = recorded.dataset.name
-        config.dataset.crop = recorded.dataset.crop
-        config.precision = recorded.precision
-    else:
-        _check_new_workdir(config, workdir)
-    config = _without_auto(config)
-    dataset = parts.load_dataset(config.dataset, fingerprint)
-    if config.model.attributes == "auto":
-        config.model.attributes = ",".join(dataset.attribute_names)
-    if config.init_from is not None and not resumes:
-        _check_init_from(config)
-    label_columns(config, dataset)
-    num_train = len(dataset.splits["train"].images)
-    if config.objective.name == "tc" and num_train < 2:
-        raise UserError(
-            "config.objective.name is 'tc', which compares the codes of training "
-            f"pictures: 2 at least, and {config.dataset.name} has {num_train}"
+
+    def _state_of(self, variables: Variables) -> step.TrainState:
+        float16 = self.config.precision == "fp16"
+        return step.create_state(
+            variables.params, variables.state, self.optimizer, float16=float16
         )
-    if config.train.num_steps is None:
-        examples = config.train.num_epochs * num_train
-        config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    if resumes:
-        record.check_extent(workdir, config.train.num_steps, dataset.recipe)
-    _tell_schedule(config, record.read_config(workdir) if resumes else config)
-    return config, dataset
 
+    def loss_fn(self, label_columns: tuple[int, ...] = ()) -> build.LossFn:
+        """Returns the loss of a batch, see `build.build_loss_fn`.
 
-def _check_new_workdir(config: Config, workdir: Path) -> None:
-    """Raises UserError where a run would be written among pictures."""
-    picture = places.find_picture(workdir)
-    if picture is not None:
-        raise UserError(
-            f"--workdir is {str(workdir)!a}, which holds no run but pictures "
-            f"({ascii(str(picture.relative_to(workdir)))}), and nothing is written "
-            "there; choose another"
+        Args:
+          label_columns: where a batch has the attributes that the model is given.
+        """
+        return build.build_loss_fn(
+            self.graphdef,
+            self.objective,
+            label_columns=label_columns,
+            label_dropout=build.label_dropout(self.config.model),
+            mirror=self.config.train.mirror,
         )
-    if config.dataset.name == "folder" and config.dataset.data_dir is not None:
-        pictures = local_path(config.dataset.data_dir, "config.dataset.data_dir")
-        if pictures.resolve() in workdir.resolve().parents:
-            raise UserError(
-                f"--workdir is {str(workdir)!a}, within the pictures to train on, and "
-                "what is drawn there would be one of them; choose another"
-            )
 
-
-def _without_auto(config: Config) -> Config:
-    """Returns the config with every "auto" but the feed's replaced by what it is."""
-    config = config.copy_and_resolve_references()
-    name = cache.resolve_name(config.dataset.name, config.dataset.data_dir)
-    if config.dataset.name == "auto":
-        absent = (
-            ""
-            if name == "celeb_a"
-            else ", drawn faces, because celeb_a is not prepared.\nFor CelebA: "
-            + cache.how_to_prepare_celeb_a(config.dataset.data_dir)
+    def update(self, label_columns: tuple[int, ...] = ()) -> Callable:
+        """Returns one step of training, see `step.build_update` and `loss_fn`."""
+        return step.build_update(
+            self.loss_fn(label_columns),
+            self.optimizer,
+            ema_decay=self.config.ema.decay,
+            seed=self.config.seed,
         )
-        print(f"config.dataset.name is auto: training on {name}{absent}\n")
-    config.dataset.name = name
-    config.dataset.crop = crops.resolve_crop(config.dataset.crop, name)
-    if config.dataset.data_dir is not None:
-        # run.json is read from other folders, too.
-        data_dir = local_path(config.dataset.data_dir, "config.dataset.data_dir")
-        config.dataset.data_dir = str(data_dir.absolute())
-    if config.precision == "auto":
-        config.precision = "fp32" if jax.default_backend() == "cpu" else "bf16"
-    return config
 
+    def evaluator(
+        self,
+        per_image: evaluate.PerImage | None = None,
+        label_columns: tuple[int, ...] = (),
+    ) -> Callable[..., dict[str, np.ndarray]]:
+        """Returns what evaluates a split, see `evaluate.build_evaluator`.
 
-def attribute_index(
-    names: tuple[str, ...], name: str, setting: str, dataset: str
-) -> int:
-    """Returns an attribute's place among those of a data set.
-
-    Args:
-      names: of all its attributes.
-      name: that is looked for.
-      setting: or flag that has the name, for errors.
-      dataset: the data set's name, for errors.
-
-    Raises:
-      UserError: it has no such attribute.
-    """
-    if name not in names:
-        raise UserError(
-            f"{setting} has {name!r}; the attributes of {dataset} are "
-            f"{', '.join(names) or 'none'}"
-        )
-    return names.index(name)
-
-
-def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
-    """Returns where the data set has the attributes that a model is to know.
-
-    Raises:
-      UserError: the data set has no attribute of that name.
-    """
-    names, setting = dataset.attribute_names, "config.model.attributes"
-    return tuple(
-        attribute_index(names, name, setting, config.dataset.name)
-        for name in build.label_names(config.model)
-    )
-
-
-def _check_init_from(config: Config) -> None:
-    """Raises UserError where `config.init_from` has no parameters for this model."""
-    _, expected = parts.abstract_model(config)
-    workdir = local_path(config.init_from, "config.init_from")
-    _, found = parts.abstract_model(record.read_config(workdir))
-    different = differences(expected, found)
-    if different:
-        raise UserError(
-            f"config.init_from is {config.init_from!r}, whose parameters do not "
-            "fit this model:\n  " + "\n  ".join(different)
+        Args:
+          per_image: figures of an image; None for the objective's.
+          label_columns: see `loss_fn`.
+        """
+        return evaluate.build_evaluator(
+            self.graphdef,
+            per_image or evaluate.objective_figures(self.objective),
+            seed=self.config.seed,
+            batch_size=self.config.eval.batch_size,
+            label_columns=label_columns,
         )
 
 
-def _tell_schedule(config: Config, before: Config) -> None:
-    """Prints what the number of steps does to the learning rate, where it does.
+def assemble(config: Config, num_images: int) -> Experiment:
+    """Returns the experiment that a config stands for.
 
     Args:
       config: resolved.
-      before: as the run had it so far.
+      num_images: in the training split.
     """
-    optimizer, num_steps = config.optimizer, config.train.num_steps
-    schedule, asked = optimizer.schedule, optimizer.warmup_steps
-    warmup_steps = step_lib.warmup_of(schedule, asked, num_steps)
-    if warmup_steps < asked:
-        print(
-            f"note: config.optimizer.warmup_steps is {asked}, and the run has "
-            f"{num_steps} step(s): the learning rate rises over {warmup_steps} of them"
-        )
-    if schedule == "cosine" and num_steps > before.train.num_steps:
-        end = before.train.num_steps
-        rate: Any = step_lib.learning_rate_schedule(
-            optimizer.learning_rate, schedule, asked, num_steps
-        )
-        print(
-            f"note: the cosine of the learning rate was to end at step {end}, at 0, "
-            f"and now ends at step {num_steps}: at step {end} it is {rate(end):.3g}"
-        )
+    graphdef, shapes = build.split(
+        nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0)))
+    )
+    return Experiment(
+        config=config,
+        graphdef=graphdef,
+        shapes=shapes,
+        objective=build.build_objective(config.objective, num_images),
+        optimizer=step.build_optimizer(
+            **config.optimizer, num_steps=config.train.num_steps
+        ),
+    )
+
+
+def _build_model(config: Config, rngs: nnx.Rngs) -> Any:
+    size = config.dataset.size
+    return build.build_model(
+        config.model,
+        precision=config.precision,
+        image_shape=(size, size, config.dataset.channels),
+        rngs=rngs,
+    )

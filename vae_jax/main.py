@@ -44,13 +44,19 @@ from vae_jax.command_line import (
     parse_numbers,
     quieten_failed_saves,
 )
-from vae_jax.commands import codes, directions, edits, evaluation, paths, samples
+from vae_jax.commands import (
+    abilities,
+    codes,
+    directions,
+    edits,
+    evaluation,
+    paths,
+    samples,
+)
 from vae_jax.commands.reconstructions import draw_reconstructions
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import split_paths
-from vae_jax.models.classifier import Classifier
-from vae_jax.models.vae import VAE
 from vae_jax.report import plots, tables
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
@@ -190,13 +196,13 @@ def _train(workdir: Path) -> list[Path]:
         return []
     print(tables.evaluation_table(report))
     written = [workdir / "eval.json", _draw_curves(run)]
-    if isinstance(run.model(), Classifier):
+    if not abilities.can_decode(run):
         return written
     written += [draw_reconstructions(run, NUM_IMAGES.value or 64)]
     codes.keep(run)
     if codes.is_enough("gaussian", run.num_train):
         written += [_draw_samples(run, "gaussian")]
-    if isinstance(run.model(), VAE):
+    if abilities.has_prior(run):
         written += [_draw_samples(run, "prior")]
     return written
 
@@ -205,12 +211,8 @@ def _explore(workdir: Path) -> list[Path]:
     """Does what every mode but train does with the run in a workdir."""
     run = _load(workdir)
     mode = MODE.value
-    is_vae = isinstance(run.model(), VAE)
-    if mode != "eval" and isinstance(run.model(), Classifier):
-        raise UserError(
-            f"--mode is {mode}, but {workdir} holds a classifier; it goes with "
-            "--mode=eval, or as the --judge of another run"
-        )
+    if mode != "eval":
+        abilities.check_decoder(run, f"--mode is {mode}")
     judge = None
     if JUDGE.value is not None:
         judge = evaluation.open_judge("judge", JUDGE.value, run)
@@ -218,9 +220,8 @@ def _explore(workdir: Path) -> list[Path]:
         print(tables.evaluation_table(evaluation.evaluate_run(run, judge)))
         return [workdir / "eval.json"]
     if mode == "sample":
-        return [
-            _draw_samples(run, SAMPLER.value or ("prior" if is_vae else "gaussian"))
-        ]
+        usual = "prior" if abilities.has_prior(run) else "gaussian"
+        return [_draw_samples(run, SAMPLER.value or usual)]
     if mode == "reconstruct":
         return [draw_reconstructions(run, NUM_IMAGES.value or 64)]
     if mode == "attributes":

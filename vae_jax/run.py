@@ -15,21 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from vae_jax import config as config_lib
-from vae_jax import experiment, parts, processes, record, sharding
+from vae_jax import processes, record, resolve, sharding
 from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
+from vae_jax.experiment import Experiment, assemble
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
+from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer, writing
 from vae_jax.training import loop
-from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints
+from vae_jax.training.step import TrainState
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,24 @@ class Run:
 
     Attributes:
       workdir: its folder.
-      config: the resolved settings.
+      experiment: what its settings stand for.
       step: of the checkpoint that was loaded.
-      params: "ema" and "raw" parameters, on one device of this process.
-      graphdef: the model's structure; see `model`.
+      variables: with "ema" and with "raw" parameters, on one device of this process.
       recipe: of the pictures, as run.json has it, see `cache.Dataset`.
       open_dataset: opens them; see `dataset_for`.
     """
 
     workdir: Path
-    config: Config
+    experiment: Experiment
     step: int
-    params: dict[str, build.Params]
-    graphdef: nnx.GraphDef
+    variables: dict[str, Variables]
     recipe: dict[str, Any]
     open_dataset: Callable[[], cache.Dataset]
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return self.experiment.config
 
     @property
     def dataset(self) -> cache.Dataset:
@@ -96,7 +100,7 @@ class Run:
 
     def model(self, params: str = "ema") -> Any:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
-        return nnx.merge(self.graphdef, self.params[params])
+        return build.merge(self.experiment.graphdef, self.variables[params])
 
     def labels(self, split: str) -> jax.Array | None:
         """Returns what the model is told of a split's pictures, [N,A], or None."""
@@ -109,7 +113,7 @@ class Run:
         """Returns where the data set has the attributes that the model knows."""
         if not build.label_names(self.config.model):
             return ()
-        return experiment.label_columns(self.config, self.dataset)
+        return resolve.label_columns(self.config, self.dataset)
 
     def attributes(self, split: str) -> np.ndarray:
         """Returns which of `attribute_names` a split's pictures have, [N,A] bool.
@@ -120,14 +124,14 @@ class Run:
         """
         there, name = self.dataset.attribute_names, self.recipe["name"]
         columns = [
-            experiment.attribute_index(there, each, "run.json", name)
+            resolve.attribute_index(there, each, "run.json", name)
             for each in self.attribute_names
         ]
         return self.dataset.splits[split].attributes[:, columns]
 
     def attribute_index(self, name: str, flag: str) -> int:
         """Returns an attribute's place, or raises UserError in the name of `flag`."""
-        return experiment.attribute_index(
+        return resolve.attribute_index(
             self.attribute_names, name, flag, self.recipe["name"]
         )
 
@@ -163,35 +167,30 @@ def _train(config: Config, workdir: Path) -> Run:
     processes.check_agreement(
         {"config": json.dumps(settings), "--workdir": str(workdir.absolute())}
     )
-    config, dataset = experiment.resolve(config, workdir)
+    config, dataset = resolve.resolve(config, workdir)
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
-    graphdef, params = parts.abstract_model(config)
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     train_split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, train_split)
     if processes.any_of(feed == "stream"):
         feed = "stream"
-    objective = build.build_objective(config.objective, len(train_split.images))
-    columns = experiment.label_columns(config, dataset)
-    evaluator = evaluate.build_evaluator(
-        graphdef,
-        evaluate.objective_figures(objective),
-        seed=config.seed,
-        batch_size=config.eval.batch_size,
-        label_columns=columns,
-    )
+    assembled = assemble(config, len(train_split.images))
+    columns = resolve.label_columns(config, dataset)
+    evaluate_split = assembled.evaluator(label_columns=columns)
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        like = parts.state_shapes(config, params, config.train.sharding)
+        like = assembled.state_shapes(config.train.sharding)
         state = checkpoints.restore("latest", like)
         if state is None:
             given = None
             if config.init_from is not None:
-                given = jax.device_get(load(config.init_from).params["ema"])
+                given = jax.device_get(load(config.init_from).variables["ema"])
             shardings = jax.tree.map(lambda a: a.sharding, like)
-            state = parts.initial_state(config, shardings, given)
+            state = assembled.initial_state(given, shardings)
         else:
             print(f"going on from step {state.step} of {workdir}")
-        processes.on_first(lambda: record.write(workdir, config, recipe, params))
+        processes.on_first(
+            lambda: record.write(workdir, config, recipe, assembled.shapes.params)
+        )
         written = workdir / "run.json"
         processes.check_agreement(
             {str(written): written.read_text() if written.exists() else ""}
@@ -204,20 +203,7 @@ def _train(config: Config, workdir: Path) -> Run:
         ) as writer:
             state = loop.train(
                 state,
-                step_lib.build_update(
-                    build.build_loss_fn(
-                        graphdef,
-                        objective,
-                        label_columns=columns,
-                        label_dropout=config.model.attribute_dropout
-                        if config.model.name == "vae"
-                        else 0.0,
-                        mirror=config.train.mirror,
-                    ),
-                    parts.build_optimizer(config),
-                    ema_decay=config.ema.decay,
-                    seed=config.seed,
-                ),
+                assembled.update(columns),
                 batches.build_feed(
                     feed,
                     train_split,
@@ -236,21 +222,38 @@ def _train(config: Config, workdir: Path) -> Run:
                     evaluate=config.eval.every_steps,
                     checkpoint=config.checkpoint.every_steps,
                 ),
-                validate=lambda params: evaluate.means(
-                    objective,
-                    evaluator(params, dataset.splits["validation"], "validating"),
+                validate=lambda state: evaluate.means(
+                    assembled.objective,
+                    evaluate_split(
+                        Variables(state.ema_params, state.state),
+                        dataset.splits["validation"],
+                        "validating",
+                    ),
                 ),
                 writer=writer,
                 checkpoints=checkpoints,
             )
+    return _run_of(state, workdir, assembled, recipe, lambda: dataset)
+
+
+def _run_of(
+    state: TrainState,
+    workdir: Path,
+    assembled: Experiment,
+    recipe: dict[str, Any],
+    open_dataset: Callable[[], cache.Dataset],
+) -> Run:
+    kinds = {"ema": state.ema_params, "raw": state.params}
     return Run(
         workdir=workdir,
-        config=config,
+        experiment=assembled,
         step=int(state.step),
-        params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
-        graphdef=graphdef,
+        variables={
+            kind: sharding.on_one_device(Variables(params, state.state))
+            for kind, params in kinds.items()
+        },
         recipe=recipe,
-        open_dataset=lambda: dataset,
+        open_dataset=open_dataset,
     )
 
 
@@ -278,24 +281,16 @@ def load(
 
     @functools.cache
     def open_dataset():
-        dataset = parts.load_dataset(config.dataset, recipe["fingerprint"])
+        dataset = resolve.load_dataset(config.dataset, recipe["fingerprint"])
         other = record.other_pictures(workdir, dataset.recipe)
         if other:
             print(f"note: {other}")
         return dataset
 
-    graphdef, params = parts.abstract_model(config)
+    assembled = assemble(config, recipe["pictures"]["train"])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        like = parts.state_shapes(config, params, "data_parallel")
+        like = assembled.state_shapes("data_parallel")
         state = checkpoints.restore(checkpoint, like)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
-    return Run(
-        workdir=workdir,
-        config=config,
-        step=int(state.step),
-        params=sharding.on_one_device({"ema": state.ema_params, "raw": state.params}),
-        graphdef=graphdef,
-        recipe=recipe,
-        open_dataset=open_dataset,
-    )
+    return _run_of(state, workdir, assembled, recipe, open_dataset)

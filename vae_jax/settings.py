@@ -9,7 +9,8 @@ from vae_jax import local_paths, processes
 from vae_jax.data.cache import DATASETS
 from vae_jax.data.crops import CROPS
 from vae_jax.data.decoding import RESAMPLERS
-from vae_jax.models import build, conv, layers
+from vae_jax.models import build
+from vae_jax.models.networks import conv, layers
 from vae_jax.sharding import STATE_SHARDINGS
 
 
@@ -117,6 +118,15 @@ SETTINGS: dict[str, Setting] = {
     ),
     "model.latent_dim": _whole(
         100, "dimensions of the code; of a classifier, its features"
+    ),
+    "model.code_size": _optional(
+        _whole(
+            4,
+            "of conv: side of a spatial code, latent_dim numbers at each place; "
+            "None is a vector",
+            low=2,
+        ),
+        int,
     ),
     "model.hidden_dim": _whole(512, "of mlp: width of the hidden layers"),
     "model.width": Setting(
@@ -261,6 +271,7 @@ SETTINGS: dict[str, Setting] = {
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "model.hidden_dim": ("model.network", ("mlp",)),
     "model.width": ("model.network", ("conv", "strided")),
+    "model.code_size": ("model.network", ("conv",)),
     "model.depth": ("model.network", ("conv",)),
     "model.norm": ("model.network", ("conv",)),
     "model.upsampling": ("model.network", ("conv",)),

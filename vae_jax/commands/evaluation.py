@@ -8,6 +8,7 @@ import numpy as np
 
 from vae_jax import processes
 from vae_jax import run as run_lib
+from vae_jax.commands import abilities
 from vae_jax.commands.codes import is_enough
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.data.faces.jpegs import factors_of
@@ -15,9 +16,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.exploration import judging, sampling
 from vae_jax.models import build
-from vae_jax.models.classifier import Classifier
 from vae_jax.models.likelihoods import LEVELS
-from vae_jax.models.vae import VAE
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -57,11 +56,7 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
       UserError: it is no classifier, or sees others.
     """
     judge = run_lib.load(workdir)
-    if not isinstance(judge.model(), Classifier):
-        raise UserError(
-            f"--{flag} is '{workdir}', which holds no classifier; configs/judge.py "
-            "trains one"
-        )
+    abilities.check_judge(judge, flag)
     for setting in ("name", "crop", "resampler", "size", "channels"):
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
         if theirs != ours:
@@ -101,31 +96,24 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
                     f"--judge compares {FEWEST_JUDGED} pictures at least; the split "
                     f"{name} of {run.recipe['name']} has {count}"
                 )
-    objective = build.build_objective(config.objective, run.num_train)
-    model = run.model()
+    objective = run.experiment.objective
     parts = [evaluate.objective_figures(objective)]
-    if not isinstance(model, Classifier):
-        parts.append(evaluate.picture_figures)
-    if isinstance(model, VAE):
+    if abilities.can_decode(run):
         parts.append(
-            evaluate.bound_figures(
+            evaluate.autoencoder_figures(
                 config.eval.importance_samples, config.eval.samples_per_chunk
             )
         )
-        parts.append(evaluate.posterior_mean_figures)
-    evaluator = evaluate.build_evaluator(
-        run.graphdef,
+    evaluator = run.experiment.evaluator(
         lambda *image: functools.reduce(dict.__or__, (part(*image) for part in parts)),
-        seed=config.seed,
-        batch_size=config.eval.batch_size,
-        label_columns=run.label_columns(),
+        run.label_columns(),
     )
     report: dict[str, Any] = {}
     for name in EVALUATED_SPLITS:
         split = dataset.splits[name]
         report[name] = {}
-        for kind, params in run.params.items():
-            figures = evaluator(params, split, f"{name}, {kind}")
+        for kind, variables in run.variables.items():
+            figures = evaluator(variables, split, f"{name}, {kind}")
             report[name][kind] = (
                 evaluate.means(objective, figures)
                 | {"num_images": len(split.images), "step": run.step}
@@ -135,7 +123,7 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
     if not processes.is_first():
         return report
     drawn = run.recipe["name"] == "synthetic_faces"
-    if drawn and run.num_train >= FEWEST_FACTOR_IMAGES and isinstance(model, VAE):
+    if drawn and run.num_train >= FEWEST_FACTOR_IMAGES and abilities.has_posterior(run):
         report["disentanglement"] = _disentanglement(run)
     if judge is not None:
         report["judge"] = _judged(run, judge)
@@ -148,8 +136,8 @@ def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
     report: dict[str, Any] = {}
     if "kl_by_dimension" in figures:
         report["kl_by_dimension"] = figures["kl_by_dimension"].mean(axis=0).tolist()
-    if "posterior_mean" in figures:
-        variances = np.var(figures["posterior_mean"], axis=0)
+    if "code" in figures:
+        variances = np.var(figures["code"], axis=0)
         report["active_units"] = int(np.sum(variances > ACTIVE_VARIANCE))
     if "accuracy_by_attribute" in figures:
         accuracies = figures["accuracy_by_attribute"].mean(axis=0).tolist()
@@ -214,7 +202,7 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
         real, judging.judge_images(classifier, others)[0]
     )
     for sampler in SAMPLERS:
-        if sampler == "prior" and not isinstance(model, VAE):
+        if sampler == "prior" and not abilities.has_prior(run):
             continue
         if sampler != "prior" and not is_enough(sampler, run.num_train):
             continue

@@ -7,14 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.commands import abilities
 from vae_jax.commands.codes import dimensions
 from vae_jax.commands.evaluation import ACTIVE_VARIANCE
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models.likelihoods import LEVELS
-from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.vae import VAE
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -43,14 +42,12 @@ def _test_pictures(
 
 def _prior_codes(run: Run, seeds: Sequence[int]) -> np.ndarray:
     """Returns the code that each seed draws from the prior first, [N,D]."""
-    model = run.model()
-    if not isinstance(model, VAE):
-        raise UserError(
-            f"--seeds is {','.join(map(str, seeds))}, but {run.workdir} holds an "
-            "autoencoder, which has no prior to draw codes from; allowed are "
-            "--indices of test pictures and --pictures of your own"
-        )
-    prior = model.prior_of()
+    abilities.check_prior(
+        run,
+        f"--seeds is {','.join(map(str, seeds))}",
+        "allowed are --indices of test pictures and --pictures of your own",
+    )
+    prior = run.model().prior_of()
     draws = [prior.sample(key(seed, Stream.SAMPLING), 1) for seed in seeds]
     return np.concatenate(draws)
 
@@ -169,18 +166,6 @@ def draw_interpolation(
     return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
 
 
-def _prior_spread(model: VAE, labels: np.ndarray | None) -> tuple[Any, Any]:
-    """Returns means and standard deviations of p(z|y) by dimension, [D] each.
-
-    Those of a mixture are of 10,000 samples.
-    """
-    prior = model.prior_of(None if labels is None else jnp.asarray(labels))
-    if isinstance(prior, DiagonalGaussian):
-        return prior.mean, jnp.exp(0.5 * prior.logvar)
-    draws = prior.sample(key(0, Stream.SAMPLING), 10_000)
-    return draws.mean(axis=0), draws.std(axis=0)
-
-
 def draw_traversal(
     run: Run,
     num_dimensions: int = 10,
@@ -229,14 +214,15 @@ def draw_traversal(
 
     (code,) = sampling.encode_images(model, pictures, labels)
     label = None if labels is None else labels[0]
-    if isinstance(model, VAE):
+    active_units, ordered_by = None, "variance of the code"
+    if abilities.has_posterior(run):
         active_units = int(np.sum(variances > ACTIVE_VARIANCE))
         ordered_by = "kl" if kl is not None else "variance of the posterior's mean"
-        mean, std = map(np.asarray, _prior_spread(model, label))
-    else:
-        # An autoencoder's codes have no scale of their own to be measured on.
-        active_units, ordered_by = None, "variance of the code"
-        mean, std = known["mean"], known["std"]
+    # Codes without a prior have no other scale than their own.
+    mean, std = known["mean"], known["std"]
+    if abilities.has_prior(run):
+        prior = model.prior_of(None if label is None else jnp.asarray(label))
+        mean, std = np.asarray(prior.mean), np.asarray(prior.std)
     offsets = np.linspace(-REACH, REACH, num_values)
     values = mean[drawn, None] + std[drawn, None] * offsets
     changed = interpolation.traversal(code, drawn, values)

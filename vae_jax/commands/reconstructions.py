@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.vae import VAE
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -15,18 +14,17 @@ from vae_jax.run import Run
 
 @jax.jit
 def _reconstruct(model, images, labels):
-    if not isinstance(model, VAE):
-        return model.reconstruct(images), None
-    px = model.decode(model.encode(images, labels).mean, labels)
-    return px.mean, jnp.broadcast_to(px.std, images.shape)
+    px = model.decode(model.encode(images, labels), labels)
+    std = getattr(px, "std", None)
+    return px.mean, None if std is None else jnp.broadcast_to(std, images.shape)
 
 
 def draw_reconstructions(run: Run, num_images: int) -> Path:
     """Draws validation pictures over their reconstructions by the EMA parameters.
 
-    Of a VAE, whose reconstruction is the mean of p(x|z), a third row has that
-    distribution's standard deviation: black is 0, white the largest of all, which
-    images/reconstructions.json says.
+    Where the model has a likelihood, so that a reconstruction is the mean of p(x|z), a
+    third row has that distribution's standard deviation: black is 0, white the largest
+    of all, which images/reconstructions.json says.
     """
     split = run.dataset_for("--mode=reconstruct").splits["validation"]
     originals = to_unit_interval(jnp.asarray(split.images[:num_images]))

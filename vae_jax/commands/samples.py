@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.commands import abilities
 from vae_jax.commands import codes as codes_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
-from vae_jax.models.vae import VAE
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json, writing
 from vae_jax.run import Run
@@ -71,11 +71,8 @@ def sample(
     model = run.model()
     samples_key = key(seed, Stream.SAMPLING)
     if sampler == "prior":
-        if not isinstance(model, VAE):
-            raise UserError(
-                f"{run.workdir} holds an autoencoder, which has no prior to sample "
-                "from; --sampler=gaussian fits one to its codes"
-            )
+        instead = "--sampler=gaussian fits one to its codes"
+        abilities.check_prior(run, "--sampler is prior", instead)
         return sampling.sample_prior(
             model, samples_key, num_images, labels, temperature
         )

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from vae_jax import processes, sharding
 from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
+from vae_jax.models.build import merge
+from vae_jax.models.contract import Variables, flatten
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.objectives import Objective, log_weights
@@ -86,10 +88,30 @@ def picture_figures(model, image, labels, image_key) -> dict[str, Any]:
     return figures
 
 
-def posterior_mean_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
-    """Returns the `posterior_mean` [D] of one image."""
+def code_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
+    """Returns the numbers in the `code` of one image, [N]."""
     del image_key
-    return {"posterior_mean": model.encode(image[None], labels).mean[0]}
+    return {"code": flatten(model.encode(image[None], labels))[0]}
+
+
+def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
+    """Returns all that the terms of a model say of one image, whatever they hold.
+
+    That is `picture_figures`; with a likelihood `bound_figures`; and with latent
+    variables `code_figures`.
+    """
+    bound = bound_figures(num_samples, chunk)
+
+    def figures(model, image, labels, image_key):
+        terms = model(image[None], image_key, labels)
+        found = picture_figures(model, image, labels, image_key)
+        if terms.log_mass is not None:
+            found |= bound(model, image, labels, image_key)
+        if terms.layers:
+            found |= code_figures(model, image, labels, image_key)
+        return found
+
+    return figures
 
 
 def build_evaluator(
@@ -100,7 +122,7 @@ def build_evaluator(
     batch_size: int,
     label_columns: tuple[int, ...] = (),
 ) -> Callable[..., dict[str, np.ndarray]]:
-    """Compiles evaluate(params, split, description) -> figures by image.
+    """Compiles evaluate(variables, split, description) -> figures by image.
 
     Args:
       graphdef: the model's structure.
@@ -112,25 +134,27 @@ def build_evaluator(
       label_columns: the attributes that the model is conditioned on.
 
     Returns:
-      A function that takes parameters, a split ([N,H,W,C] uint8 `images` and [N,M]
-      boolean `attributes`) and the progress bar's description, and returns each figure
-      as [N,...] float32, in the order of the images.
+      A function that takes a model's variables, a split ([N,H,W,C] uint8 `images` and
+      [N,M] boolean `attributes`) and the progress bar's description, and returns each
+      figure as [N,...] float32, in the order of the images.
     """
     mesh = sharding.data_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
     places = sharding.places_here(mesh, batch_size)
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def batch_figures(params, images, attributes, indices):
-        model = nnx.merge(graphdef, params)
+    def batch_figures(variables, images, attributes, indices):
+        model = merge(graphdef, variables)
         keys = jax.vmap(lambda i: key(seed, Stream.EVALUATION, i))(indices)
         labels = to_labels(attributes, label_columns) if label_columns else None
         figures = jax.vmap(functools.partial(per_image, model))
         return figures(to_unit_interval(images), labels, keys)
 
-    def evaluate(params, split, description="evaluating") -> dict[str, np.ndarray]:
+    def evaluate(
+        variables: Variables, split, description="evaluating"
+    ) -> dict[str, np.ndarray]:
         parts, num_images = [], len(split.images)
-        params = sharding.everywhere(params, mesh)
+        variables = sharding.everywhere(variables, mesh)
         with tqdm(
             total=num_images,
             desc=description,
@@ -144,7 +168,7 @@ def build_evaluator(
                 here = (first + places) % num_images
                 batch = split.images[here], split.attributes[here], here
                 figures = batch_figures(
-                    params, *sharding.put(batch, sharding.cut_images(mesh))
+                    variables, *sharding.put(batch, sharding.cut_images(mesh))
                 )
                 parts.append(jax.device_get(figures))
                 bar.update(min(batch_size, num_images - first))

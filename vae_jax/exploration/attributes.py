@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from vae_jax.exploration.batching import map_batches
 from vae_jax.exploration.sampling import decode
-from vae_jax.models.autoencoder import AE
 from vae_jax.models.classifier import Classifier
-from vae_jax.models.vae import VAE
+from vae_jax.models.contract import Autoencoder
 
 Codes = Float[np.ndarray, "N D"]
 Attributes = Bool[np.ndarray, "N A"]
@@ -111,7 +110,7 @@ class HeldDirection:
 
 
 def held_direction(
-    model: AE | VAE,
+    model: Autoencoder,
     guide: Classifier,
     codes: Codes,
     index: int,
@@ -185,7 +184,7 @@ def _judge_edited(model, judge, alpha, z, direction, labels):
 
 
 def edit_effects(
-    model: AE | VAE,
+    model: Autoencoder,
     judge: Classifier,
     codes: Codes,
     directions: Float[np.ndarray, "N D"],

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from vae_jax.exploration.batching import map_batches
-from vae_jax.models.autoencoder import AE
+from vae_jax.models.contract import Autoencoder, flatten, unflatten
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.vae import VAE
 
 Labels = Float[Array | np.ndarray, "*labelled A"] | None
 
@@ -23,19 +22,19 @@ DENSITY_PARTS = ("weights", "means", "covariances")
 @jax.jit
 def _encode(model, images, labels, key):
     images = to_unit_interval(images)
-    if not isinstance(model, VAE):
-        codes = model.encode(images)
-        return codes, codes
-    posterior = model.encode(images, labels)
-    return posterior.mean, None if key is None else posterior.sample(key, 1)[0]
+    codes = flatten(model.encode(images, labels))
+    samples = None if key is None else flatten(model.encode(images, labels, key))
+    return codes, samples
 
 
 @jax.jit
 def decode(
-    model: AE | VAE, z: Float[Array, "N D"], labels: Float[Array, "*labelled A"] | None
+    model: Autoencoder,
+    z: Float[Array, "B N"],
+    labels: Float[Array, "*labelled A"] | None,
 ) -> Array:
     """Returns the images of one batch of codes, see `decode_codes`."""
-    return model.decode(z, labels).mean if isinstance(model, VAE) else model.decode(z)
+    return model.decode(unflatten(z, model.code_shape), labels).mean
 
 
 def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:
@@ -55,26 +54,26 @@ def _encode_all(model, images, labels, key):
 
 
 def encode_images(
-    model: AE | VAE,
+    model: Autoencoder,
     images: UInt8[np.ndarray, "N H W C"],
     labels: Labels = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[np.ndarray, "N D"]:
-    """Returns a code for each image: of a VAE, its posterior's mean.
+    """Returns the numbers D in a code of each image: the mode of its posterior.
 
     Args:
-      model: a VAE or an autoencoder.
+      model: that encodes.
       images: 8-bit levels.
       labels: of a conditional VAE's images: [N,A], or [A] for all.
-      key: given one, a VAE's codes are a sample of each posterior instead. Together
-        those are draws of the aggregate posterior, the codes the decoder learnt from.
+      key: given one, codes are a sample of each posterior instead. Together those are
+        draws of the aggregate posterior, the codes the decoder learnt from.
     """
     codes, samples = _encode_all(model, images, labels, key)
     return codes if key is None else samples
 
 
 def encode_and_sample(
-    model: AE | VAE,
+    model: Autoencoder,
     images: UInt8[np.ndarray, "N H W C"],
     labels: Labels,
     key: Key[Array, ""],
@@ -84,9 +83,9 @@ def encode_and_sample(
 
 
 def decode_codes(
-    model: AE | VAE, z: Float[Array | np.ndarray, "N D"], labels: Labels = None
+    model: Autoencoder, z: Float[Array | np.ndarray, "N D"], labels: Labels = None
 ) -> Float[np.ndarray, "N H W C"]:
-    """Returns the images of codes: of a VAE, the means of p(x|z,y).
+    """Returns the images of codes: the means of p(x|z,y).
 
     The means and not samples of p(x|z,y), whose independent pixels would add the
     decoder's noise to every picture.
@@ -96,7 +95,7 @@ def decode_codes(
 
 
 def sample_prior(
-    model: VAE,
+    model: Autoencoder,
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels = None,
@@ -105,14 +104,14 @@ def sample_prior(
     """Returns the means of p(x|z,y) at samples z of the prior.
 
     Args:
-      model: a VAE.
+      model: that has a prior.
       key: of the samples.
       num_samples: N.
       labels: [A], the same for all images; None for unknown ones.
-      temperature: factor on z; below 1 keeps nearer to the mode of N(0, I).
+      temperature: below 1 narrows the prior around its modes, see `contract.Prior`.
     """
     known = None if labels is None else jnp.asarray(labels)
-    z = temperature * model.prior_of(known).sample(key, num_samples)
+    z = model.prior_of(known).sample(key, num_samples, temperature)
     return decode_codes(model, z, labels)
 
 
@@ -148,7 +147,7 @@ def density_of(
 
 
 def sample_fitted(
-    model: AE | VAE,
+    model: Autoencoder,
     fitted: Any,
     num_samples: int,
     labels: Labels = None,

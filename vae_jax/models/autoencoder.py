@@ -1,66 +1,63 @@
 """The plain autoencoder: a deterministic code."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models.layers import decode_rows
-from vae_jax.models.terms import Terms
+from vae_jax.models.contract import CodeShape, Labels, Terms
+from vae_jax.models.likelihoods import Deterministic
+from vae_jax.models.networks.layers import decode_rows
 
 
 class AE(nnx.Module):
-    """x -> z = encoder(x) -> sigmoid(decoder(z)).
+    """x -> z = encoder(x) -> sigmoid(decoder(z)). It has no use for labels.
 
     Args:
-      encoder: images [B,H,W,C] to codes [B,D].
-      decoder: codes [N,D] to one map of the image's shape.
+      encoder: images [B,H,W,C] to codes [B,*code_shape].
+      decoder: codes [N,*code_shape] to one map of the image's shape.
+      code_shape: (D,), or (h, w, d).
     """
 
-    def __init__(self, encoder: nnx.Module, decoder: nnx.Module):
+    prior = None
+
+    def __init__(self, encoder: nnx.Module, decoder: nnx.Module, code_shape: CodeShape):
         self.encoder = encoder
         self.decoder = decoder
+        self.code_shape = code_shape
 
-    def encode(self, images: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
+    def encode(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Labels = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B ..."]:
         """Returns the code of each image."""
+        del labels, key
         return self.encoder(images)
 
-    def decode(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch H W C"]:
-        """Returns the image of each code, in [0, 1]."""
-        (logits,) = decode_rows(self.decoder, z)
-        return jax.nn.sigmoid(logits)
-
-    def reconstruct(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Returns the decoded code of each image."""
-        return self.decode(self.encode(images))
+    def decode(
+        self, code: Float[Array, "*batch_code"], labels: Labels = None
+    ) -> Deterministic:
+        """Returns the image of each code."""
+        del labels
+        (logits,) = decode_rows(self.decoder, code, len(self.code_shape))
+        return Deterministic(jax.nn.sigmoid(logits))
 
     def __call__(
         self,
         images: Float[Array, "B H W C"],
         key: Key[Array, ""],
-        labels: Float[Array, "*labelled A"] | None = None,
+        labels: Labels = None,
         num_samples: int = 1,
     ) -> Terms:
-        """Returns the terms of the objective; an autoencoder has no use for labels.
+        """Returns the terms of the objective, of one code however many are asked for.
 
-        Its code is one and the same, however many samples are asked for. `aux` has
-        what a regularised autoencoder penalises (Ghosh et al. 2020): `code` [B,D],
-        `decoder_l2`, the sum of squares of the decoder's parameters, and
-        `decoder_gradient` [B], an estimate of the squared Frobenius norm of the
-        decoder's Jacobian.
+        Args:
+          images: in [0, 1].
+          key: of no use, as are the labels.
+          labels: of the images.
+          num_samples: of the code, which is one and the same.
         """
-        del labels, num_samples
-        z = self.encode(images)
-        mean, pull_back = jax.vjp(self.decode, z)
-        # E |J^T v|^2 = |J|^2 for v of unit covariance (Hutchinson 1989).
-        (pulled,) = pull_back(jax.random.rademacher(key, mean.shape, mean.dtype))
-        weights = jax.tree.leaves(nnx.state(self.decoder, nnx.Param))
-        squares = (jnp.sum(jnp.square(w)) for w in weights)
-        return Terms(
-            mean=mean[None],
-            aux={
-                "code": z,
-                "decoder_l2": sum(squares, start=jnp.zeros(())),
-                "decoder_gradient": jnp.sum(jnp.square(pulled), axis=-1),
-            },
-        )
+        del key, labels, num_samples
+        code = self.encode(images)[None]
+        return Terms(mean=self.decode(code).mean, code=code)

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import conv, likelihoods, mlp, objectives, priors, strided
+from vae_jax.models import likelihoods, objectives, priors
 from vae_jax.models.autoencoder import AE
 from vae_jax.models.classifier import Classifier
+from vae_jax.models.contract import CodeShape, State, Variables, code_size
 from vae_jax.models.labels import drop_labels, to_labels
+from vae_jax.models.networks import conv, mlp, strided
 from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VAE
 
@@ -27,15 +29,16 @@ LIKELIHOODS: dict[str, Callable[[Any], Any]] = {
     "bernoulli": lambda settings: likelihoods.BernoulliPixels(),
     "logistic": lambda settings: likelihoods.LearnedLogistic(),
 }
+# From those, the numbers in a code and the shape of an image to a prior.
 PRIORS: dict[str, Callable[..., Any]] = {
-    "normal": lambda settings, shape, rngs: priors.StandardNormal(settings.latent_dim),
-    "conditional": lambda settings, shape, rngs: priors.ConditionalNormal(
-        settings.latent_dim, len(label_names(settings)), rngs=rngs
+    "normal": lambda settings, size, shape, rngs: priors.StandardNormal(size),
+    "conditional": lambda settings, size, shape, rngs: priors.ConditionalNormal(
+        size, len(label_names(settings)), rngs=rngs
     ),
-    "mixture": lambda settings, shape, rngs: priors.MixtureOfGaussians(
-        settings.latent_dim, settings.prior_components, rngs=rngs
+    "mixture": lambda settings, size, shape, rngs: priors.MixtureOfGaussians(
+        size, settings.prior_components, rngs=rngs
     ),
-    "vamp": lambda settings, shape, rngs: priors.VampPrior(
+    "vamp": lambda settings, size, shape, rngs: priors.VampPrior(
         shape, settings.prior_components, rngs=rngs
     ),
 }
@@ -73,7 +76,6 @@ PRECISIONS = {
     "fp16": jnp.dtype("float16"),
 }
 
-Params = Any
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
 
 
@@ -99,8 +101,12 @@ def build_model(
     """
     num_labels = len(label_names(settings))
     common = {"dtype": PRECISIONS[precision], "rngs": rngs}
+    code_shape: CodeShape = (settings.latent_dim,)
     if settings.network == "conv":
+        if settings.code_size:
+            code_shape = (settings.code_size, settings.code_size, *code_shape)
         common |= {
+            "code_size": settings.code_size,
             "width": settings.width,
             "depth": settings.depth,
             "norm": settings.norm,
@@ -128,7 +134,7 @@ def build_model(
         )
     if settings.name == "ae":
         encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
-        return AE(encoder, make_decoder(num_maps=1, **common))
+        return AE(encoder, make_decoder(num_maps=1, **common), code_shape)
     if settings.name == "classifier":
         encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
         return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)
@@ -137,9 +143,15 @@ def build_model(
         make_encoder(2 * settings.latent_dim, condition_dim=num_labels, **common),
         make_decoder(num_maps=px.num_maps, **common),
         px,
-        PRIORS[settings.prior](settings, image_shape, rngs),
+        PRIORS[settings.prior](settings, code_size(code_shape), image_shape, rngs),
+        code_shape,
         num_labels,
     )
+
+
+def label_dropout(settings: Any) -> float:
+    """Returns the share of labels that training leaves out, see `drop_labels`."""
+    return settings.attribute_dropout if settings.name == "vae" else 0.0
 
 
 def build_objective(settings: Any, num_images: int) -> Objective:
@@ -152,15 +164,20 @@ def build_objective(settings: Any, num_images: int) -> Objective:
     return OBJECTIVES[settings.name](settings, num_images)
 
 
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    """Splits a model into its static structure and a plain dict of parameters.
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
+    """Splits a model into its static structure and its arrays, see `Variables`.
 
     Raises:
-      ValueError: the model holds state other than parameters (random streams,
-        batch statistics), which the compiled step would not carry.
+      ValueError: the model holds variables other than parameters and `State` (random
+        streams, batch statistics), which the compiled step would not carry.
     """
-    graphdef, params = nnx.split(model, nnx.Param)
-    return graphdef, nnx.to_pure_dict(params)
+    graphdef, params, state = nnx.split(model, nnx.Param, State)
+    return graphdef, Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+
+
+def merge(graphdef: nnx.GraphDef, variables: Variables) -> Any:
+    """Returns the model of a structure and its arrays; undoes `split`."""
+    return nnx.merge(graphdef, variables.params, variables.state)
 
 
 def build_loss_fn(
@@ -171,7 +188,7 @@ def build_loss_fn(
     label_dropout: float = 0.0,
     mirror: bool = False,
 ) -> LossFn:
-    """Returns loss_fn(params, extra, batch, key, step) -> (loss, (metrics, extra)).
+    """Returns loss_fn(params, state, batch, key, step) -> (loss, (metrics, state)).
 
     It is all that the training loop knows of a model. `batch` holds 8-bit images
     [B,H,W,C] under "image" and booleans [B,N] under "attributes".
@@ -184,8 +201,8 @@ def build_loss_fn(
       mirror: whether half of the images are turned left to right.
     """
 
-    def loss_fn(params, extra, batch, key, step):
-        model = nnx.merge(graphdef, params)
+    def loss_fn(params, state, batch, key, step):
+        model = merge(graphdef, Variables(params, state))
         images = likelihoods.to_unit_interval(batch["image"])
         if mirror:
             mirrored = jax.random.bernoulli(
@@ -198,8 +215,7 @@ def build_loss_fn(
         if label_columns:
             labels = to_labels(batch["attributes"], label_columns)
             labels = drop_labels(jax.random.fold_in(key, 2), labels, label_dropout)
-        terms = model(images, key, labels, objective.num_samples)
-        loss, metrics = objective(terms, images, step)
-        return loss, (metrics, extra)
+        loss, metrics = objective(model, images, labels, key, step)
+        return loss, (metrics, split(model)[1].state)
 
     return loss_fn

@@ -66,6 +66,17 @@ def _log_bin_mass(
 
 
 @struct.dataclass
+class Deterministic:
+    """An image as it is: what a model without a likelihood decodes a code to.
+
+    Attributes:
+      mean: the image, in [0, 1].
+    """
+
+    mean: Float[Array, "*batch H W C"]
+
+
+@struct.dataclass
 class Gaussian:
     """Independent N(mean, std^2) for every pixel and channel.
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models.classifier import Prediction
+from vae_jax.models.contract import Labels, Terms, flatten
 from vae_jax.models.likelihoods import sum_pixels
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.terms import Terms
 
 Scalar = Float[Array, ""]
 Images = Float[Array, "B H W C"]
@@ -33,25 +34,37 @@ class Objective:
     Attributes:
       figures: (what the model returns, images) -> figures by image, [B] or [B,D].
       loss: (the figures' means, step) -> the loss, without the penalty.
-      penalty: terms -> figures of a batch as a whole or of the parameters; what they
-        hold as "penalty" is added to the loss in training. Validation is without.
+      penalty: (model, terms, labels, key) -> figures of a batch as a whole or of the
+        parameters; what they hold as "penalty" is added to the loss in training.
+        Validation is without.
       num_samples: of z, for each image.
     """
 
     figures: Callable[[Any, Images], Figures]
     loss: Callable[[Figures, Int[Array, ""]], Scalar]
-    penalty: Callable[[Any], Figures] = lambda terms: {}
+    penalty: Callable[..., Figures] = lambda model, terms, labels, key: {}
     num_samples: int = 1
 
     def __call__(
-        self, terms: Any, images: Images, step: Int[Array, ""]
+        self,
+        model: Any,
+        images: Images,
+        labels: Labels,
+        key: Key[Array, ""],
+        step: Int[Array, ""],
     ) -> tuple[Scalar, dict[str, Scalar]]:
-        """Returns the loss of a batch and what to log: every mean that is a scalar."""
+        """Returns the loss of a batch and what to log: every mean that is a scalar.
+
+        A model with `contract.State` is given the terms to update it by.
+        """
+        terms = model(images, key, labels, self.num_samples)
         means = {
             name: jnp.mean(figure, axis=0)
             for name, figure in self.figures(terms, images).items()
         }
-        penalties = self.penalty(terms)
+        penalties = self.penalty(model, terms, labels, key)
+        if hasattr(model, "update_state"):
+            model.update_state(terms)
         loss = self.loss(means, step) + penalties.get("penalty", 0.0)
         scalars = {name: mean for name, mean in means.items() if mean.ndim == 0}
         return loss, {"loss": loss, **scalars, **penalties}
@@ -67,13 +80,22 @@ def kl_per_image(terms: Terms) -> Float[Array, " B"]:
     """Returns KL(q(z|x) || p(z)) in nats, over all layers; sampled if not analytic."""
     return sum(
         (
-            jnp.mean(latent.log_qz - latent.log_pz, axis=0)
-            if latent.kl is None
-            else jnp.sum(latent.kl, axis=-1)
-            for latent in terms.layers
+            -jnp.mean(layer.log_ratio, axis=0)
+            if layer.kl is None
+            else jnp.sum(layer.kl, axis=-1)
+            for layer in terms.layers
         ),
         start=jnp.zeros(terms.mean.shape[1]),
     )
+
+
+def kl_by_dimension(terms: Terms) -> Float[Array, "B G"] | None:
+    """Returns the KL in nats by group, over all layers; None where one is sampled."""
+    by_layer = [layer.kl for layer in terms.layers]
+    analytic = [kl for kl in by_layer if kl is not None]
+    if not by_layer or len(analytic) < len(by_layer):
+        return None
+    return jnp.concatenate(analytic, axis=-1)
 
 
 def log_weights(terms: Terms) -> Float[Array, "S B"]:
@@ -82,8 +104,7 @@ def log_weights(terms: Terms) -> Float[Array, "S B"]:
     Never with the analytic KL: an importance weight belongs to one z.
     """
     assert terms.log_px is not None
-    ratio = sum(latent.log_pz - latent.log_qz for latent in terms.layers)
-    return terms.log_px + ratio
+    return terms.log_px + sum(layer.log_ratio for layer in terms.layers)
 
 
 def elbo_figures(terms: Terms, images: Images) -> Figures:
@@ -100,10 +121,15 @@ def elbo_figures(terms: Terms, images: Images) -> Figures:
         "kl": kl,
         "mse": squared_error_per_image(terms, images),
     }
-    by_dimension = [latent.kl for latent in terms.layers if latent.kl is not None]
-    if len(by_dimension) == len(terms.layers):
-        figures["kl_by_dimension"] = jnp.concatenate(by_dimension, axis=-1)
+    by_dimension = kl_by_dimension(terms)
+    if by_dimension is not None:
+        figures["kl_by_dimension"] = by_dimension
     return figures
+
+
+def _first_codes(terms: Terms) -> Float[Array, "B N"]:
+    """Returns the numbers in the first sample of each image's code."""
+    return flatten(jax.tree.map(lambda samples: samples[0], terms.code))
 
 
 def _ramp(step: Int[Array, ""], num_steps: int) -> Scalar:
@@ -211,11 +237,11 @@ def mmd_elbo(beta: float, *, weight: float) -> Objective:
     WAE-MMD of Tolstikhin et al. (2018), with a probabilistic encoder.
     """
 
-    def penalty(terms: Terms) -> Figures:
-        prior_z = terms.aux["prior_z"]
+    def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
+        codes, prior_key = _first_codes(terms), jax.random.fold_in(key, 1)
+        drawn = model.prior_of(labels).sample(prior_key, len(codes))
         # The mean squared distance of two draws: twice the variance of all dimensions.
-        scale = 2.0 * prior_z.shape[-1]
-        distance = mmd(terms.layers[0].z[0], prior_z, scale)
+        distance = mmd(codes, drawn, 2.0 * codes.shape[-1])
         return {"mmd": distance, "penalty": weight * distance}
 
     return Objective(elbo_figures, beta_elbo(beta).loss, penalty)
@@ -279,11 +305,11 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
       num_images: in the training split.
     """
 
-    def penalty(terms: Terms) -> Figures:
-        (latent,) = terms.layers
-        parts = total_correlation_terms(
-            latent.z[0], latent.posterior, latent.log_pz[0], num_images
-        )
+    def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
+        del key
+        (layer,), codes = terms.layers, _first_codes(terms)
+        log_pz = model.prior_of(labels).log_prob(codes)
+        parts = total_correlation_terms(codes, layer.posterior, log_pz, num_images)
         return parts | {"penalty": (beta - 1) * parts["total_correlation"]}
 
     return Objective(elbo_figures, beta_elbo().loss, penalty)
@@ -308,25 +334,41 @@ def mean_squared_error(
     """
 
     def figures(terms: Terms, images: Images) -> Figures:
-        code = terms.aux["code"]
         return {
             "mse": squared_error_per_image(terms, images),
-            "code_norm": 0.5 * jnp.sum(jnp.square(code), axis=-1),
+            "code_norm": 0.5 * jnp.sum(jnp.square(_first_codes(terms)), axis=-1),
         }
 
     def loss(means: Figures, step: Int[Array, ""]) -> Scalar:
         del step
         return means["mse"] + code_weight * means["code_norm"]
 
-    def penalty(terms: Terms) -> Figures:
-        return {
-            "penalty": decoder_weight
-            * jnp.mean(terms.aux[f"decoder_{decoder_penalty}"])
-        }
+    def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
+        if decoder_penalty == "l2":
+            squares = _squared_norm(nnx.state(model.decoder, nnx.Param))
+        else:
+            squares = _squared_jacobian(model, terms, labels, key)
+        return {"penalty": decoder_weight * squares}
 
     if decoder_penalty == "none":
         return Objective(figures, loss)
     return Objective(figures, loss, penalty)
+
+
+def _squared_norm(tree: Any) -> Scalar:
+    squares = (jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    return sum(squares, start=jnp.zeros(()))
+
+
+def _squared_jacobian(
+    model, terms: Terms, labels: Labels, key: Key[Array, ""]
+) -> Scalar:
+    """Estimates the squared Frobenius norm of the decoder's Jacobian, its mean."""
+    code = jax.tree.map(lambda samples: samples[0], terms.code)
+    mean, pull_back = jax.vjp(lambda code: model.decode(code, labels).mean, code)
+    # E |J^T v|^2 = |J|^2 for v of unit covariance (Hutchinson 1989).
+    (pulled,) = pull_back(jax.random.rademacher(key, mean.shape, mean.dtype))
+    return jnp.mean(jnp.sum(jnp.square(flatten(pulled)), axis=-1))
 
 
 def cross_entropy() -> Objective:

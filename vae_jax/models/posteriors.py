@@ -1,4 +1,4 @@
-"""Diagonal Gaussians over codes: the posteriors q(z|x), and what priors are made of."""
+"""Diagonal Gaussians over the numbers in a code: posteriors, and parts of priors."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,26 @@ class DiagonalGaussian:
     mean: Float[Array, "*batch D"]
     logvar: Float[Array, "*batch D"]
 
+    @property
+    def std(self) -> Float[Array, "*batch D"]:
+        """The standard deviations."""
+        return jnp.exp(0.5 * self.logvar)
+
     def sample(
-        self, key: Key[Array, ""], num_samples: int
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        temperature: float | Float[Array, ""] = 1.0,
     ) -> Float[Array, "S *batch D"]:
-        """Draws reparametrised samples, differentiable in mean and logvar."""
+        """Draws reparametrised samples, differentiable in mean and logvar.
+
+        Args:
+          key: of the noise.
+          num_samples: S.
+          temperature: factor on the standard deviations.
+        """
         noise = jax.random.normal(key, (num_samples, *self.mean.shape), self.mean.dtype)
-        return self.mean + jnp.exp(0.5 * self.logvar) * noise
+        return self.mean + temperature * (self.std * noise)
 
     def log_prob_by_dimension(
         self, z: Float[Array, "*sample D"]
@@ -37,12 +51,22 @@ class DiagonalGaussian:
         """Returns the log-density of z in nats, summed over dimensions."""
         return jnp.sum(self.log_prob_by_dimension(z), axis=-1)
 
-    def kl(self, other: "DiagonalGaussian") -> Float[Array, "*batch D"]:
-        """Returns KL(self || other) by dimension, in nats.
+    def log_ratio(
+        self, posterior: "DiagonalGaussian", z: Float[Array, "*sample D"]
+    ) -> Float[Array, "*sample_batch"]:
+        """Returns log p(z) - log q(z|x) in nats, p(z) being this distribution.
+
+        Subtracted dimension by dimension: the difference of the sums would lose digits.
+        """
+        log_q = posterior.log_prob_by_dimension(z)
+        return jnp.sum(self.log_prob_by_dimension(z) - log_q, axis=-1)
+
+    def kl_from(self, posterior: "DiagonalGaussian") -> Float[Array, "*batch D"]:
+        """Returns KL(posterior || self) by dimension, in nats.
 
         For N(0, I) it is Kingma & Welling (2013), appendix B:
         -1/2 (1 + log s^2 - m^2 - s^2) with s^2 = exp(logvar).
         """
-        log_ratio = self.logvar - other.logvar
-        scaled = jnp.square(self.mean - other.mean) * jnp.exp(-other.logvar)
+        log_ratio = posterior.logvar - self.logvar
+        scaled = jnp.square(posterior.mean - self.mean) * jnp.exp(-self.logvar)
         return 0.5 * (scaled + jnp.exp(log_ratio) - 1.0 - log_ratio)

@@ -1,8 +1,9 @@
 """p(z): the priors.
 
-A prior is a module that is called with the VAE's encoder and labels and returns a
-distribution over codes with `sample` and `log_prob`: most need neither, VampPrior is
-made of the first and ConditionalNormal of the second.
+A prior is a module that is called with the VAE's posterior of images and with labels,
+and returns a distribution over the numbers in a code: a `contract.Prior` that also has
+`log_ratio(posterior, z)` and `kl_from(posterior)`. Most need neither argument,
+VampPrior is made of the first and ConditionalNormal of the second.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax.models.posteriors import DiagonalGaussian
 
+# From images to the posterior of each.
 Encode = Callable[[Float[Array, "K H W C"]], DiagonalGaussian]
 
 
@@ -29,17 +31,56 @@ class Mixture:
     logits: Float[Array, " K"]
     components: DiagonalGaussian
 
-    def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "S D"]:
-        """Draws independent samples, each from a component of its own."""
+    @property
+    def mean(self) -> Float[Array, " D"]:
+        """The mean of each dimension."""
+        return jax.nn.softmax(self.logits) @ self.components.mean
+
+    @property
+    def std(self) -> Float[Array, " D"]:
+        """The standard deviation of each dimension, over all components."""
+        within = jnp.exp(self.components.logvar)
+        between = jnp.square(self.components.mean - self.mean)
+        return jnp.sqrt(jax.nn.softmax(self.logits) @ (within + between))
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        temperature: float | Float[Array, ""] = 1.0,
+    ) -> Float[Array, "S D"]:
+        """Draws independent samples, each from a component of its own.
+
+        Args:
+          key: of the components and the noise.
+          num_samples: S.
+          temperature: factor on the components' standard deviations; their weights stay
+            as they are.
+        """
         which_key, noise_key = jax.random.split(key)
         which = jax.random.categorical(which_key, self.logits, shape=(num_samples,))
-        return jax.tree.map(lambda a: a[which], self.components).sample(noise_key, 1)[0]
+        drawn = jax.tree.map(lambda a: a[which], self.components)
+        return drawn.sample(noise_key, 1, temperature)[0]
+
+    def _sum(self, by_component: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
+        weighted = by_component + jax.nn.log_softmax(self.logits)
+        return jax.scipy.special.logsumexp(weighted, axis=-1)
 
     def log_prob(self, z: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
         """Returns the log-density of z in nats, summed over dimensions."""
-        by_component = self.components.log_prob(z[..., None, :])
-        weighted = by_component + jax.nn.log_softmax(self.logits)
-        return jax.scipy.special.logsumexp(weighted, axis=-1)
+        return self._sum(self.components.log_prob(z[..., None, :]))
+
+    def log_ratio(
+        self, posterior: DiagonalGaussian, z: Float[Array, "*sample D"]
+    ) -> Float[Array, "*sample"]:
+        """Returns log p(z) - log q(z|x) in nats, see `DiagonalGaussian.log_ratio`."""
+        log_q = posterior.log_prob_by_dimension(z)[..., None, :]
+        log_p = self.components.log_prob_by_dimension(z[..., None, :])
+        return self._sum(jnp.sum(log_p - log_q, axis=-1))
+
+    def kl_from(self, posterior: DiagonalGaussian) -> None:
+        """Returns None: the KL to a mixture is not analytic."""
+        del posterior
 
 
 class StandardNormal(nnx.Module):

@@ -2,14 +2,20 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models.layers import decode_rows
+from vae_jax.models.contract import (
+    CodeShape,
+    Labels,
+    Layer,
+    Terms,
+    flatten,
+    unflatten,
+)
+from vae_jax.models.networks.layers import decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.terms import Latent, Terms
 
 
 class VAE(nnx.Module):
@@ -19,12 +25,13 @@ class VAE(nnx.Module):
     or 0 for unknown (models/labels.py); wherever they are None all are unknown.
 
     Args:
-      encoder: images [B,H,W,C] and labels [B,A] to [B,2D], the posterior's means and
-        log-variances.
-      decoder: codes and labels [N,D+A] to `likelihood.num_maps` maps of the image's
-        shape.
+      encoder: images [B,H,W,C] and labels [B,A] to [B,...,2D], means and log-variances
+        of a posterior over codes [B,...,D].
+      decoder: codes with the labels at each place, [N,...,D+A], to
+        `likelihood.num_maps` maps of the image's shape.
       likelihood: maps to a distribution over images.
       prior: see models/priors.py.
+      code_shape: (D,), or (h, w, D).
       num_labels: A.
     """
 
@@ -34,57 +41,60 @@ class VAE(nnx.Module):
         decoder: Any,
         likelihood: Any,
         prior: Any,
+        code_shape: CodeShape,
         num_labels: int = 0,
     ):
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
+        self.code_shape = code_shape
         self.num_labels = num_labels
 
-    def _labels(self, labels: Array | None, *batch: int) -> Array:
+    def _labels(self, labels: Labels, *batch: int) -> Array:
         if labels is None:
             return jnp.zeros((*batch, self.num_labels))
         return jnp.broadcast_to(labels, (*batch, self.num_labels))
 
+    def posterior(
+        self, images: Float[Array, "B H W C"], labels: Labels = None
+    ) -> DiagonalGaussian:
+        """Returns q(z|x,y) of each image, over the N numbers in its code."""
+        features = self.encoder(images, self._labels(labels, len(images)))
+        mean, logvar = jnp.split(features, 2, axis=-1)
+        return DiagonalGaussian(flatten(mean), flatten(logvar))
+
     def encode(
         self,
         images: Float[Array, "B H W C"],
-        labels: Float[Array, "*labelled A"] | None = None,
-    ) -> DiagonalGaussian:
-        """Returns q(z|x,y) for each image, parameters [B,D]."""
-        features = self.encoder(images, self._labels(labels, len(images)))
-        mean, logvar = jnp.split(features, 2, axis=-1)
-        return DiagonalGaussian(mean, logvar)
+        labels: Labels = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B ..."]:
+        """Returns the posterior's mean of each image, or a sample of it by `key`."""
+        posterior = self.posterior(images, labels)
+        z = posterior.mean if key is None else posterior.sample(key, 1)[0]
+        return unflatten(z, self.code_shape)
 
-    def decode(
-        self,
-        z: Float[Array, "*batch D"],
-        labels: Float[Array, "*labelled A"] | None = None,
-    ) -> Any:
-        """Returns p(x|z,y) for each code."""
-        known = self._labels(labels, *z.shape[:-1])
-        codes = jnp.concatenate([z, known], axis=-1)
-        return self.likelihood(decode_rows(self.decoder, codes))
+    def decode(self, code: Float[Array, "*batch_code"], labels: Labels = None) -> Any:
+        """Returns p(x|z,y) of each code."""
+        rank = len(self.code_shape)
+        known = self._labels(labels, *code.shape[: code.ndim - rank])
+        for _ in self.code_shape[:-1]:
+            known = known[..., None, :]
+        known = jnp.broadcast_to(known, (*code.shape[:-1], self.num_labels))
+        codes = jnp.concatenate([code, known], axis=-1)
+        return self.likelihood(decode_rows(self.decoder, codes, rank))
 
-    def prior_of(self, labels: Float[Array, "*labelled A"] | None = None) -> Any:
-        """Returns p(z|y), with `sample(key, num_samples)` and `log_prob(z)`."""
+    def prior_of(self, labels: Labels = None) -> Any:
+        """Returns p(z|y) over the N numbers in a code, see `contract.Prior`."""
         batch = () if labels is None else labels.shape[:-1]
-        return self.prior(self.encode, self._labels(labels, *batch))
-
-    def reconstruct(
-        self,
-        images: Float[Array, "B H W C"],
-        labels: Float[Array, "*labelled A"] | None = None,
-    ) -> Float[Array, "B H W C"]:
-        """Returns the mean of p(x|z,y) at the posterior's mean of each image."""
-        return self.decode(self.encode(images, labels).mean, labels).mean
+        return self.prior(self.posterior, self._labels(labels, *batch))
 
     def __call__(
         self,
         images: Float[Array, "B H W C"],
         key: Key[Array, ""],
-        labels: Float[Array, "*labelled A"] | None = None,
+        labels: Labels = None,
         num_samples: int = 1,
     ) -> Terms:
         """Returns the terms of the objective.
@@ -95,25 +105,21 @@ class VAE(nnx.Module):
           labels: of the images.
           num_samples: S, the samples of z for each image.
         """
-        posterior = self.encode(images, labels)
-        prior = self.prior_of(labels)
+        posterior, prior = self.posterior(images, labels), self.prior_of(labels)
         z = posterior.sample(key, num_samples)
-        px = self.decode(z, labels)
-        analytic = isinstance(prior, DiagonalGaussian)
-        latent = Latent(
-            z=z,
-            posterior=posterior,
-            log_qz=posterior.log_prob(z),
-            log_pz=prior.log_prob(z),
-            kl=posterior.kl(prior) if analytic else None,
-        )
-        # What an objective does not read costs nothing in a compiled step. [B,D], or
-        # [B,B,D] where each image has a prior of its own.
-        prior_z = prior.sample(jax.random.fold_in(key, 1), len(images))
+        code = unflatten(z, self.code_shape)
+        px = self.decode(code, labels)
+        # What an objective does not read costs nothing in a compiled step.
         return Terms(
             mean=px.mean,
+            code=code,
             log_px=px.log_prob(images),
             log_mass=px.log_mass(images),
-            layers=(latent,),
-            aux={"prior_z": prior_z},
+            layers=(
+                Layer(
+                    posterior=posterior,
+                    kl=prior.kl_from(posterior),
+                    log_ratio=prior.log_ratio(posterior, z),
+                ),
+            ),
         )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -142,7 +141,7 @@ def train(
     batch_size: int,
     steps_per_epoch: float,
     cadence: Cadence,
-    validate: Callable[[Any], dict[str, float]],
+    validate: Callable[[TrainState], dict[str, float]],
     writer: Writer,
     checkpoints: Checkpoints,
 ) -> TrainState:
@@ -159,7 +158,7 @@ def train(
       batch_size: pictures in an update.
       steps_per_epoch: for the log.
       cadence: when to log, evaluate and save.
-      validate: EMA parameters -> metrics of the validation split, `loss` among them.
+      validate: state -> metrics of its EMA on the validation split, `loss` among them.
       writer: of the logs, opened at `state.step`.
       checkpoints: where to save.
 
@@ -207,7 +206,7 @@ def train(
                 bar.set_postfix(loss=f"{means['loss']:.6g}", refresh=False)
             validation_loss = None
             if step % cadence.evaluate == 0 or last:
-                validation = validate(state.ema_params)
+                validation = validate(state)
                 validation_loss = validation["loss"]
                 writer.write_metrics(step, epoch, "validation", validation)
                 tqdm.write(_summary(step, num_steps, means, validation))

@@ -45,7 +45,7 @@ class TrainState:
       params: float32.
       ema_params: the exponential moving average of `params`.
       opt_state: optax's.
-      extra: state without gradients, such as a codebook; empty by default.
+      state: what the model learns without gradients, such as a codebook; often empty.
       loss_scale: None unless training in float16.
     """
 
@@ -55,7 +55,7 @@ class TrainState:
     params: PyTree
     ema_params: PyTree
     opt_state: PyTree
-    extra: PyTree
+    state: PyTree
     loss_scale: LossScale | None
 
 
@@ -119,9 +119,20 @@ def build_optimizer(
 
 
 def create_state(
-    params: PyTree, optimizer: optax.GradientTransformation, *, float16: bool
+    params: PyTree,
+    state: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    float16: bool,
 ) -> TrainState:
-    """Returns the state before the first update; the EMA starts at the parameters."""
+    """Returns the state before the first update; the EMA starts at the parameters.
+
+    Args:
+      params: the model's parameters.
+      state: what the model keeps beside them.
+      optimizer: see `build_optimizer`.
+      float16: whether to scale the loss.
+    """
 
     # A donated state may not hold the same buffer twice: hence a copy, and new zeros.
     def zero():
@@ -134,7 +145,7 @@ def create_state(
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
-        extra={},
+        state=state,
         loss_scale=LossScale(jnp.float32(SCALE_INIT), zero()) if float16 else None,
     )
 
@@ -190,7 +201,7 @@ def build_update(
     The metrics are `loss_fn`'s, `applied`, 1 or 0, and `faults`, see `TrainState`.
 
     Args:
-      loss_fn: (params, extra, batch, key, step) -> (loss, (metrics, extra)).
+      loss_fn: (params, state, batch, key, step) -> (loss, (metrics, state)).
       optimizer: see `build_optimizer`.
       ema_decay: see `ema_decay_at`.
       seed: the random numbers of a step are a function of (seed, step).
@@ -201,10 +212,10 @@ def build_update(
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
         def scaled_loss_fn(params):
-            loss, aux = loss_fn(params, state.extra, batch, step_key, state.step)
+            loss, aux = loss_fn(params, state.state, batch, step_key, state.step)
             return loss * scale, aux
 
-        (loss, (metrics, extra)), grads = jax.value_and_grad(
+        (loss, (metrics, model_state)), grads = jax.value_and_grad(
             scaled_loss_fn, has_aux=True
         )(state.params)
         if state.loss_scale is not None:
@@ -223,7 +234,10 @@ def build_update(
                 params,
             )
             return before.replace(
-                params=params, ema_params=ema_params, opt_state=opt_state, extra=extra
+                params=params,
+                ema_params=ema_params,
+                opt_state=opt_state,
+                state=model_state,
             )
 
         # A choice leaf by leaf, of the new or the old, would keep XLA from writing the

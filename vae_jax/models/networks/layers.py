@@ -142,19 +142,28 @@ def head_layer(
 
 
 def decode_rows(
-    decoder: Callable[[Array], tuple[Array, ...]], z: Float[Array, "*batch D"]
+    decoder: Callable[[Array], tuple[Array, ...]],
+    codes: Float[Array, "*batch_code"],
+    rank: int,
 ) -> tuple[Float[Array, "*batch H W C"], ...]:
-    """Decodes codes of any leading axes as the rows [N,D] that a network takes.
+    """Decodes codes of any leading axes as the rows [N,...] that a network takes.
 
     The last of these axes, of images, is the rows' outermost one: over devices images
     are cut, and so are rows then; merged the other way, each would decode them all.
+
+    Args:
+      decoder: of rows.
+      codes: to decode.
+      rank: how many of their axes, the last ones, are one code's.
     """
-    *others, images = z.shape[:-1] or (1,)
-    rows = jnp.moveaxis(z.reshape(*others, images, -1), -2, 0).reshape(-1, z.shape[-1])
+    batch, code = codes.shape[: codes.ndim - rank], codes.shape[codes.ndim - rank :]
+    *others, images = batch or (1,)
+    rows = jnp.moveaxis(codes.reshape(*others, images, *code), len(others), 0)
+    rows = rows.reshape(-1, *code)
 
     def restore(maps: Array) -> Array:
         shape = maps.shape[1:]
         outermost = maps.reshape(images, *others, *shape)
-        return jnp.moveaxis(outermost, 0, len(others)).reshape(*z.shape[:-1], *shape)
+        return jnp.moveaxis(outermost, 0, len(others)).reshape(*batch, *shape)
 
     return tuple(restore(maps) for maps in decoder(rows))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.layers import head_layer
+from vae_jax.models.networks.layers import head_layer
 
 
 class Encoder(nnx.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.layers import (
+from vae_jax.models.networks.layers import (
     Conv3x3,
     depth_to_space,
     head_layer,
@@ -27,11 +27,16 @@ COARSEST = 7
 UPSAMPLINGS = ("subpixel", "resize")
 
 
-def resolutions(size: int) -> list[int]:
+def resolutions(size: int, code_size: int | None = None) -> list[int]:
     """Returns the resolution of each stage, from the finest: 64 pixels give 16, 8, 4.
 
+    Args:
+      size: of the images.
+      code_size: the resolution of a spatial code, where the stages end.
+
     Raises:
-      ValueError: images of this size cannot be halved down to `COARSEST`.
+      ValueError: images of this size cannot be halved down to `COARSEST`, or no stage
+        has the code's resolution.
     """
     found, remainder = divmod(size, PATCH)
     stages = [found]
@@ -42,7 +47,14 @@ def resolutions(size: int) -> list[int]:
         raise ValueError(
             f"{size} is not 2 to {COARSEST} times {PATCH} times a power of two"
         )
-    return stages
+    if code_size is None:
+        return stages
+    if code_size not in stages:
+        raise ValueError(
+            f"{code_size} is none of the resolutions "
+            f"{', '.join(map(str, stages))} of images of {size} pixels"
+        )
+    return stages[: stages.index(code_size) + 1]
 
 
 def _widths(width: int, num_stages: int) -> list[int]:
@@ -96,6 +108,8 @@ class Encoder(nnx.Module):
       condition_dim: numbers in the labels; 0 for none.
       dtype: of the activations.
       rngs: of the initial parameters.
+      code_size: the resolution where the stages end, each place of which has features
+        of its own; None for features of the whole image.
     """
 
     def __init__(
@@ -110,8 +124,10 @@ class Encoder(nnx.Module):
         condition_dim: int,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0])
+        sizes = resolutions(image_shape[0], code_size)
+        self.is_spatial = code_size is not None
         widths = _widths(width, len(sizes))
         self.remat = remat
         self.stem = Conv3x3(
@@ -130,14 +146,15 @@ class Encoder(nnx.Module):
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
             for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.head = head_layer(sizes[-1] ** 2 * widths[-1], features, dtype, rngs)
+        places = 1 if self.is_spatial else sizes[-1] ** 2
+        self.head = head_layer(places * widths[-1], features, dtype, rngs)
 
     def __call__(
         self,
         images: Float[Array, "B H W C"],
         labels: Float[Array, "B A"] | None = None,
-    ) -> Float[Array, "B F"]:
-        """Returns the features of each image."""
+    ) -> Float[Array, "B *places F"]:
+        """Returns the features of each image, or of each of its places."""
         x = self.stem(space_to_depth(images, PATCH))
         if self.condition is not None:
             assert labels is not None
@@ -148,7 +165,10 @@ class Encoder(nnx.Module):
         ):
             x = mix_channels(downsampling, space_to_depth(x, 2))
             x = _run(blocks, x, self.remat)
-        return self.head(nnx.silu(x).reshape(len(x), -1)).astype(jnp.float32)
+        x = nnx.silu(x)
+        if self.is_spatial:
+            return mix_channels(self.head, x).astype(jnp.float32)
+        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
 
 
 class _Upsampling(nnx.Module):
@@ -189,6 +209,8 @@ class Decoder(nnx.Module):
       remat: keep only each block's input for the backward pass.
       dtype: of the activations.
       rngs: of the initial parameters.
+      code_size: the resolution of the code, whose places have `latent_dim` numbers
+        each; None for a vector.
     """
 
     def __init__(
@@ -204,15 +226,18 @@ class Decoder(nnx.Module):
         remat: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
+        code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0])[::-1]
+        sizes = resolutions(image_shape[0], code_size)[::-1]
         widths = _widths(width, len(sizes))[::-1]
         self.coarsest = (sizes[0], sizes[0], widths[0])
         self.num_maps = num_maps
         self.subpixel = upsampling == "subpixel"
         self.remat = remat
+        self.is_spatial = code_size is not None
+        places = 1 if self.is_spatial else sizes[0] ** 2
         self.project = nnx.Linear(
-            latent_dim, sizes[0] ** 2 * widths[0], dtype=dtype, rngs=rngs
+            latent_dim, places * widths[0], dtype=dtype, rngs=rngs
         )
         self.stages = nnx.List(
             nnx.List(Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth))
@@ -230,9 +255,14 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N H W C"], ...]:
+    def __call__(
+        self, z: Float[Array, "N *places D"]
+    ) -> tuple[Float[Array, "N H W C"], ...]:
         """Returns the unbounded parameter maps of each code."""
-        x = self.project(z).reshape(-1, *self.coarsest)
+        if self.is_spatial:
+            x = mix_channels(self.project, z)
+        else:
+            x = self.project(z).reshape(-1, *self.coarsest)
         x = _run(self.stages[0], x, self.remat)
         for upsampling, blocks in zip(self.upsamplings, self.stages[1:], strict=True):
             x = _run(blocks, upsampling(x), self.remat)

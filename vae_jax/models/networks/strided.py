@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.conv import resolutions
-from vae_jax.models.layers import Conv3x3, head_layer, norm_layer
+from vae_jax.models.networks.conv import resolutions
+from vae_jax.models.networks.layers import Conv3x3, head_layer, norm_layer
 
 
 class StridedEncoder(nnx.Module):

@@ -1,0 +1,184 @@
+"""The contract of every autoencoder: all that the rest of this project relies on.
+
+S samples, B images, N numbers in a code. Everything is in nats and float32, summed over
+pixels and channels; only an objective averages and weighs.
+
+A code is a pytree of arrays [B,...]: [B,D] for a vector, [B,h,w,d] for a spatial code,
+a tuple for a stack of layers. Only `encode` and `decode` know its shape. Whatever else
+is done to codes (directions, ways between them, densities, priors) is done to the
+numbers in them, [B,N], which `flatten` and `unflatten` lead to and back from.
+"""
+
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jaxtyping import Array, Float, Key
+
+from vae_jax.models.posteriors import DiagonalGaussian
+
+Code = Any
+# (D,), (h, w, d), or a tuple of such.
+CodeShape = tuple[Any, ...]
+Labels = Float[Array, "*labelled A"] | None
+
+
+class State(nnx.Variable):
+    """What a model keeps beside its parameters, and learns without a gradient."""
+
+
+@struct.dataclass
+class Variables:
+    """The arrays of a model, as plain dicts: with its structure they are the model.
+
+    Attributes:
+      params: the parameters, float32; the EMA averages them.
+      state: of each `State`; the EMA copies it.
+    """
+
+    params: Any
+    state: Any
+
+
+class ImageDistribution(Protocol):
+    """A distribution over images in [0, 1].
+
+    Where a model has a likelihood it has `std`, `log_prob(images)`, `log_mass(images)`
+    and `sample(key)` as well, see models/likelihoods.py.
+    """
+
+    @property
+    def mean(self) -> Float[Array, "*batch H W C"]:
+        """The mean of each pixel and channel."""
+        ...
+
+
+class Prior(Protocol):
+    """A distribution p(z|y) over the numbers in a code."""
+
+    @property
+    def mean(self) -> Float[Array, "*batch N"]:
+        """The mean of each number."""
+        ...
+
+    @property
+    def std(self) -> Float[Array, "*batch N"]:
+        """The standard deviation of each number."""
+        ...
+
+    def sample(
+        self, key: Key[Array, ""], num_samples: int, temperature: float = 1.0
+    ) -> Float[Array, "S *batch N"]:
+        """Draws samples; a temperature below 1 narrows the prior around its modes."""
+        ...
+
+    def log_prob(self, z: Float[Array, "*sample N"]) -> Float[Array, "*sample_batch"]:
+        """Returns the log-density in nats."""
+        ...
+
+
+class Autoencoder(Protocol):
+    """A model that encodes images and decodes codes.
+
+    A model with `State` also has `update_state(terms)`, which assigns to it, and which
+    training calls once an update, after the loss.
+
+    Attributes:
+      code_shape: of the code of one image.
+      prior: None where there is no prior to draw codes from.
+    """
+
+    code_shape: CodeShape
+    prior: Any
+
+    def encode(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Labels = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Code:
+        """Returns the code of each image: the posterior's mode, or a sample by `key`.
+
+        A model without a posterior has one code for an image, whatever the key.
+        """
+        ...
+
+    def decode(self, code: Code, labels: Labels = None) -> ImageDistribution:
+        """Returns the distribution over images that each code stands for."""
+        ...
+
+    def prior_of(self, labels: Labels = None) -> Prior:
+        """Returns the prior, where there is one; of labels that are None, of all."""
+        ...
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        key: Key[Array, ""],
+        labels: Labels = None,
+        num_samples: int = 1,
+    ) -> "Terms":
+        """Returns the terms of the objective, of S = `num_samples` codes an image."""
+        ...
+
+
+@struct.dataclass
+class Layer:
+    """What one layer of latent variables adds to the ELBO.
+
+    Attributes:
+      posterior: q(z|x), the same for all samples of an image.
+      kl: KL(q(z|x) || p(z)) by group G, which is a number of a vector or spatial code;
+        None where it is not analytic.
+      log_ratio: log p(z) - log q(z|x) of each sample.
+    """
+
+    posterior: DiagonalGaussian
+    kl: Float[Array, "B G"] | None
+    log_ratio: Float[Array, "S B"]
+
+
+@struct.dataclass
+class Terms:
+    """The parts of an objective for B images, neither averaged nor weighted.
+
+    Attributes:
+      mean: the reconstructions, in [0, 1].
+      code: that they were decoded from, arrays [S,B,...].
+      log_px: log p(x|z), summed over pixels and channels; None where the model has no
+        likelihood.
+      log_mass: log-probability of the image's 8-bit levels, the discretised counterpart
+        of `log_px`; None where the model has no likelihood.
+      layers: of latent variables; none for a deterministic code.
+    """
+
+    mean: Float[Array, "S B H W C"]
+    code: Code
+    log_px: Float[Array, "S B"] | None = None
+    log_mass: Float[Array, "S B"] | None = None
+    layers: tuple[Layer, ...] = ()
+
+
+def flatten(code: Code) -> Float[Array, "B N"]:
+    """Returns the numbers in each code, leaf after leaf."""
+    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(code)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def code_size(shape: CodeShape) -> int:
+    """Returns N, how many numbers are in a code of this shape."""
+    if all(isinstance(part, int) for part in shape):
+        return math.prod(shape)
+    return sum(code_size(part) for part in shape)
+
+
+def unflatten(numbers: Float[Array, "*batch N"], shape: CodeShape) -> Code:
+    """Returns the codes [*batch,...] whose numbers these are; undoes `flatten`."""
+    if all(isinstance(part, int) for part in shape):
+        return numbers.reshape(*numbers.shape[:-1], *shape)
+    sizes = [code_size(part) for part in shape]
+    ends = [sum(sizes[:last]) for last in range(1, len(sizes))]
+    parts = jnp.split(numbers, ends, axis=-1)
+    return tuple(map(unflatten, parts, shape))

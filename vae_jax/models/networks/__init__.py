@@ -1,0 +1,1 @@
+"""Encoders and decoders, and the layers that they share."""
