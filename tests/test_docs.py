@@ -1,4 +1,4 @@
-"""README.md and docs/: their links, what extending.md and faults.md say; constraints.txt."""
+"""README.md and docs/: links, and what they say of the code; constraints.txt."""
 
 import configparser
 import os
