@@ -1,4 +1,4 @@
-"""docs/extending.md, done to a copy of the package; docs/faults.md; constraints.txt."""
+"""README.md and docs/: links, and what they say of the code; constraints.txt."""
 
 import configparser
 import os
@@ -18,6 +18,10 @@ from vae_jax.report.writer import read_lines
 ROOT = Path(__file__).parents[1]
 PATCHES = re.findall(
     r"```diff\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL
+)
+
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
 )
 
 SUM_OF_LEVELS = """
@@ -97,6 +101,40 @@ def test_the_new_parts_train(extended, data_dir, tmp_path):
     # Early in its cycle the KL hardly weighs.
     assert train[0]["loss"] == pytest.approx(-train[0]["log_px"], rel=0.05)
     assert np.isfinite(train[-1]["elbo"])
+
+
+def anchors(page):
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for heading in re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.add(words)
+    return found
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^()\s]+)\)", text)
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT) and target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_every_page_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in readme, page.name
 
 
 def test_every_fault_names_a_test_that_exists():

@@ -33,7 +33,8 @@ SPLITS = ("train", "validation", "test")
 READABLE = ("array_record", "tfrecord")  # formats of tfds
 
 _PREPARE = (
-    "Download CelebA's aligned pictures and label files (README names them), then: "
+    "Download CelebA's aligned pictures and label files (docs/data.md names them), "
+    "then: "
     f"{decoding.PREPARE}"
 )
 _ELSEWHERE = f"{_PREPARE} --data_dir=ANOTHER_FOLDER"
