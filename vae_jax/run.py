@@ -22,7 +22,7 @@ from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
-from vae_jax.experiment import Experiment, assemble
+from vae_jax.experiment import Experiment, assemble, fitting
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
@@ -184,7 +184,8 @@ def _train(config: Config, workdir: Path) -> Run:
         if state is None:
             given = None
             if config.init_from is not None:
-                given = jax.device_get(load(config.init_from).variables["ema"])
+                there = load(config.init_from).variables["ema"]
+                given = jax.device_get(fitting(assembled.shapes, there))
             shardings = jax.tree.map(lambda a: a.sharding, like)
             state = assembled.initial_state(given, shardings)
         else:

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax.models.contract import CodeShape, Labels, Terms
 from vae_jax.models.likelihoods import Deterministic
-from vae_jax.models.networks.layers import decode_rows
+from vae_jax.models.networks.layers import Frame, Networks, decode_rows
+from vae_jax.parts import Part
 
 
 class AE(nnx.Module):
@@ -61,3 +62,15 @@ class AE(nnx.Module):
         del key, labels, num_samples
         code = self.encode(images)[None]
         return Terms(mean=self.decode(code).mean, code=code)
+
+
+def _build(frame: Frame, networks: Networks) -> AE:
+    assert networks.make_decoder is not None
+    return AE(
+        networks.make_encoder(frame.latent_dim, condition_dim=0),
+        networks.make_decoder(num_maps=1),
+        networks.code_shape,
+    )
+
+
+AUTOENCODER = Part(_build, terms="reconstructions")
