@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vae_jax.models import conv, layers, strided
+from vae_jax.models.networks import conv, layers, strided
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")

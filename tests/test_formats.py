@@ -27,7 +27,9 @@ def sums(run):
             np.sum(np.asarray(leaf), dtype=np.float64)
         )
         for kind in ("raw", "ema")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(run.params[kind])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            run.variables[kind].params
+        )
     }
 
 
