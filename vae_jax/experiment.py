@@ -71,6 +71,11 @@ class Experiment:
             jax.eval_shape(self._state_of, self.shapes),
         )
 
+    def moved_since_format_1(self) -> list[tuple[str, str]]:
+        """Returns where parameters were in earlier checkpoints, see `Checkpoints`."""
+        size = self.config.dataset.size
+        return build.moved_since_format_1(self.config.model, size)
+
     def _state_of(self, variables: Variables) -> step.TrainState:
         float16 = self.config.precision == "fp16"
         return step.create_state(

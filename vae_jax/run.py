@@ -179,7 +179,8 @@ def _train(config: Config, workdir: Path) -> Run:
     evaluate_split = assembled.evaluator(label_columns=columns)
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         like = assembled.state_shapes(config.train.sharding)
-        state = checkpoints.restore("latest", like)
+        moved = assembled.moved_since_format_1()
+        state = checkpoints.restore("latest", like, moved)
         if state is None:
             given = None
             if config.init_from is not None:
@@ -290,7 +291,8 @@ def load(
     assembled = assemble(config, recipe["pictures"]["train"])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         like = assembled.state_shapes("data_parallel")
-        state = checkpoints.restore(checkpoint, like)
+        moved = assembled.moved_since_format_1()
+        state = checkpoints.restore(checkpoint, like, moved)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
     return _run_of(state, workdir, assembled, recipe, open_dataset)

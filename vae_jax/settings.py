@@ -136,6 +136,13 @@ SETTINGS: dict[str, Setting] = {
         "an even number of at least 2",
         lambda v: isinstance(v, int) and v >= 2 and v % 2 == 0,
     ),
+    "model.width_from": _choice(
+        "coarsest",
+        "of conv: whether four times the width are at the coarsest stage, and half of "
+        "it with each finer one, or the width at the finest, and twice with each "
+        "coarser one, as in earlier versions; the same at 64 pixels",
+        conv.WIDTHS_FROM,
+    ),
     "model.depth": _whole(1, "of conv: residual blocks at each resolution", low=0),
     "model.norm": _choice("none", "of conv: before each block", layers.NORMS),
     "model.upsampling": _choice(
@@ -272,6 +279,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "model.hidden_dim": ("model.network", ("mlp",)),
     "model.width": ("model.network", ("conv", "strided")),
     "model.code_size": ("model.network", ("conv",)),
+    "model.width_from": ("model.network", ("conv",)),
     "model.depth": ("model.network", ("conv",)),
     "model.norm": ("model.network", ("conv",)),
     "model.upsampling": ("model.network", ("conv",)),

@@ -107,7 +107,9 @@ def build_model(
             code_shape = (settings.code_size, settings.code_size, *code_shape)
         common |= {
             "code_size": settings.code_size,
-            "width": settings.width,
+            "widths": conv.stage_widths(
+                image_shape[0], settings.width, settings.width_from, settings.code_size
+            ),
             "depth": settings.depth,
             "norm": settings.norm,
             "remat": settings.remat,
@@ -178,6 +180,19 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
 def merge(graphdef: nnx.GraphDef, variables: Variables) -> Any:
     """Returns the model of a structure and its arrays; undoes `split`."""
     return nnx.merge(graphdef, variables.params, variables.state)
+
+
+def moved_since_format_1(settings: Any, image_size: int) -> list[tuple[str, str]]:
+    """Returns where a model's layers were in checkpoints of the first format.
+
+    Args:
+      settings: see `build_model`.
+      image_size: height and width in pixels.
+
+    Returns:
+      Paths from the parameters on: where a layer was, and where it is.
+    """
+    return conv.moved_since_format_1(image_size) if settings.network == "conv" else []
 
 
 def build_loss_fn(

@@ -42,7 +42,6 @@ class Variables:
     state: Any
 
 
-# Checkable, because the tests check what signatures say.
 @runtime_checkable
 class ImageDistribution(Protocol):
     """A distribution over images in [0, 1].

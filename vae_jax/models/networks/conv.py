@@ -5,7 +5,9 @@ with many channels: there a CPU multiplies several times faster than at full res
 with few.
 """
 
+import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ from vae_jax.models.networks.layers import (
 PATCH = 4
 # The stages halve the resolution while it is above this; what is left is flattened.
 COARSEST = 7
+# Where `width` is counted, see `stage_widths`.
+WIDTHS_FROM = ("coarsest", "finest")
 UPSAMPLINGS = ("subpixel", "resize")
 
 
@@ -57,9 +61,54 @@ def resolutions(size: int, code_size: int | None = None) -> list[int]:
     return stages[: stages.index(code_size) + 1]
 
 
-def _widths(width: int, num_stages: int) -> list[int]:
-    """Channels by stage, finest first: doubled from stage to stage, up to 4 times."""
-    return [width * min(2**stage, 4) for stage in range(num_stages)]
+def stage_widths(
+    size: int, width: int, width_from: str, code_size: int | None = None
+) -> dict[int, int]:
+    """Returns the channels of each stage by its resolution, finest first.
+
+    Args:
+      size: of the images.
+      width: channels of the narrowest stage.
+      width_from: "coarsest": the coarsest stage of these images has four times as many,
+        and each finer one half of the one below, so that a network of larger images
+        contains that of smaller ones. "finest": the channels double from the finest
+        stage on, up to four times.
+      code_size: see `resolutions`.
+    """
+    sizes = resolutions(size)
+    first = 0 if width_from == "finest" else 3 - len(sizes)
+    widths = {
+        at: width * 2 ** min(max(first + place, 0), 2) for place, at in enumerate(sizes)
+    }
+    return {at: widths[at] for at in resolutions(size, code_size)}
+
+
+def moved_since_format_1(size: int) -> list[tuple[str, str]]:
+    """Returns where layers were in checkpoints of the first format, and are now.
+
+    Stages were numbered then, from the finest of the encoder and the coarsest of the
+    decoder.
+
+    Args:
+      size: of the images.
+
+    Returns:
+      Paths from a model's parameters on, ("encoder/stem", "encoder/stages/r16/entry")
+      and so on.
+    """
+    moved = []
+    for part, order in (("encoder", 1), ("decoder", -1)):
+        names = [f"{part}/stages/r{at}" for at in resolutions(size)[::order]]
+        between = "downsamplings" if part == "encoder" else "upsamplings"
+        for number, name in enumerate(names):
+            moved.append((f"{part}/stages/{number}", f"{name}/blocks"))
+            if number:
+                moved.append((f"{part}/{between}/{number - 1}", f"{name}/entry"))
+        if part == "encoder":
+            moved.append(("encoder/stem", f"{names[0]}/entry"))
+        else:
+            moved.append(("decoder/head", f"{names[-1]}/exit"))
+    return moved
 
 
 class Block(nnx.Module):
@@ -88,11 +137,36 @@ class Block(nnx.Module):
         return x + mix_channels(self.widen, nnx.silu(self.spatial(y)))
 
 
+class Stage(nnx.Module):
+    """The layers of one resolution: what leads to it, residual blocks, what leads out.
+
+    Args:
+      entry: from the stage before, or the image; None where the code leads to it.
+      blocks: at this resolution.
+      exit: to the image; None where there is a stage after it.
+    """
+
+    def __init__(self, entry: Any, blocks: Iterable[Block], exit: Any = None):
+        self.entry = entry
+        self.blocks = nnx.List(blocks)
+        self.exit = exit
+
+
 def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
     """Applies blocks in turn; with `remat` the backward pass computes them again."""
     for block in blocks:
         x = jax.checkpoint(lambda b, x: b(x))(block, x) if remat else block(x)
     return x
+
+
+def _by_resolution(sizes: Iterable[int], stages: Iterable[Stage]) -> Any:
+    """Names stages by their resolution: "r4", "r8" and so on."""
+    return nnx.Dict({f"r{at}": stage for at, stage in zip(sizes, stages, strict=True)})
+
+
+def _by_size(stages: Any) -> list[Stage]:
+    """Returns stages in order, the coarsest first."""
+    return [stages[name] for name in sorted(stages, key=lambda name: int(name[1:]))]
 
 
 class Encoder(nnx.Module):
@@ -101,7 +175,7 @@ class Encoder(nnx.Module):
     Args:
       image_shape: (height, width, channels); square, see `resolutions`.
       features: of the output.
-      width: channels of the finest stage; they double with each up to four times.
+      widths: channels of each stage, see `stage_widths`.
       depth: residual blocks in a stage.
       norm: one of `layers.NORMS`.
       remat: keep only each block's input for the backward pass.
@@ -117,7 +191,7 @@ class Encoder(nnx.Module):
         image_shape: tuple[int, int, int],
         features: int,
         *,
-        width: int,
+        widths: dict[int, int],
         depth: int,
         norm: str,
         remat: bool,
@@ -126,28 +200,26 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
         code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0], code_size)
         self.is_spatial = code_size is not None
-        widths = _widths(width, len(sizes))
         self.remat = remat
-        self.stem = Conv3x3(
-            PATCH**2 * image_shape[2], widths[0], dtype=dtype, rngs=rngs
-        )
+        channels = [PATCH**2 * image_shape[2], *widths.values()]
+        stem = Conv3x3(channels[0], channels[1], dtype=dtype, rngs=rngs)
         self.condition = (
-            nnx.Linear(condition_dim, widths[0], dtype=dtype, rngs=rngs)
+            nnx.Linear(condition_dim, channels[1], dtype=dtype, rngs=rngs)
             if condition_dim
             else None
         )
-        self.stages = nnx.List(
-            nnx.List(Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth))
-            for w in widths
-        )
-        self.downsamplings = nnx.List(
+        blocks = [
+            [Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth)]
+            for w in widths.values()
+        ]
+        downsamplings = [
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
-        places = 1 if self.is_spatial else sizes[-1] ** 2
-        self.head = head_layer(places * widths[-1], features, dtype, rngs)
+            for fine, coarse in itertools.pairwise(widths.values())
+        ]
+        self.stages = _by_resolution(widths, map(Stage, [stem, *downsamplings], blocks))
+        places = 1 if self.is_spatial else min(widths) ** 2
+        self.head = head_layer(places * channels[-1], features, dtype, rngs)
 
     def __call__(
         self,
@@ -155,16 +227,15 @@ class Encoder(nnx.Module):
         labels: Float[Array, "B A"] | None = None,
     ) -> Float[Array, "B *places F"]:
         """Returns the features of each image, or of each of its places."""
-        x = self.stem(space_to_depth(images, PATCH))
+        finest, *coarser = _by_size(self.stages)[::-1]
+        x = finest.entry(space_to_depth(images, PATCH))
         if self.condition is not None:
             assert labels is not None
             x = x + self.condition(labels)[:, None, None]
-        x = _run(self.stages[0], x, self.remat)
-        for downsampling, blocks in zip(
-            self.downsamplings, self.stages[1:], strict=True
-        ):
-            x = mix_channels(downsampling, space_to_depth(x, 2))
-            x = _run(blocks, x, self.remat)
+        x = _run(finest.blocks, x, self.remat)
+        for stage in coarser:
+            x = mix_channels(stage.entry, space_to_depth(x, 2))
+            x = _run(stage.blocks, x, self.remat)
         x = nnx.silu(x)
         if self.is_spatial:
             return mix_channels(self.head, x).astype(jnp.float32)
@@ -200,7 +271,7 @@ class Decoder(nnx.Module):
       latent_dim: numbers in a code, its labels included where there are any.
       image_shape: (height, width, channels); square, see `resolutions`.
       num_maps: one for each parameter of the likelihood.
-      width: channels of the finest stage; they double with each up to four times.
+      widths: channels of each stage, see `stage_widths`.
       depth: residual blocks in a stage.
       norm: one of `layers.NORMS`.
       upsampling: one of `UPSAMPLINGS`; neither overlaps unevenly, which is where the
@@ -219,7 +290,7 @@ class Decoder(nnx.Module):
         image_shape: tuple[int, int, int],
         num_maps: int,
         *,
-        width: int,
+        widths: dict[int, int],
         depth: int,
         norm: str,
         upsampling: str,
@@ -228,31 +299,34 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0], code_size)[::-1]
-        widths = _widths(width, len(sizes))[::-1]
-        self.coarsest = (sizes[0], sizes[0], widths[0])
+        self.is_spatial = code_size is not None
         self.num_maps = num_maps
         self.subpixel = upsampling == "subpixel"
         self.remat = remat
-        self.is_spatial = code_size is not None
-        places = 1 if self.is_spatial else sizes[0] ** 2
+        coarsest, channels = min(widths), [*widths.values()][::-1]
+        self.coarsest = (coarsest, coarsest, channels[0])
+        places = 1 if self.is_spatial else coarsest**2
         self.project = nnx.Linear(
-            latent_dim, places * widths[0], dtype=dtype, rngs=rngs
+            latent_dim, places * channels[0], dtype=dtype, rngs=rngs
         )
-        self.stages = nnx.List(
-            nnx.List(Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth))
-            for w in widths
-        )
-        self.upsamplings = nnx.List(
+        blocks = [
+            [Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth)]
+            for w in channels
+        ]
+        upsamplings = [
             _Upsampling(coarse, fine, upsampling, dtype=dtype, rngs=rngs)
-            for coarse, fine in zip(widths[:-1], widths[1:], strict=True)
-        )
-        channels = num_maps * image_shape[2]
-        self.head = Conv3x3(
-            widths[-1],
-            channels * PATCH**2 if self.subpixel else channels,
+            for coarse, fine in itertools.pairwise(channels)
+        ]
+        features = num_maps * image_shape[2]
+        head = Conv3x3(
+            channels[-1],
+            features * PATCH**2 if self.subpixel else features,
             dtype=jnp.dtype("float32"),
             rngs=rngs,
+        )
+        exits = [*[None] * len(upsamplings), head]
+        self.stages = _by_resolution(
+            [*widths][::-1], map(Stage, [None, *upsamplings], blocks, exits)
         )
 
     def __call__(
@@ -263,12 +337,13 @@ class Decoder(nnx.Module):
             x = mix_channels(self.project, z)
         else:
             x = self.project(z).reshape(-1, *self.coarsest)
-        x = _run(self.stages[0], x, self.remat)
-        for upsampling, blocks in zip(self.upsamplings, self.stages[1:], strict=True):
-            x = _run(blocks, upsampling(x), self.remat)
-        x = nnx.silu(x)
+        stages = _by_size(self.stages)
+        for stage in stages:
+            x = x if stage.entry is None else stage.entry(x)
+            x = _run(stage.blocks, x, self.remat)
+        x, head = nnx.silu(x), stages[-1].exit
         if self.subpixel:
-            x = depth_to_space(self.head(x), PATCH)
+            x = depth_to_space(head(x), PATCH)
         else:
-            x = self.head(_resize(x, PATCH))
+            x = head(_resize(x, PATCH))
         return tuple(jnp.split(x, self.num_maps, axis=-1))
