@@ -58,20 +58,26 @@ def torch_weights(name, params):
             *halves("mean_map", "logvar_map", decoder["head"]),
         ]
     else:
+        down, up = (
+            sorted(side["stages"].items(), key=lambda item: int(item[0][1:]))
+            for side in (encoder, decoder)
+        )
+        down = [stage for _, stage in down[::-1]]
+        up = [stage for _, stage in up]
         parts = [
-            conv("stem", encoder["stem"]),
+            conv("stem", down[0]["entry"]),
             linear("features", encoder["head"]),
             linear("project", decoder["project"]),
-            conv("head", decoder["head"]),
+            conv("head", up[-1]["exit"]),
         ]
-        for kind, side in (("encoder", encoder), ("decoder", decoder)):
-            for i, stage in side["stages"].items():
+        for kind, stages in (("encoder", down), ("decoder", up)):
+            for i, stage in enumerate(stages):
                 for layer in ("narrow", "spatial", "widen"):
-                    parts.append(conv(f"{kind}.{i}.{layer}", stage[0][layer]))
-        for i, layer in encoder.get("downsamplings", {}).items():
-            parts.append(conv(f"down.{i}", layer))
-        for i, layer in decoder.get("upsamplings", {}).items():
-            parts.append(conv(f"up.{i}", layer["mix"]))
+                    parts.append(conv(f"{kind}.{i}.{layer}", stage["blocks"][0][layer]))
+        for i, stage in enumerate(down[1:]):
+            parts.append(conv(f"down.{i}", stage["entry"]))
+        for i, stage in enumerate(up[1:]):
+            parts.append(conv(f"up.{i}", stage["entry"]["mix"]))
     return {k: v for part in parts for k, v in part.items()}
 
 
