@@ -52,7 +52,7 @@ def test_first_updates(name):
         image_shape=shape,
         rngs=nnx.Rngs(key(0, Stream.INIT)),
     )
-    graphdef, params = build.split(model)
+    graphdef, variables = build.split(model)
     optimizer = step_lib.build_optimizer(
         **config.optimizer, num_steps=config.train.num_steps
     )
@@ -61,7 +61,9 @@ def test_first_updates(name):
     update = jax.jit(
         step_lib.build_update(loss_fn, optimizer, ema_decay=config.ema.decay, seed=0)
     )
-    state = step_lib.create_state(params, optimizer, float16=False)
+    state = step_lib.create_state(
+        variables.params, variables.state, optimizer, float16=False
+    )
     for expected in GOLDEN[name]:
         state, metrics = update(state, {"image": images})
         metrics = {name: float(metrics[name]) for name in expected}

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models.contract import CodeShape, Labels, Terms
+from vae_jax.models.contract import CodeShape, Labels, Prior, Terms
 from vae_jax.models.likelihoods import Deterministic
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.parts import Part
@@ -43,6 +43,10 @@ class AE(nnx.Module):
         del labels
         (logits,) = decode_rows(self.decoder, code, len(self.code_shape))
         return Deterministic(jax.nn.sigmoid(logits))
+
+    def prior_of(self, labels: Labels = None) -> Prior:
+        """Raises TypeError, as there is no prior."""
+        raise TypeError("an autoencoder has no prior")
 
     def __call__(
         self,
