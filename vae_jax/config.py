@@ -88,9 +88,9 @@ def validate(config: Config) -> None:
             refusal = setting.parts[values[name]].check(values)
             if refusal is not None:
                 refuse(*refusal)
-    optimizer_by_part(values["optimizer.parts"])
-    if values["init_parts"] and values["init_from"] is None:
-        refuse("init_parts", "it goes with init_from, which is None")
+    optimizer_by_part(values["parts.optimizer"])
+    if values["parts.initialised"] and values["init_from"] is None:
+        refuse("parts.initialised", "it goes with init_from, which is None")
     for name, base in (
         ("log.every_steps", "train.steps_per_dispatch"),
         ("eval.every_steps", "log.every_steps"),
@@ -101,7 +101,7 @@ def validate(config: Config) -> None:
 
 
 def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
-    """Returns what `config.optimizer.parts` says: settings by part of the model.
+    """Returns what `config.parts.optimizer` says: settings by part of the model.
 
     Raises:
       UserError: it is not PART.SETTING=VALUE with commas between.
@@ -111,11 +111,11 @@ def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
         name, _, value = each.partition("=")
         part, _, own = name.rpartition(".")
         setting = SETTINGS.get(f"optimizer.{own}")
-        if not part or own in ("", "frozen", "parts") or setting is None:
+        if not part or setting is None:
             raise UserError(
-                f"config.optimizer.parts has {each!r}; allowed is PART.SETTING=VALUE "
+                f"config.parts.optimizer has {each!r}; allowed is PART.SETTING=VALUE "
                 "with a SETTING of "
-                + ", ".join(n for n in default_config().optimizer if n != "parts")
+                f"{', '.join(default_config().optimizer)}"
             )
         kind = setting.optional_type or type(setting.default)
         try:
@@ -124,7 +124,7 @@ def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
                 raise ValueError
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"config.optimizer.parts has {each!r}; allowed is {setting.allowed}"
+                f"config.parts.optimizer has {each!r}; allowed is {setting.allowed}"
             ) from error
         found.setdefault(part, {})[own] = parsed
     return found

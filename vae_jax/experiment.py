@@ -151,7 +151,7 @@ def assemble(config: Config, num_images: int) -> Experiment:
         shapes=shapes,
         objective=build.build_objective(config.objective, num_images),
         optimizer=_build_optimizer(config),
-        frozen=names_of_parts(config.optimizer.frozen),
+        frozen=names_of_parts(config.parts.frozen),
     )
 
 
@@ -185,14 +185,11 @@ def names_of_parts(setting: str) -> tuple[str, ...]:
 
 
 def _build_optimizer(config: Config) -> optax.GradientTransformation:
-    own = optimizer_by_part(config.optimizer.parts)
-    common = dict(config.optimizer)
-    for name in ("parts", "frozen"):
-        del common[name]
+    own, num_steps = optimizer_by_part(config.parts.optimizer), config.train.num_steps
 
     def build_one(settings: dict[str, Any]) -> optax.GradientTransformation:
-        num_steps = config.train.num_steps
-        return step.build_optimizer(**(common | settings), num_steps=num_steps)
+        changed = {**config.optimizer, **settings}
+        return step.build_optimizer(**changed, num_steps=num_steps)
 
     if not own:
         return build_one({})

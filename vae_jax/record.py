@@ -101,9 +101,10 @@ def read_config(workdir: Path) -> Config:
     config = config_lib.default_config()
     try:
         recorded = _read(workdir, "config")
-        if recorded["model"]["network"] == "conv":
+        model = recorded.get("model", {})
+        if model.get("network") == "conv":
             # Where earlier programs, which did not write it down, counted widths.
-            recorded["model"].setdefault("width_from", "finest")
+            model.setdefault("width_from", "finest")
         config.update(recorded)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error

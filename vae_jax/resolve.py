@@ -173,9 +173,9 @@ def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
 def _check_parts(config: Config) -> None:
     """Raises UserError where a setting names what is no part of the model."""
     settings = {
-        "optimizer.frozen": experiment.names_of_parts(config.optimizer.frozen),
-        "optimizer.parts": config_lib.optimizer_by_part(config.optimizer.parts),
-        "init_parts": experiment.names_of_parts(config.init_parts),
+        "parts.frozen": experiment.names_of_parts(config.parts.frozen),
+        "parts.optimizer": config_lib.optimizer_by_part(config.parts.optimizer),
+        "parts.initialised": experiment.names_of_parts(config.parts.initialised),
     }
     if not any(settings.values()):
         return
@@ -187,9 +187,9 @@ def _check_parts(config: Config) -> None:
                     f"config.{setting} has {name!r}; the parts of this model are "
                     f"{', '.join(parts)}"
                 )
-    if set(settings["optimizer.frozen"]) == set(parts):
+    if set(settings["parts.frozen"]) == set(parts):
         raise UserError(
-            f"config.optimizer.frozen is {config.optimizer.frozen!r}, which is the "
+            f"config.parts.frozen is {config.parts.frozen!r}, which is the "
             "whole model: nothing would be trained"
         )
 
@@ -214,12 +214,12 @@ def _check_init_from(config: Config) -> None:
         return few(lines) or "none"
 
     new = [name for name in shapes[0] if name not in taken]
-    for part in experiment.names_of_parts(config.init_parts):
+    for part in experiment.names_of_parts(config.parts.initialised):
         lacking = [name for name in new if name.startswith(f"params/{part}/")]
         if lacking:
             raise UserError(
-                f"config.init_parts has {part!r}, which the run in {workdir} does not "
-                f"fill (shapes here, there): {told(lacking)}"
+                f"config.parts.initialised has {part!r}, which the run in {workdir} "
+                f"does not fill (shapes here, there): {told(lacking)}"
             )
     if not taken:
         raise UserError(

@@ -41,15 +41,26 @@ SETTINGS = gather(
             ("auto", *build.PRECISIONS),
         ),
         "init_from": path("Workdir of a run whose EMA parameters start this one."),
-        "init_parts": text(
-            "",
-            "Parts of the model that the run of init_from must fill whole.",
-            "names of parts with commas between, or nothing",
-        ),
         **_section("dataset", cache.SETTINGS | batches.SETTINGS),
         **_section("model", build.SETTINGS),
         "objective.name": choice("elbo", "Objective of training.", OBJECTIVES),
         **step.SETTINGS,
+        "parts.frozen": text(
+            "",
+            "Parts of the model that keep their initial parameters: encoder,prior.",
+            "names of parts with commas between, or nothing",
+        ),
+        "parts.optimizer": text(
+            "",
+            "Settings of the optimiser for single parts of the model, which are then "
+            "clipped by themselves: prior.learning_rate=1e-3,decoder.clip_norm=10.",
+            "PART.SETTING=VALUE with commas between, or nothing",
+        ),
+        "parts.initialised": text(
+            "",
+            "Parts of the model that the run of init_from must fill whole.",
+            "names of parts with commas between, or nothing",
+        ),
         "train.batch_size": whole(64, "Images in an update."),
         "train.mirror": switch(
             False, "Half of the images are mirrored, drawn anew each time."

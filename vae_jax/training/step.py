@@ -18,7 +18,6 @@ from vae_jax.parts import (
     optional,
     positive,
     share,
-    text,
     weight,
     whole,
 )
@@ -76,17 +75,6 @@ SETTINGS = {
     ),
     "optimizer.clip_norm": optional(
         float, positive(1.0, "Bound on the global norm of the gradients.")
-    ),
-    "optimizer.frozen": text(
-        "",
-        "Parts of the model that keep their initial parameters: encoder,prior, say.",
-        "names of parts with commas between, or nothing",
-    ),
-    "optimizer.parts": text(
-        "",
-        "Settings of the optimiser for single parts of the model, which are then "
-        "clipped by themselves: prior.learning_rate=1e-3,decoder.clip_norm=10, say.",
-        "PART.SETTING=VALUE with commas between, or nothing",
     ),
     "ema.decay": share(
         0.999, "Decay of the average of the parameters, after its warm-up."
