@@ -75,7 +75,7 @@ TRAINED_OTHERWISE = {
         f"rae, conv, {penalty}": NETWORKS["conv"]
         | {"model.name": "ae", "objective.name": "rae"}
         | {"objective.decoder_penalty": penalty}
-        for penalty in ("none", "l2", "gradient")
+        for penalty in ("l2", "gradient")
     },
 }
 
@@ -85,7 +85,7 @@ def tiny(name):
     if name in RECIPES:
         config = importlib.import_module(f"configs.{name}").get_config()
         network = config.model.network
-        size = {"dataset.size": 32, "model.width": 2}
+        size = {"dataset.size": 16, "model.width": 2}
         changes = {"mlp": NETWORKS["mlp"], "conv": size, "strided": size}[network]
         if config.model.prior == "vamp":
             changes = changes | PRIORS["vamp"]
@@ -104,14 +104,17 @@ def tiny(name):
 
 @functools.cache
 def made(name):
-    """Returns an experiment and variables away from where training starts."""
+    """Returns an experiment and variables that no training starts from.
+
+    New blocks and new priors are zeros, of which a fault could make zeros as well.
+    """
     experiment, rng = assemble(tiny(name), 50), np.random.default_rng(0)
-    state = experiment.initial_state()
-    # New blocks and new priors are zeros, of which a fault could make zeros as well.
-    params = jax.tree.map(
-        lambda p: p + jnp.float32(0.3 * rng.normal(size=p.shape)), state.params
-    )
-    return experiment, Variables(params, state.state)
+
+    def draw(array):
+        inputs = np.prod(array.shape[:-1]) if len(array.shape) > 1 else 9
+        return jnp.float32(rng.normal(size=array.shape) / np.sqrt(inputs))
+
+    return experiment, jax.tree.map(draw, experiment.shapes)
 
 
 def model_of(name):
@@ -175,9 +178,6 @@ def shapes(tree):
 def test_codes_images_and_terms_have_their_shapes(name):
     model, images, labels = model_of(name), images_of(name), labels_of(name)
     assert isinstance(model, Autoencoder)
-    assert isinstance(
-        model.decode(model.encode(images, labels), labels), ImageDistribution
-    )
     code = encode(model, images, labels)
     side = made(name)[0].config.model.code_size
     expected = (side, side, 3) if side else (3,)
@@ -463,7 +463,9 @@ def test_programs_give_what_single_operations_give(name):
     assert_close(encode(model, images, labels), code)
     drawn = model.encode(images, labels, key)
     assert_close(encode(model, images, labels, key), drawn)
-    assert_close(decode(model, code, labels), model.decode(code, labels).mean)
+    decoded = model.decode(code, labels)
+    assert isinstance(decoded, ImageDistribution)
+    assert_close(decode(model, code, labels), decoded.mean)
     eager = model(images, key, labels, 2)
     compiled = terms_of(model, images, key, labels, num_samples=2)
     assert jax.tree.structure(eager) == jax.tree.structure(compiled)
