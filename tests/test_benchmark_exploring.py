@@ -21,7 +21,7 @@ def pair(request):
     config.dataset.size = 32
     experiment, rng = assemble(config, 5), np.random.default_rng(0)
     variables = jax.tree.map(
-        lambda a: np.float32(0.2 * rng.normal(size=a.shape)), experiment.shapes
+        lambda a: np.float32(0.1 * rng.normal(size=a.shape)), experiment.shapes
     )
     model = exploring.new_peer(request.param, config).cpu()
     given = torch_weights(request.param, variables.params)
