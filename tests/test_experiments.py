@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,7 +207,8 @@ def test_a_sweep_that_is_stopped_says_so_and_begins_no_other_run(
 ):
     def stopped(config, workdir):
         config.train.num_steps = 4
-        return run_lib.Run(workdir, config, 2, {}, None, {}, None)  # pyright: ignore
+        of_it = SimpleNamespace(config=config)
+        return run_lib.Run(workdir, of_it, 2, {}, {}, None)  # pyright: ignore
 
     monkeypatch.setattr(run_lib, "train", stopped)
     with pytest.raises(SystemExit) as left:

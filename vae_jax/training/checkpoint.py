@@ -96,7 +96,8 @@ def _save(folder: Path, state: TrainState) -> None:
     """
     with _for_orbax(folder) as place:
         _write_by_orbax(place / "orbax", state)
-        different = _unread(place / "orbax", state)
+        # The first process is done last: it puts together what each has written.
+        different = processes.on_first(lambda: _unread(place / "orbax", state))
     if different:
         raise UserError(
             f"{folder} was written, but cannot be read again: training on would be in "
