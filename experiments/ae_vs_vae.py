@@ -41,7 +41,7 @@ from experiments.sweep import finish, write_csv
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
-from vae_jax.commands import evaluation
+from vae_jax.commands import abilities, evaluation
 from vae_jax.commands.samples import sample
 from vae_jax.data.cache import Split
 from vae_jax.errors import UserError
@@ -50,7 +50,6 @@ from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models.likelihoods import LEVELS
-from vae_jax.models.vae import VAE
 from vae_jax.report import plots
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
@@ -266,7 +265,7 @@ def _quality(run: Run, rebuilt: Images, report: dict[str, Any]) -> Figures:
         "mse": float(np.mean(np.square(rebuilt - pictures))),
         "sharpness ratio": sharpness(rebuilt) / sharpness(pictures),
     }
-    if not isinstance(run.model(), VAE):
+    if not abilities.has_posterior(run):
         return figures
     return figures | {"mse at sampled codes": report["test"]["ema"]["mse"]}
 
