@@ -76,7 +76,7 @@ class VAE(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-activation bottleneck, as in `vae_jax.models.conv`."""
+    """A pre-activation bottleneck, as in `vae_jax.models.networks.conv`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -100,14 +100,15 @@ def _unpack(x: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 class ConvVAE(nn.Module):
-    """The VAE of `vae_jax.models.conv`, without norm and with one block a stage."""
+    """The VAE of `configs/conv_vae.py`, without norm and with one block a stage."""
 
     def __init__(self, size: int, channels: int, width: int, latent_dim: int):
         super().__init__()
         sizes = [size // 4]
         while sizes[-1] > 7:
             sizes.append(sizes[-1] // 2)
-        widths = [width * min(2**stage, 4) for stage in range(len(sizes))]
+        first = 3 - len(sizes)
+        widths = [width * 2 ** min(max(first + i, 0), 2) for i in range(len(sizes))]
         self.coarsest = (widths[-1], sizes[-1], sizes[-1])
         flat = math.prod(self.coarsest)
         pairs = list(zip(widths[:-1], widths[1:], strict=True))

@@ -30,10 +30,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 # Imported once, and forked: JAX starts its threads with its first array, in a child.
-from vae_jax import parts, record, run  # noqa: E402
+from vae_jax import record, run  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import synthetic_faces  # noqa: E402
 from vae_jax.evaluation import evaluate  # noqa: E402
+from vae_jax.experiment import assemble  # noqa: E402
 from vae_jax.report import writer  # noqa: E402
 from vae_jax.training import checkpoint, loop, manifest  # noqa: E402
 
@@ -135,10 +136,9 @@ def train_until(folder, workdir, file, count):
 def compare(folder, workdir):
     states, logs = [], []
     for path in (folder / "whole", workdir):
-        config = record.read_config(path)
-        _, params = parts.abstract_model(config)
+        experiment = assemble(record.read_config(path), 40)
         with checkpoint.Checkpoints(path / "checkpoints") as checkpoints:
-            like = parts.state_shapes(config, params, "data_parallel")
+            like = experiment.state_shapes("data_parallel")
             states.append(checkpoints.restore("latest", like))
         logs.append((path / "metrics.jsonl").read_bytes())
         left = [p for p in path.rglob("*") if p.suffix in (".unfinished", ".deleted")]

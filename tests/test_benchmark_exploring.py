@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from test_benchmarks import small, torch_weights
 
 from benchmarks import exploring, training
 from vae_jax.evaluation import evaluate
+from vae_jax.experiment import assemble
 from vae_jax.exploration.sampling import decode_codes
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
@@ -19,13 +19,14 @@ def pair(request):
     torch = pytest.importorskip("torch")
     config = small(request.param)
     config.dataset.size = 32
-    graphdef, params = training.new_model(config)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.float32(0.2 * rng.normal(size=a.shape)), params)
+    experiment, rng = assemble(config, 5), np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda a: np.float32(0.2 * rng.normal(size=a.shape)), experiment.shapes
+    )
     model = exploring.new_peer(request.param, config).cpu()
-    given = torch_weights(request.param, params)
+    given = torch_weights(request.param, variables.params)
     model.load_state_dict({k: torch.tensor(np.array(v)) for k, v in given.items()})
-    return config, graphdef, params, model.requires_grad_(False)
+    return experiment, variables, model.requires_grad_(False)
 
 
 def in_torch(split):
@@ -37,15 +38,18 @@ def in_torch(split):
 def test_figures_agree_with_pytorch(pair):
     import torch
 
-    config, graphdef, params, model = pair
+    experiment, variables, model = pair
+    config = experiment.config
     split, dims = training.pictures(config, 5), config.model.latent_dim
-    objective = build.build_objective(config.objective, 5)
     evaluator = evaluate.build_evaluator(
-        graphdef, evaluate.objective_figures(objective), seed=3, batch_size=2
+        experiment.graphdef,
+        evaluate.objective_figures(experiment.objective),
+        seed=3,
+        batch_size=2,
     )
     keys = [key(3, Stream.EVALUATION, i) for i in range(5)]
     noise = np.stack([jax.random.normal(k, (dims,)) for k in keys])
-    found = evaluator(params, split)
+    found = evaluator(variables, split)
     expected = exploring.peer_figures(model, in_torch(split), torch.tensor(noise))
     assert set(found) == set(expected)
     for name, figure in found.items():
@@ -55,12 +59,13 @@ def test_figures_agree_with_pytorch(pair):
 def test_the_bound_agrees_with_pytorch(pair):
     import torch
 
-    config, graphdef, params, model = pair
+    experiment, variables, model = pair
+    config = experiment.config
     split, dims = training.pictures(config, 5), config.model.latent_dim
     evaluator = evaluate.build_evaluator(
-        graphdef, evaluate.bound_figures(6, 3), seed=3, batch_size=5
+        experiment.graphdef, evaluate.bound_figures(6, 3), seed=3, batch_size=5
     )
-    found = evaluator(params, split)["iw_bound"]
+    found = evaluator(variables, split)["iw_bound"]
     log_sums = []
     for chunk in range(2):
         noise = []
@@ -76,10 +81,12 @@ def test_the_bound_agrees_with_pytorch(pair):
 def test_samples_agree_with_pytorch(pair):
     import torch
 
-    config, graphdef, params, model = pair
-    z = np.random.default_rng(1).normal(size=(5, config.model.latent_dim))
+    experiment, variables, model = pair
+    latent_dim = experiment.config.model.latent_dim
+    z = np.random.default_rng(1).normal(size=(5, latent_dim))
     z = z.astype(np.float32)
-    found = decode_codes(nnx.merge(graphdef, params), z).transpose(0, 3, 1, 2)
+    ours = build.merge(experiment.graphdef, variables)
+    found = decode_codes(ours, z).transpose(0, 3, 1, 2)
     expected = exploring.peer_decode(model, torch.tensor(z)).reshape(found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

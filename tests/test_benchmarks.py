@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import accelerator, limits, profiling, scaling, timing, training
+from vae_jax.experiment import assemble
 
 
 def small(name):
@@ -57,20 +58,26 @@ def torch_weights(name, params):
             *halves("mean_map", "logvar_map", decoder["head"]),
         ]
     else:
+        down, up = (
+            sorted(side["stages"].items(), key=lambda item: int(item[0][1:]))
+            for side in (encoder, decoder)
+        )
+        down = [stage for _, stage in down[::-1]]
+        up = [stage for _, stage in up]
         parts = [
-            conv("stem", encoder["stem"]),
+            conv("stem", down[0]["entry"]),
             linear("features", encoder["head"]),
             linear("project", decoder["project"]),
-            conv("head", decoder["head"]),
+            conv("head", up[-1]["exit"]),
         ]
-        for kind, side in (("encoder", encoder), ("decoder", decoder)):
-            for i, stage in side["stages"].items():
+        for kind, stages in (("encoder", down), ("decoder", up)):
+            for i, stage in enumerate(stages):
                 for layer in ("narrow", "spatial", "widen"):
-                    parts.append(conv(f"{kind}.{i}.{layer}", stage[0][layer]))
-        for i, layer in encoder.get("downsamplings", {}).items():
-            parts.append(conv(f"down.{i}", layer))
-        for i, layer in decoder.get("upsamplings", {}).items():
-            parts.append(conv(f"up.{i}", layer["mix"]))
+                    parts.append(conv(f"{kind}.{i}.{layer}", stage["blocks"][0][layer]))
+        for i, stage in enumerate(down[1:]):
+            parts.append(conv(f"down.{i}", stage["entry"]))
+        for i, stage in enumerate(up[1:]):
+            parts.append(conv(f"up.{i}", stage["entry"]["mix"]))
     return {k: v for part in parts for k, v in part.items()}
 
 
@@ -83,14 +90,14 @@ def test_losses_and_gradients_agree_with_pytorch(name):
     if name == "conv VAE":
         # Two stages.
         config.dataset.size = 32
-    graphdef, params = training.new_model(config)
-    leaves, structure = jax.tree.flatten(params)
+    experiment = assemble(config, 4)
+    leaves, structure = jax.tree.flatten(experiment.shapes.params)
     rng = np.random.default_rng(0)
     leaves = [np.float32(0.2 * rng.normal(size=leaf.shape)) for leaf in leaves]
     params = jax.tree.unflatten(structure, leaves)
     split = training.pictures(config, 4)
     batch = {"image": jnp.asarray(split.images), "attributes": split.attributes}
-    loss_fn = training.new_loss(config, graphdef, 4)
+    loss_fn = experiment.loss_fn()
     key, step, dims = jax.random.key(3), jnp.int32(0), config.model.latent_dim
     value, grads = jax.value_and_grad(lambda p: loss_fn(p, {}, batch, key, step)[0])(
         params
@@ -228,12 +235,11 @@ def test_rates_are_medians_and_ratios_are_of_the_same_round():
 
 def test_the_floor_counts_the_products_of_a_step():
     config = small("VAE")
-    graphdef, params = training.new_model(config)
-    split = training.pictures(config, 4)
-    loss_fn = training.new_loss(config, graphdef, 4)
-    floor = limits.step_floor(loss_fn, params, split, 4)
-    weights = [p.size for p in jax.tree.leaves(params) if p.ndim == 2]
-    assert floor["parameters"] == sum(p.size for p in jax.tree.leaves(params))
+    experiment = assemble(config, 4)
+    floor = limits.step_floor(experiment, training.pictures(config, 4), 4)
+    params = jax.tree.leaves(experiment.initial_state().params)
+    weights = [p.size for p in params if p.ndim == 2]
+    assert floor["parameters"] == sum(p.size for p in params)
     # Forward, and backward to weights and inputs; the pictures need no gradient.
     products = 2 * 4 * (3 * sum(weights) - 256 * 32)
     assert products < floor["flops"] < 1.3 * products

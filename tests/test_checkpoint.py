@@ -24,7 +24,7 @@ def state_of(value, width=3, float16=True):
     params = {
         "layers": {0: jnp.full(width, 1.0 * value), 1: jnp.full((2, 2), 1.0 * value)}
     }
-    state = step_lib.create_state(params, optax.adamw(0.1), float16=float16)
+    state = step_lib.create_state(params, {}, optax.adamw(0.1), float16=float16)
     return state.replace(step=jnp.int32(value))
 
 
@@ -66,7 +66,7 @@ def test_a_folder_may_be_relative(tmp_path, monkeypatch):
 
 
 def test_the_whole_state_comes_back_in_kind(tmp_path):
-    state = state_of(7).replace(extra={"codebook": jnp.ones((4, 2), jnp.bfloat16)})
+    state = state_of(7).replace(state={"codebook": jnp.ones((4, 2), jnp.bfloat16)})
     with Checkpoints(tmp_path, writable=True) as checkpoints:
         checkpoints.save(state, 7, loss=None)
     restored = restore(tmp_path, like=state)
@@ -364,7 +364,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stands(two, tmp_path, 
     folder = tmp_path / "checkpoints"
     shutil.copytree(two, folder)
     noise = np.random.default_rng(0).normal(size=9000)
-    state = state_of(3).replace(extra={"noise": noise})
+    state = state_of(3).replace(state={"noise": noise})
     with pytest.raises(UserError) as error:
         with files_of_at_most(limit):
             with Checkpoints(folder, writable=True) as checkpoints:

@@ -33,8 +33,13 @@ def test_cross_entropy_and_accuracy_are_another_librarys():
     logits = rng.normal(size=(50, 3)) * 3
     has = rng.random((50, 3)) < 0.4
     prediction = Prediction(jnp.float32(logits), jnp.where(has, 1.0, -1.0))
+    labels = prediction.labels
     loss, metrics = objectives.cross_entropy()(
-        prediction, jnp.zeros((50, 2, 2, 1)), jnp.int32(0)
+        lambda images, key, labels, num_samples: Prediction(prediction.logits, labels),
+        jnp.zeros((50, 2, 2, 1)),
+        labels,
+        jax.random.key(0),
+        jnp.int32(0),
     )
     p = 1 / (1 + np.exp(-logits))
     expected = np.mean([log_loss(has[:, k], p[:, k]) for k in range(3)])
@@ -93,12 +98,12 @@ def test_half_of_the_pictures_are_mirrored():
             return None
 
     objective = objectives.Objective(lambda *_: {}, lambda *_: jnp.float32(0))
-    graphdef, params = build.split(Watched())
+    graphdef, variables = build.split(Watched())
     images = np.random.default_rng(0).integers(0, 256, (400, 2, 2, 1), np.uint8)
     batch = {"image": jnp.asarray(images)}
     for mirror in (False, True):
         loss_fn = build.build_loss_fn(graphdef, objective, mirror=mirror)
-        loss_fn(params, {}, batch, jax.random.key(0), jnp.int32(0))
+        loss_fn(variables.params, {}, batch, jax.random.key(0), jnp.int32(0))
     plain, mirrored = seen
     np.testing.assert_allclose(plain, images / np.float32(255), rtol=1e-6)
     same = (mirrored == plain).all(axis=(1, 2, 3))

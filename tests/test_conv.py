@@ -8,33 +8,38 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vae_jax.models import conv, layers, strided
+from vae_jax.models.networks import conv, layers, strided
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
 
 
+def widths(size, settings):
+    code_size, width = settings.get("code_size"), settings.pop("width", 8)
+    return conv.stage_widths(size, width, "finest", code_size)
+
+
 def encoder(size=16, channels=1, **settings):
     settings = {
-        "width": 8,
         "depth": 1,
         "norm": "none",
         "remat": False,
         "condition_dim": 0,
         "dtype": FLOAT32,
     } | settings
+    settings["widths"] = widths(size, settings)
     return conv.Encoder((size, size, channels), 6, **settings, rngs=nnx.Rngs(0))
 
 
 def decoder(size=16, channels=1, num_maps=2, **settings):
     settings = {
-        "width": 8,
         "depth": 1,
         "norm": "none",
         "upsampling": "subpixel",
         "remat": False,
         "dtype": FLOAT32,
     } | settings
+    settings["widths"] = widths(size, settings)
     return conv.Decoder(
         5, (size, size, channels), num_maps, **settings, rngs=nnx.Rngs(0)
     )

@@ -338,7 +338,8 @@ def test_what_is_planted_in_the_cache_is_not_executed(data_dir, tmp_path):
 
 
 def test_what_is_planted_in_a_checkpoint_is_not_executed(tmp_path):
-    state = step_lib.create_state({"w": jnp.arange(3.0)}, optax.sgd(0.1), float16=False)
+    params = {"w": jnp.arange(3.0)}
+    state = step_lib.create_state(params, {}, optax.sgd(0.1), float16=False)
     place, trace = tmp_path / "checkpoints", tmp_path / "executed"
     with Checkpoints(place, writable=True) as checkpoints:
         checkpoints.save(state, 3, 1.0)

@@ -10,9 +10,9 @@ from flax import nnx
 from vae_jax.config import default_config
 from vae_jax.evaluation.evaluate import build_evaluator
 from vae_jax.models import build
+from vae_jax.models.contract import Terms, Variables
 from vae_jax.models.labels import drop_labels, to_labels
 from vae_jax.models.objectives import Objective
-from vae_jax.models.terms import Terms
 
 
 def test_labels_are_plus_and_minus_one_in_the_order_that_was_asked_for():
@@ -68,9 +68,8 @@ def test_unknown_labels_are_zeros_and_none_everywhere(network):
 
     @jax.jit
     def run(model, labels):
-        # Without `aux`, whose draws of p(z|y) are for every row of labels.
-        terms = model(images, jax.random.key(1), labels).replace(aux={})
-        return terms, model.reconstruct(images, labels)
+        terms = model(images, jax.random.key(1), labels)
+        return terms, model.decode(model.encode(images, labels), labels).mean
 
     plain, by_row = run(model, None), run(model, jnp.tile(known, (3, 1)))
     for one, other in (
@@ -97,7 +96,7 @@ def test_a_few_steps_teach_the_decoder_what_a_label_looks_like(network):
         "image": jnp.asarray(np.tile(images[:, None, None, None], (1, 8, 8, 1))),
         "attributes": jnp.asarray(attributes),
     }
-    graphdef, params = build.split(conditional_vae(network))
+    graphdef, variables = build.split(conditional_vae(network))
     settings = default_config().objective
     loss_fn = build.build_loss_fn(
         graphdef,
@@ -114,9 +113,9 @@ def test_a_few_steps_teach_the_decoder_what_a_label_looks_like(network):
         return (optax.apply_updates(params, updates), opt_state), None
 
     keys = jax.random.split(jax.random.key(0), 60)
-    state = (params, optimizer.init(params))
+    state = (variables.params, optimizer.init(variables.params))
     (params, _), _ = jax.jit(lambda s: jax.lax.scan(update, s, keys))(state)
-    model = nnx.merge(graphdef, params)
+    model = build.merge(graphdef, Variables(params, {}))
     z = jax.random.normal(jax.random.key(1), (100, 2))
     white, black = (
         float(model.decode(z, jnp.asarray([0.0, sign])).mean.mean()) for sign in (1, -1)
@@ -133,7 +132,7 @@ class _Listener(nnx.Module):
     def __call__(self, images, key, labels, num_samples):
         labels = jnp.broadcast_to(labels, (len(images), labels.shape[-1]))
         share = self.weight[...] * jnp.mean(jnp.abs(labels), axis=-1)
-        return Terms(mean=images[None], log_px=share[None], aux={"labels": labels})
+        return Terms(mean=images[None], code=labels[None], log_px=share[None])
 
 
 SHARE = Objective(
@@ -143,7 +142,7 @@ SHARE = Objective(
 
 
 def test_labels_are_dropped_in_training_alone():
-    graphdef, params = build.split(_Listener())
+    graphdef, variables = build.split(_Listener())
     images = np.zeros((500, 2, 2, 1), np.uint8)
     attributes = np.random.default_rng(0).random((500, 4)) < 0.5
     batch = {"image": jnp.asarray(images), "attributes": jnp.asarray(attributes)}
@@ -153,7 +152,9 @@ def test_labels_are_dropped_in_training_alone():
             graphdef, SHARE, label_columns=(1, 3), label_dropout=rate
         )
         shares[rate] = [
-            float(loss_fn(params, {}, batch, jax.random.key(k), jnp.int32(0))[0])
+            float(
+                loss_fn(variables.params, {}, batch, jax.random.key(k), jnp.int32(0))[0]
+            )
             for k in (0, 1)
         ]
     assert shares[0.0] == [1, 1]
@@ -169,11 +170,11 @@ def test_labels_are_dropped_in_training_alone():
 
     def figures(model, image, labels, key):
         terms = model(image[None], key, labels, 1)
-        return {"share": terms.log_px[0, 0], "labels": terms.aux["labels"][0]}
+        return {"share": terms.log_px[0, 0], "labels": terms.code[0, 0]}
 
     evaluate = build_evaluator(
         graphdef, figures, seed=0, batch_size=100, label_columns=(1, 3)
     )
-    seen = evaluate(params, split)
+    seen = evaluate(variables, split)
     np.testing.assert_array_equal(seen["share"], 1)
     np.testing.assert_array_equal(seen["labels"], 2 * attributes[:, [1, 3]] - 1)

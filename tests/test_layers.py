@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy import signal
 
-from vae_jax.models import layers
+from vae_jax.models.networks import layers
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -117,6 +117,20 @@ def test_codes_of_any_leading_axes_are_decoded_one_by_one(batch):
         return z[:, None, None, :3], z[:, None, :2, None]
 
     z = noise((*batch, 5))
-    first, second = layers.decode_rows(decode, z)
+    first, second = layers.decode_rows(decode, z, 1)
     np.testing.assert_array_equal(first, z[..., None, None, :3])
     np.testing.assert_array_equal(second, z[..., None, :2, None])
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 4, 3)])
+def test_spatial_codes_of_any_leading_axes_are_decoded_one_by_one(batch):
+    def decode(code):
+        # Other axes than a row's own would be another picture's.
+        assert code.shape[1:] == (2, 4, 5)
+        return code[..., :3], code.sum((1, 2, 3))[:, None, None, None]
+
+    code = noise((*batch, 2, 4, 5))
+    first, second = layers.decode_rows(decode, code, 3)
+    np.testing.assert_array_equal(first, code[..., :3])
+    expected = np.float64(code).sum((-3, -2, -1), keepdims=True)
+    np.testing.assert_allclose(second, expected, rtol=1e-4, atol=1e-5)

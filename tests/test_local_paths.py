@@ -46,8 +46,8 @@ def small_config(data_dir):
 
 def assert_same(left, right):
     for a, b in zip(
-        run_lib.jax.tree.leaves(left.params),
-        run_lib.jax.tree.leaves(right.params),
+        run_lib.jax.tree.leaves(left.variables),
+        run_lib.jax.tree.leaves(right.variables),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)

@@ -30,13 +30,13 @@ def test_dispatches_end_on_absolute_multiples(first, last, size, expected):
     assert loop.dispatches(first, last, size) == expected
 
 
-def loss_fn(params, extra, batch, key, step):
+def loss_fn(params, state, batch, key, step):
     target = batch["image"].astype(jnp.float32).mean() / 255
     noise = 0.01 * jax.random.normal(key)
     loss = jnp.square(params["w"] - target + noise) + jnp.where(
-        (step == extra["bad"]).any(), jnp.nan, 0
+        (step == state["bad"]).any(), jnp.nan, 0
     )
-    return loss, ({"loss": loss, "mse": loss}, extra)
+    return loss, ({"loss": loss, "mse": loss}, state)
 
 
 def latest_step(workdir):
@@ -52,14 +52,18 @@ def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="devic
     images = rng.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8)
     split = Split(images, np.zeros((30, 1), bool))
     optimizer = optax.adam(0.01)
-    state = step_lib.create_state({"w": jnp.float32(0)}, optimizer, float16=False)
-    state = state.replace(extra={"bad": jnp.array([-1, *bad])})
+    state = step_lib.create_state(
+        {"w": jnp.float32(0)},
+        {"bad": jnp.array([-1, *bad])},
+        optimizer,
+        float16=False,
+    )
     update = step_lib.build_update(loss_fn, optimizer, ema_decay=0.9, seed=0)
     workdir.mkdir(exist_ok=True)
     validations = []
 
-    def validate(ema_params):
-        validations.append(float(ema_params["w"]))
+    def validate(state):
+        validations.append(float(state.ema_params["w"]))
         if stop_at is not None and len(validations) == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         return {"loss": 1 / len(validations), "mse": 0.0}
@@ -104,8 +108,9 @@ def test_a_logged_loss_is_the_mean_since_the_last_one(tmp_path):
     optimizer = optax.adam(0.01)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 2, 2, 1), dtype=np.uint8)
-    state = step_lib.create_state({"w": jnp.float32(0)}, optimizer, float16=False)
-    state = state.replace(extra={"bad": jnp.int32(100)})
+    state = step_lib.create_state(
+        {"w": jnp.float32(0)}, {"bad": jnp.int32(100)}, optimizer, float16=False
+    )
     update = step_lib.build_update(loss_fn, optimizer, ema_decay=0.9, seed=0)
     losses = []
     for index in batches.batch_indices(0, 0, 4, 4, 30):

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image, ImageSequence
 
 from vae_jax import run as run_lib
 from vae_jax.commands import interpolations, traversals
 from vae_jax.commands.samples import sample
 from vae_jax.errors import UserError
+from vae_jax.experiment import assemble
 from vae_jax.exploration import interpolation, sampling
-from vae_jax.models import build
 from vae_jax.report import plots
 
 CELL = 2 * 16 + plots.MARGIN
@@ -38,28 +37,18 @@ def make_run(tiny_config, faces, tmp_path):
 
     def make(**settings):
         tiny_config.model.update(settings)
-        graphdef, shapes = build.split(
-            nnx.eval_shape(
-                lambda: build.build_model(
-                    tiny_config.model,
-                    precision="fp32",
-                    image_shape=(16, 16, 1),
-                    rngs=nnx.Rngs(0),
-                )
-            )
-        )
+        assembled = assemble(tiny_config, len(faces.splits["train"].images))
         rng = np.random.default_rng(0)
-        params = jax.tree.map(
+        variables = jax.tree.map(
             lambda a: jnp.float32(rng.normal(size=a.shape) / np.sqrt(a.shape[0])),
-            shapes,
+            assembled.shapes,
         )
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, variables)
         return run_lib.Run(
             workdir=tmp_path,
-            config=tiny_config,
+            experiment=assembled,
             step=0,
-            params={"ema": params, "raw": zeros},
-            graphdef=graphdef,
+            variables={"ema": variables, "raw": zeros},
             recipe={**faces.recipe, "attribute_names": faces.attribute_names},
             open_dataset=lambda: faces,
         )
@@ -170,8 +159,8 @@ def test_a_step_larger_than_the_others_is_told(make_run):
     (row,) = json.loads(same.read_text())["rows"]
     assert row["mean_squared_step"] == 0 and row["largest_over_mean"] == 1
     # Saturated pixels change only near the middle of the way.
-    kernel = run.params["ema"]["decoder"]["head"]["kernel"]
-    run.params["ema"]["decoder"]["head"]["kernel"] = 1e4 * kernel
+    head = run.variables["ema"].params["decoder"]["head"]
+    head["kernel"] = 1e4 * head["kernel"]
     sharp = draw_interpolation(run, indices=[0, 1])[2]
     (row,) = json.loads(sharp.read_text())["rows"]
     assert row["largest_over_mean"] > 1.5
@@ -202,7 +191,7 @@ def test_own_pictures_are_way_points_too(make_run):
 
 def test_way_points_that_are_not_there_are_refused(make_run):
     run = make_run(name="ae")
-    with pytest.raises(UserError, match=r"--seeds is 1,2.*autoencoder.*--indices"):
+    with pytest.raises(UserError, match=r"--seeds is 1,2.*no prior.*--indices"):
         draw_interpolation(run, seeds=[1, 2])
     with pytest.raises(UserError, match=r"--indices has 6; .* 0 to 5"):
         draw_interpolation(run, indices=[0, 6])
@@ -243,7 +232,7 @@ def test_labels_change_along_with_the_codes(make_run):
 
 def set_head(run, kernel_columns, bias):
     """Makes the encoder's output `bias`, and random in the given columns only."""
-    head = run.params["ema"]["encoder"]["head"]
+    head = run.variables["ema"].params["encoder"]["head"]
     kernel = np.zeros(head["kernel"].shape, np.float32)
     rng = np.random.default_rng(0)
     kernel[:, kernel_columns] = rng.normal(size=(len(kernel), len(kernel_columns)))
@@ -255,7 +244,7 @@ def test_dimensions_are_ordered_by_their_kl(make_run):
     # Means 3 and 1 of variance 1 have the KL m^2/2; variance e^-2 of mean 0 has
     # (e^-2 - 1 + 2)/2; dimension 1 varies from picture to picture, but by little.
     set_head(run, [1], [1.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, -2.0])
-    head = run.params["ema"]["encoder"]["head"]
+    head = run.variables["ema"].params["encoder"]["head"]
     head["kernel"] = head["kernel"] * (
         0.3 / np.std(encode(run, "validation", range(10))[:, 1])
     )
@@ -324,7 +313,7 @@ def test_a_conditional_priors_spread_is_that_of_the_pictures_labels(make_run):
     png, _, said = draw_traversal(run, image_index=1, num_values=3)
     report = json.loads(said.read_text())
     label = np.asarray(run.labels("test"))[1]
-    linear = jax.device_get(run.params["ema"]["prior"]["linear"])
+    linear = jax.device_get(run.variables["ema"].params["prior"]["linear"])
     mean, logvar = np.split(label @ linear["kernel"] + linear["bias"], 2)
     offsets = np.exp(0.5 * logvar)[:, None] * [-3, 0, 3]
     expected = (mean[:, None] + offsets)[report["order"]]
@@ -333,8 +322,12 @@ def test_a_conditional_priors_spread_is_that_of_the_pictures_labels(make_run):
     labels = run.labels("validation")
     images = run.dataset.splits["validation"].images / np.float32(255)
     model = run.model()
-    q, p = model.encode(jnp.asarray(images), labels), model.prior_of(labels)
-    kl = np.asarray(q.kl(p)).mean(0)
+    q = model.posterior(jnp.asarray(images), labels)
+    means, logvars = np.split(labels @ linear["kernel"] + linear["bias"], 2, axis=1)
+    difference = np.float64(q.logvar) - logvars
+    shift = np.float64(q.mean) - means
+    kl = np.exp(difference) + shift**2 / np.exp(logvars) - 1 - difference
+    kl = 0.5 * kl.mean(0)
     np.testing.assert_allclose(report["kl_by_dimension"], kl, rtol=1e-3, atol=1e-5)
     changed = np.tile(encode(run, "test", [1]), (3, 1))
     changed[:, report["order"][0]] = report["values"][0]

@@ -7,7 +7,7 @@ from flax import nnx
 from scipy import special, stats
 
 from vae_jax.config import default_config
-from vae_jax.models import build
+from vae_jax.models import build, objectives
 from vae_jax.models.objectives import beta_elbo
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.priors import ConditionalNormal, Mixture, StandardNormal
@@ -69,17 +69,17 @@ def test_closed_form_kl_is_the_monte_carlo_kl():
     z = q.sample(jax.random.key(0), 200_000)
     samples = np.float64(q.log_prob(z) - prior.log_prob(z))
     error = samples.std(axis=0) / np.sqrt(len(samples))
-    closed = np.asarray(q.kl(prior).sum(-1))
+    closed = np.asarray(prior.kl_from(q).sum(-1))
     assert (np.abs(samples.mean(axis=0) - closed) < 4 * error + 1e-4).all()
 
 
 def test_kl_is_zero_at_the_prior_and_positive_beside_it():
     zero, off = jnp.zeros((1, 3)), jnp.full((1, 3), 0.5)
     prior = standard_normal(3)
-    np.testing.assert_array_equal(DiagonalGaussian(zero, zero).kl(prior), 0)
+    np.testing.assert_array_equal(prior.kl_from(DiagonalGaussian(zero, zero)), 0)
     for q in (DiagonalGaussian(off, zero), DiagonalGaussian(zero, off)):
-        assert (q.kl(prior) > 0).all()
-    assert (DiagonalGaussian(zero, -off).kl(prior) > 0).all()
+        assert (prior.kl_from(q) > 0).all()
+    assert (prior.kl_from(DiagonalGaussian(zero, -off)) > 0).all()
 
 
 def test_posterior_samples_use_the_standard_deviation():
@@ -129,13 +129,13 @@ def test_mixtures_samples_have_its_moments_and_marginals():
 
 def test_mixture_of_gaussians_learns_means_variances_and_weights():
     model = vae(prior="mixture")
-    graphdef, params = build.split(model)
+    graphdef, variables = build.split(model)
 
-    def loss(params):
-        terms = nnx.merge(graphdef, params)(images(), jax.random.key(0))
-        return beta_elbo()(terms, images(), jnp.int32(0))[0]
+    def loss(variables):
+        model, key = build.merge(graphdef, variables), jax.random.key(0)
+        return beta_elbo()(model, images(), None, key, jnp.int32(0))[0]
 
-    slopes = jax.jit(jax.grad(loss))(params)["prior"]
+    slopes = jax.jit(jax.grad(loss))(variables).params["prior"]
     assert set(slopes) == {"mean", "logvar", "logits"}
     assert all((s != 0).all() for s in slopes.values())
     # log_softmax: raising all logits alike is no change.
@@ -146,7 +146,7 @@ def test_vamps_density_is_the_mean_of_posteriors_at_its_pseudo_inputs():
     model = vae(prior="vamp")
     pseudo = model.prior.pseudo_inputs[...]
     assert pseudo.shape == (4, 4, 4, 1)
-    posterior = model.encode(jax.nn.sigmoid(pseudo))
+    posterior = model.posterior(jax.nn.sigmoid(pseudo))
     z = np.random.default_rng(0).normal(size=(2, 5, 3))
     expected = log_density(
         z,
@@ -159,13 +159,13 @@ def test_vamps_density_is_the_mean_of_posteriors_at_its_pseudo_inputs():
 
 
 def test_vamps_pseudo_inputs_and_the_encoder_learn_from_the_prior():
-    graphdef, params = build.split(vae(prior="vamp"))
+    graphdef, variables = build.split(vae(prior="vamp"))
     z = jax.random.normal(jax.random.key(0), (6, 3))
 
-    def loss(params):
-        return nnx.merge(graphdef, params).prior_of().log_prob(z).sum()
+    def loss(variables):
+        return build.merge(graphdef, variables).prior_of().log_prob(z).sum()
 
-    slopes = jax.jit(jax.grad(loss))(params)
+    slopes = jax.jit(jax.grad(loss))(variables).params
     by_image = jnp.abs(slopes["prior"]["pseudo_inputs"]).sum((1, 2, 3))
     assert (by_image > 0).all()
     assert (slopes["encoder"]["head"]["bias"] != 0).any()
@@ -179,12 +179,13 @@ def test_vamps_kl_is_unbiased():
     model.encoder.head.kernel[...] = 6 * model.encoder.head.kernel[...]
     terms = jax.jit(lambda m: m(x, jax.random.key(0), num_samples=20_000))(model)
     assert terms.layers[0].kl is None
-    draws = np.asarray(terms.layers[0].log_qz - terms.layers[0].log_pz)
+    draws = -np.asarray(terms.layers[0].log_ratio)
     figures = beta_elbo().figures(terms, x)
     np.testing.assert_allclose(figures["kl"], draws.mean(0), rtol=1e-4)
     assert "kl_by_dimension" not in figures
     # By hand, from the numbers of the encoder alone and other noise.
-    q, p = model.encode(x), model.encode(jax.nn.sigmoid(model.prior.pseudo_inputs[...]))
+    pseudo = jax.nn.sigmoid(model.prior.pseudo_inputs[...])
+    q, p = model.posterior(x), model.posterior(pseudo)
     q_mean, q_std = np.float64(q.mean), np.exp(0.5 * np.float64(q.logvar))
     z = q_mean + q_std * np.random.default_rng(0).normal(size=(20_000, 2, 3))
     by_hand = stats.norm.logpdf(z, q_mean, q_std).sum(-1) - log_density(
@@ -212,28 +213,47 @@ def test_conditional_priors_kl_is_the_one_between_two_gaussians():
     features = np.float64(labels) @ np.float64(model.prior.linear.kernel[...])
     features += np.float64(model.prior.linear.bias[...])
     mean, std = features[:, :3], np.exp(0.5 * features[:, 3:])
-    np.testing.assert_allclose(
-        layer.log_pz[:50],
-        stats.norm.logpdf(np.float64(layer.z[:50]), mean, std).sum(-1),
-        rtol=1e-4,
-    )
+    q_mean = np.float64(layer.posterior.mean)
     q_std = np.exp(0.5 * np.float64(layer.posterior.logvar))
-    shift = np.float64(layer.posterior.mean) - mean
+    z = np.float64(terms.code[:50])
+    log_pz = stats.norm.logpdf(z, mean, std).sum(-1)
+    log_qz = stats.norm.logpdf(z, q_mean, q_std).sum(-1)
+    np.testing.assert_allclose(
+        model.prior_of(labels).log_prob(terms.code[:50]), log_pz, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        layer.log_ratio[:50], log_pz - log_qz, rtol=1e-4, atol=1e-5
+    )
+    shift = q_mean - mean
     closed = np.log(std / q_std) + (q_std**2 + shift**2) / (2 * std**2) - 0.5
     np.testing.assert_allclose(layer.kl, closed, rtol=1e-3, atol=1e-4)
-    draws = np.float64(layer.log_qz - layer.log_pz)
+    draws = -np.float64(layer.log_ratio)
     error = draws.std(0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - layer.kl.sum(-1)) < 4 * error + 1e-4).all()
     # Another label, another prior.
     assert not np.allclose(closed[0], closed[1])
 
 
-def test_what_mmd_compares_codes_with_are_draws_of_the_prior():
+def test_what_mmd_compares_codes_with_are_draws_of_the_prior(monkeypatch):
     model = vae(prior="mixture")
     model.prior.mean[...] = model.prior.mean[...] + 4
-    x = images(2000)
-    prior_z = jax.jit(lambda m: m(x, jax.random.key(0)))(model).aux["prior_z"]
+    x, key, compared = images(2000), jax.random.key(0), []
+
+    def watched(codes, drawn, scale):
+        compared.extend([codes, drawn])
+        assert scale == 6
+        return jnp.zeros(())
+
+    monkeypatch.setattr(objectives, "mmd", watched)
+    terms = model(x, key)
+    objectives.mmd_elbo(1.0, weight=1.0).penalty(model, terms, None, key)
+    codes, prior_z = compared
+    np.testing.assert_array_equal(codes, terms.code[0])
     assert prior_z.shape == (2000, 3)
+    # Their noise is not that of the codes.
+    posterior = terms.layers[0].posterior
+    noise = np.asarray((codes - posterior.mean) / posterior.std)
+    assert np.abs(np.corrcoef(noise.T, prior_z.T)[:3, 3:]).max() < 0.12
     means = np.asarray(model.prior.mean[...])
     covariance = np.cov(means.T, bias=True) + np.eye(3)
     np.testing.assert_allclose(prior_z.mean(0), means.mean(0), atol=0.15)

@@ -126,8 +126,8 @@ def assert_alike(workdir, whole):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
         for name in ("loss", "elbo", "log_px", "mse"):
             assert a[name] == pytest.approx(b[name], rel=1e-5)
-    params = [run.load(path).params for path in (workdir, whole)]
-    for a, b in zip(*map(jax.tree.leaves, params), strict=True):
+    variables = [run.load(path).variables for path in (workdir, whole)]
+    for a, b in zip(*map(jax.tree.leaves, variables), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 

@@ -41,7 +41,7 @@ print(json.dumps({
     "devices": {len(leaf.sharding.device_set) for leaf in saved[-1]}.pop(),
     "share": sum(leaf.addressable_data(0).nbytes for leaf in saved[-1])
     / sum(leaf.nbytes for leaf in saved[-1]),
-    "params": [a.ravel().tolist() for a in jax.tree.leaves(trained.params)],
+    "params": [a.ravel().tolist() for a in jax.tree.leaves(trained.variables)],
 }))
 """
 
@@ -60,17 +60,17 @@ config.model.width, config.model.hidden_dim = 8, 8
 model = build.build_model(
     config.model, precision="fp32", image_shape=(16, 16, 1), rngs=nnx.Rngs(0)
 )
-graphdef, params = build.split(model)
+graphdef, variables = build.split(model)
 
-def loss(params, images, key):
-    terms = nnx.merge(graphdef, params)(images, key, None, 5)
+def loss(variables, images, key):
+    terms = build.merge(graphdef, variables)(images, key, None, 5)
     return -jnp.mean(jax.nn.logsumexp(terms.log_px, axis=0))
 
 mesh = sharding.data_mesh()
 whole = sharding.replicated(mesh)
 program = jax.jit(
     jax.grad(loss), in_shardings=(whole, sharding.cut_images(mesh), whole)
-).lower(params, jnp.zeros((16, 16, 16, 1)), jax.random.key(0))
+).lower(variables, jnp.zeros((16, 16, 16, 1)), jax.random.key(0))
 text = program.compile().as_text()
 print(json.dumps(re.findall(r" (all-[a-z]+|collective-[a-z]+)(?:-start)?\\(", text)))
 """

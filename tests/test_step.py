@@ -10,20 +10,20 @@ from vae_jax.models import build
 from vae_jax.training import step as step_lib
 
 
-def quadratic(params, extra, batch, key, step):
+def quadratic(params, state, batch, key, step):
     """A loss with noise, on two leaves; `batch["image"]` is the target."""
     noise = jax.random.normal(key, params["w"].shape)
     loss = (
         jnp.mean(jnp.square(params["w"] + 0.1 * noise - batch["image"]))
         + params["b"] ** 2
     )
-    return loss, ({"loss": loss, "seen": step.astype(jnp.float32)}, extra)
+    return loss, ({"loss": loss, "seen": step.astype(jnp.float32)}, state)
 
 
 def make(loss_fn=quadratic, float16=False, decay=0.9, optimizer=None):
     optimizer = optimizer or optax.adam(0.1)
     params = {"w": jnp.arange(3.0), "b": jnp.float32(2)}
-    state = step_lib.create_state(params, optimizer, float16=float16)
+    state = step_lib.create_state(params, {}, optimizer, float16=float16)
     update = step_lib.build_update(loss_fn, optimizer, ema_decay=decay, seed=5)
     return state, update
 
@@ -74,9 +74,9 @@ def test_one_adamw_step_is_the_papers():
     settings.learning_rate, settings.weight_decay = 0.05, 0.3
     optimizer = step_lib.build_optimizer(**settings, num_steps=100)
 
-    def loss_fn(params, extra, batch, key, step):
+    def loss_fn(params, state, batch, key, step):
         loss = jnp.sum(params["w"] * jnp.asarray([2.0, -0.5, 0.1]))
-        return loss, ({"loss": loss}, extra)
+        return loss, ({"loss": loss}, state)
 
     state, update = make(loss_fn, optimizer=optimizer)
     after, _ = update(state, {})
@@ -132,10 +132,10 @@ def test_ema_follows_its_recursion_with_warm_up():
     assert kept < 0.01
 
 
-def overflowing(params, extra, batch, key, step):
+def overflowing(params, state, batch, key, step):
     """Overflows float16 in its gradient where the batch says so."""
     loss = jnp.sum(params["w"].astype(jnp.float16) * batch["image"].astype(jnp.float16))
-    return loss.astype(jnp.float32), ({"loss": loss.astype(jnp.float32)}, extra)
+    return loss.astype(jnp.float32), ({"loss": loss.astype(jnp.float32)}, state)
 
 
 def test_an_overflow_skips_the_update_and_halves_the_scale():
@@ -185,9 +185,9 @@ with_gradient.defvjp(
 )
 
 
-def faulty(params, extra, batch, key, step):
+def faulty(params, state, batch, key, step):
     """The quadratic loss with a fault in itself, or in its gradient by `b` alone."""
-    loss, (metrics, _) = quadratic(params, extra, batch, key, step)
+    loss, (metrics, _) = quadratic(params, state, batch, key, step)
     loss += batch["loss"] + with_gradient(params["b"], batch["gradient"])
     return loss, (metrics | {"loss": loss}, {"last": loss})
 
@@ -203,7 +203,7 @@ def faults(**at):
 
 def run_faulty(batches, float16=False, single=False):
     state, update = make(faulty, float16=float16)
-    state = state.replace(extra={"last": jnp.float32(0)})
+    state = state.replace(state={"last": jnp.float32(0)})
     dispatch = step_lib.build_dispatch(update, lambda data, x: x)
     if not single:
         return dispatch(state, {}, batches)
@@ -215,7 +215,7 @@ def run_faulty(batches, float16=False, single=False):
     return state, jax.tree.map(lambda *a: np.concatenate(a), *each)
 
 
-LEARNT = ("params", "ema_params", "opt_state", "extra")
+LEARNT = ("params", "ema_params", "opt_state", "state")
 
 
 @pytest.mark.parametrize("float16", [False, True])
@@ -263,9 +263,9 @@ def test_a_scan_with_faults_is_single_updates_bit_for_bit(float16):
 
 def test_the_same_steps_without_their_faults_are_as_if_they_had_not_been():
     # But for the clock, which no part of Adam's or the EMA's reads.
-    def loss_fn(params, extra, batch, key, step):
+    def loss_fn(params, state, batch, key, step):
         loss = jnp.mean(jnp.square(params["w"] - batch["image"])) + batch["loss"]
-        return loss, ({"loss": loss}, extra)
+        return loss, ({"loss": loss}, state)
 
     batches = {"image": TARGETS, "loss": np.array([0, np.nan, 0, np.nan, 0, 0])}
     kept = jax.tree.map(lambda a: a[np.array([0, 2, 4, 5])], batches)
@@ -281,7 +281,7 @@ def test_the_same_steps_without_their_faults_are_as_if_they_had_not_been():
 
 def test_float16_that_never_gets_finite_is_a_fault_once_the_scale_is_least():
     state, update = make(faulty, float16=True)
-    state = state.replace(extra={"last": jnp.float32(0)})
+    state = state.replace(state={"last": jnp.float32(0)})
     bad = {"image": jnp.zeros((30, 3)), "loss": jnp.zeros(30)}
     bad |= {"gradient": jnp.full(30, jnp.inf)}
     state, metrics = step_lib.build_dispatch(update, lambda data, x: x)(state, {}, bad)
@@ -295,7 +295,7 @@ def test_float16_that_never_gets_finite_is_a_fault_once_the_scale_is_least():
 def test_two_thousand_steps_of_half_precision_stay_finite(precision):
     config = default_config()
     config.model.latent_dim, config.model.hidden_dim = 2, 8
-    graphdef, params = build.split(
+    graphdef, variables = build.split(
         build.build_model(
             config.model,
             precision=precision,
@@ -313,7 +313,9 @@ def test_two_thousand_steps_of_half_precision_stay_finite(precision):
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     # Half of the picture is one colour: the variances fall to their floor.
     images[:, :4] = 255
-    state = step_lib.create_state(params, optimizer, float16=precision == "fp16")
+    state = step_lib.create_state(
+        variables.params, variables.state, optimizer, float16=precision == "fp16"
+    )
     dispatch = step_lib.build_dispatch(update, lambda data, x: {"image": data[x]})
     losses = []
     for first in range(0, 2000, 50):

@@ -303,7 +303,8 @@ def test_training_goes_on_without_locks_and_orbax_gets_a_place_with_some(
 ):
     asked, save = [], checkpoint._save
     monkeypatch.setattr(checkpoint, "_save", lambda p, s: asked.append(p) or save(p, s))
-    state = step_lib.create_state({"w": jnp.ones(3)}, optax.sgd(0.1), float16=False)
+    params = {"w": jnp.ones(3)}
+    state = step_lib.create_state(params, {}, optax.sgd(0.1), float16=False)
     with checkpoint.Checkpoints(tmp_path / "checkpoints", writable=True) as checkpoints:
         checkpoints.save(state, 1, 0.5)
     out = capsys.readouterr().out

@@ -5,15 +5,15 @@ checked before any work begins; past this file and `run.py`, functions take plai
 arguments.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import ml_collections
 from ml_collections import config_dict
 
 from vae_jax.errors import UserError
-from vae_jax.models.networks import conv
-from vae_jax.settings import ONLY_WITH, RESUMABLE, SETTINGS
+from vae_jax.models.build import MODELS
+from vae_jax.models.objectives import OBJECTIVES
+from vae_jax.settings import ONLY_WITH, SETTINGS
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.
 Config: TypeAlias = Any
@@ -75,48 +75,22 @@ def validate(config: Config) -> None:
                 f"it goes with {chooser} {' or '.join(choices)}, "
                 f"and that is {values[chooser]}",
             )
-    objectives_of = {"ae": ("mse", "rae"), "classifier": ("cross_entropy",)}
-    for model, objectives in objectives_of.items():
-        if (values["model.name"] == model) != (values["objective.name"] in objectives):
-            refuse(
-                "objective.name",
-                f"model {values['model.name']} has no such objective: ae goes with mse "
-                "and rae, classifier with cross_entropy, vae with the others",
-            )
-    if values["model.network"] == "strided" and values["model.name"] != "classifier":
-        refuse("model.network", "it has no decoder: it goes with model.name classifier")
-    if values["model.network"] in ("conv", "strided"):
-        try:
-            conv.resolutions(values["dataset.size"])
-        except ValueError as error:
-            refuse(
-                "dataset.size", f"with model.network {values['model.network']}, {error}"
-            )
-        try:
-            conv.resolutions(values["dataset.size"], values["model.code_size"])
-        except ValueError as error:
-            refuse("model.code_size", str(error))
-    _check_attributes(values, refuse)
-    if values["objective.free_bits"] and values["model.prior"] in ("mixture", "vamp"):
+    terms = MODELS[values["model.name"]].terms
+    objectives = [name for name, part in OBJECTIVES.items() if part.terms == terms]
+    if values["objective.name"] not in objectives:
         refuse(
-            "objective.free_bits",
-            f"the KL to model.prior {values['model.prior']} is sampled and has no "
-            "dimensions",
+            "objective.name",
+            f"with model.name {values['model.name']} allowed is "
+            f"{' or '.join(objectives)}",
         )
-    if values["objective.name"] == "iwae" and values["objective.num_samples"] == 1:
-        refuse("objective.num_samples", "iwae with one sample is elbo; 5 is usual")
-    if values["objective.name"] == "iwae" and (
-        values["model.likelihood"] == "optimal_gaussian"
-    ):
-        refuse(
-            "model.likelihood",
-            "its gradient is that of a mean over samples, which iwae weighs; "
-            "shared_gaussian goes with iwae",
-        )
-    if values["objective.name"] == "mmd" and values["train.batch_size"] == 1:
-        refuse("train.batch_size", "mmd compares the codes of a batch: at least 2")
-    if values["optimizer.name"] == "adam" and values["optimizer.weight_decay"]:
-        refuse("optimizer.weight_decay", "adam has none: set it to 0 or use adamw")
+    for name, setting in SETTINGS.items():
+        if setting.parts is not None:
+            refusal = setting.parts[values[name]].check(values)
+            if refusal is not None:
+                refuse(*refusal)
+    optimizer_by_part(values["parts.optimizer"])
+    if values["parts.initialised"] and values["init_from"] is None:
+        refuse("parts.initialised", "it goes with init_from, which is None")
     for name, base in (
         ("log.every_steps", "train.steps_per_dispatch"),
         ("eval.every_steps", "log.every_steps"),
@@ -126,30 +100,34 @@ def validate(config: Config) -> None:
             refuse(name, f"it must be a multiple of {base}, {values[base]}")
 
 
-def _check_attributes(values: dict[str, Any], refuse: Callable[[str, str], None]):
-    names = values["model.attributes"].split(",")
-    conditional = bool(values["model.attributes"])
-    if conditional and (len(set(names)) < len(names) or "" in names):
-        refuse("model.attributes", "each is named once, with single commas between")
-    if conditional and values["model.prior"] == "vamp":
-        refuse("model.attributes", "vamp's pseudo-inputs have no labels")
-    if not conditional and values["model.name"] == "classifier":
-        refuse("model.attributes", "a classifier needs some; auto is all there are")
-    if not conditional and values["model.prior"] == "conditional":
-        refuse("model.prior", "it needs model.attributes to be conditioned on")
-    dropout = SETTINGS["model.attribute_dropout"].default
-    if not conditional and values["model.attribute_dropout"] != dropout:
-        refuse(
-            "model.attribute_dropout", "it goes with model.attributes, which are none"
-        )
-    if values["objective.name"] in ("mmd", "tc") and (
-        values["model.prior"] == "conditional"
-    ):
-        refuse(
-            "model.prior",
-            f"{values['objective.name']} compares all codes of a batch with one prior, "
-            "and conditional has one for each label",
-        )
+def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
+    """Returns what `config.parts.optimizer` says: settings by part of the model.
+
+    Raises:
+      UserError: it is not PART.SETTING=VALUE with commas between.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for each in filter(None, text.split(",")):
+        name, _, value = each.partition("=")
+        part, _, own = name.rpartition(".")
+        setting = SETTINGS.get(f"optimizer.{own}")
+        if not part or setting is None:
+            raise UserError(
+                f"config.parts.optimizer has {each!r}; allowed is PART.SETTING=VALUE "
+                "with a SETTING of "
+                f"{', '.join(default_config().optimizer)}"
+            )
+        kind = setting.optional_type or type(setting.default)
+        try:
+            parsed = None if value == "None" else kind(value)
+            if not setting.accepts(parsed):
+                raise ValueError
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"config.parts.optimizer has {each!r}; allowed is {setting.allowed}"
+            ) from error
+        found.setdefault(part, {})[own] = parsed
+    return found
 
 
 def resumed_differences(recorded: Config, given: Config) -> list[str]:
@@ -163,5 +141,5 @@ def resumed_differences(recorded: Config, given: Config) -> list[str]:
     return [
         f"{name}: {old[name]!r} in the run, {new[name]!r} given"
         for name in SETTINGS
-        if name not in RESUMABLE and new[name] not in (old[name], "auto")
+        if not SETTINGS[name].resumable and new[name] not in (old[name], "auto")
     ]

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from vae_jax import sharding
-from vae_jax.config import Config
+from vae_jax.config import Config, optimizer_by_part
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
@@ -33,6 +33,7 @@ class Experiment:
       shapes: of its variables.
       objective: what training minimises.
       optimizer: of the whole training.
+      frozen: parts of the model that are not trained.
     """
 
     config: Config
@@ -40,26 +41,30 @@ class Experiment:
     shapes: Variables
     objective: Objective
     optimizer: optax.GradientTransformation
+    frozen: tuple[str, ...]
 
     def initial_state(
-        self, given: Variables | None = None, shardings: Any = None
+        self, given: dict[str, Any] | None = None, shardings: Any = None
     ) -> step.TrainState:
         """Returns the state before the first update.
 
         Args:
-          given: to start from, on the host; None for new variables.
+          given: arrays on the host to start from, by name, see `by_name`; others are
+            new.
           shardings: of the state's leaves; None leaves them to XLA.
         """
 
         # One program: leaf by leaf its zeros and copies would be one each.
         @functools.partial(jax.jit, out_shardings=shardings)
         def initialise(given):
-            if given is None:
-                rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
-                given = build.split(_build_model(self.config, rngs))[1]
-            return self._state_of(given)
+            rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
+            variables = build.split(_build_model(self.config, rngs))[1]
+            names = by_name(variables)
+            leaves = [given.get(name, new) for name, new in names.items()]
+            structure = jax.tree.structure(variables)
+            return self._state_of(jax.tree.unflatten(structure, leaves))
 
-        return initialise(given)
+        return initialise(given or {})
 
     def state_shapes(self, kind: str) -> step.TrainState:
         """Returns the state's shapes and shardings, of `sharding.STATE_SHARDINGS`."""
@@ -71,10 +76,19 @@ class Experiment:
             jax.eval_shape(self._state_of, self.shapes),
         )
 
+    def moved_since_format_1(self) -> list[tuple[str, str]]:
+        """Returns where parameters were in earlier checkpoints, see `Checkpoints`."""
+        size = self.config.dataset.size
+        return build.moved_since_format_1(self.config.model, size)
+
     def _state_of(self, variables: Variables) -> step.TrainState:
         float16 = self.config.precision == "fp16"
         return step.create_state(
-            variables.params, variables.state, self.optimizer, float16=float16
+            variables.params,
+            variables.state,
+            self.optimizer,
+            float16=float16,
+            frozen=self.frozen,
         )
 
     def loss_fn(self, label_columns: tuple[int, ...] = ()) -> build.LossFn:
@@ -98,6 +112,7 @@ class Experiment:
             self.optimizer,
             ema_decay=self.config.ema.decay,
             seed=self.config.seed,
+            frozen=self.frozen,
         )
 
     def evaluator(
@@ -135,9 +150,52 @@ def assemble(config: Config, num_images: int) -> Experiment:
         graphdef=graphdef,
         shapes=shapes,
         objective=build.build_objective(config.objective, num_images),
-        optimizer=step.build_optimizer(
-            **config.optimizer, num_steps=config.train.num_steps
-        ),
+        optimizer=_build_optimizer(config),
+        frozen=names_of_parts(config.parts.frozen),
+    )
+
+
+def by_name(variables: Variables) -> dict[str, Any]:
+    """Returns a model's arrays by their names, "params/encoder/head/bias" and so on."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in leaves
+    }
+
+
+def fitting(shapes: Variables, there: Variables) -> dict[str, Any]:
+    """Returns the arrays of another model that fit one, by name and shape.
+
+    Args:
+      shapes: of the one.
+      there: the other's.
+    """
+    found = by_name(there)
+    return {
+        name: found[name]
+        for name, array in by_name(shapes).items()
+        if name in found and found[name].shape == array.shape
+    }
+
+
+def names_of_parts(setting: str) -> tuple[str, ...]:
+    """Returns the parts of a model that a setting names, commas between."""
+    return tuple(filter(None, setting.split(",")))
+
+
+def _build_optimizer(config: Config) -> optax.GradientTransformation:
+    own, num_steps = optimizer_by_part(config.parts.optimizer), config.train.num_steps
+
+    def build_one(settings: dict[str, Any]) -> optax.GradientTransformation:
+        changed = {**config.optimizer, **settings}
+        return step.build_optimizer(**changed, num_steps=num_steps)
+
+    if not own:
+        return build_one({})
+    return optax.partition(
+        {"": build_one({}), **{part: build_one(own[part]) for part in own}},
+        lambda params: {part: part if part in own else "" for part in params},
     )
 
 

@@ -21,9 +21,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vae_jax.errors import UserError
+from vae_jax.parts import resumable, text
 
 T = TypeVar("T")
 WORDS = ("auto", "on", "off")
+SETTING = resumable(
+    text(
+        "auto",
+        "Way in which several processes meet; auto is as SLURM or GKE started them.",
+        "one of auto, on, off, or HOST:PORT,COUNT,INDEX of this process",
+        lambda value: value in WORDS or is_address(value),
+    )
+)
 # Seconds to wait for processes that start later.
 PATIENCE = 300
 # What errors name that say a process has gone: those of collective operations, and of

@@ -100,7 +100,12 @@ def read_config(workdir: Path) -> Config:
     """
     config = config_lib.default_config()
     try:
-        config.update(_read(workdir, "config"))
+        recorded = _read(workdir, "config")
+        model = recorded.get("model", {})
+        if model.get("network") == "conv":
+            # Where earlier programs, which did not write it down, counted widths.
+            model.setdefault("width_from", "finest")
+        config.update(recorded)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     return config

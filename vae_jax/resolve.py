@@ -5,19 +5,20 @@ What a user has got wrong is said here, before training begins.
 
 import functools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from vae_jax import config as config_lib
 from vae_jax import experiment, processes, record
 from vae_jax.config import Config
 from vae_jax.data import cache, crops, places
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, few
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.training import step as step_lib
-from vae_jax.training.checkpoint import differences
 
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
@@ -74,6 +75,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     dataset = load_dataset(config.dataset, fingerprint)
     if config.model.attributes == "auto":
         config.model.attributes = ",".join(dataset.attribute_names)
+    _check_parts(config)
     if config.init_from is not None and not resumes:
         _check_init_from(config)
     label_columns(config, dataset)
@@ -168,17 +170,73 @@ def label_columns(config: Config, dataset: cache.Dataset) -> tuple[int, ...]:
     )
 
 
-def _check_init_from(config: Config) -> None:
-    """Raises UserError where `config.init_from` has no parameters for this model."""
-    expected = experiment.assemble(config, 2).shapes
-    workdir = local_path(config.init_from, "config.init_from")
-    found = experiment.assemble(record.read_config(workdir), 2).shapes
-    different = differences(expected, found)
-    if different:
+def _check_parts(config: Config) -> None:
+    """Raises UserError where a setting names what is no part of the model."""
+    settings = {
+        "parts.frozen": experiment.names_of_parts(config.parts.frozen),
+        "parts.optimizer": config_lib.optimizer_by_part(config.parts.optimizer),
+        "parts.initialised": experiment.names_of_parts(config.parts.initialised),
+    }
+    if not any(settings.values()):
+        return
+    parts = sorted(experiment.assemble(config, 2).shapes.params)
+    for setting, named in settings.items():
+        for name in named:
+            if name not in parts:
+                raise UserError(
+                    f"config.{setting} has {name!r}; the parts of this model are "
+                    f"{', '.join(parts)}"
+                )
+    if set(settings["parts.frozen"]) == set(parts):
         raise UserError(
-            f"config.init_from is {config.init_from!r}, whose parameters do not "
-            "fit this model:\n  " + "\n  ".join(different)
+            f"config.parts.frozen is {config.parts.frozen!r}, which is the "
+            "whole model: nothing would be trained"
         )
+
+
+def _check_init_from(config: Config) -> None:
+    """Says what a run starts from, or raises UserError where that cannot be.
+
+    Of the run in `config.init_from` it takes all arrays whose names and shapes this
+    model has, too.
+    """
+    workdir = local_path(config.init_from, "config.init_from")
+    there = experiment.assemble(record.read_config(workdir), 2).shapes
+    here = experiment.assemble(config, 2).shapes
+    taken = experiment.fitting(here, there)
+    shapes = [experiment.by_name(variables) for variables in (here, there)]
+
+    def told(names: Iterable[str]) -> str:
+        lines = [
+            f"{name} ({', '.join(_shape(side.get(name)) for side in shapes)})"
+            for name in names
+        ]
+        return few(lines) or "none"
+
+    new = [name for name in shapes[0] if name not in taken]
+    for part in experiment.names_of_parts(config.parts.initialised):
+        lacking = [name for name in new if name.startswith(f"params/{part}/")]
+        if lacking:
+            raise UserError(
+                f"config.parts.initialised has {part!r}, which the run in {workdir} "
+                f"does not fill (shapes here, there): {told(lacking)}"
+            )
+    if not taken:
+        raise UserError(
+            f"config.init_from is {config.init_from!r}, and nothing there fits this "
+            f"model (shapes here, there): {told(new)}"
+        )
+    left = [name for name in shapes[1] if name not in taken]
+    if new or left:
+        print(
+            f"note: of the {len(shapes[0])} arrays of the model {len(taken)} start as "
+            f"in {workdir}; new are (shapes here, there) {told(new)}; left there are "
+            f"{told(left)}"
+        )
+
+
+def _shape(array: Any) -> str:
+    return "absent" if array is None else str(list(array.shape))
 
 
 def _tell_schedule(config: Config, before: Config) -> None:

@@ -22,7 +22,7 @@ from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
-from vae_jax.experiment import Experiment, assemble
+from vae_jax.experiment import Experiment, assemble, fitting
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
@@ -179,11 +179,13 @@ def _train(config: Config, workdir: Path) -> Run:
     evaluate_split = assembled.evaluator(label_columns=columns)
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         like = assembled.state_shapes(config.train.sharding)
-        state = checkpoints.restore("latest", like)
+        moved = assembled.moved_since_format_1()
+        state = checkpoints.restore("latest", like, moved)
         if state is None:
             given = None
             if config.init_from is not None:
-                given = jax.device_get(load(config.init_from).variables["ema"])
+                there = load(config.init_from).variables["ema"]
+                given = jax.device_get(fitting(assembled.shapes, there))
             shardings = jax.tree.map(lambda a: a.sharding, like)
             state = assembled.initial_state(given, shardings)
         else:
@@ -290,7 +292,8 @@ def load(
     assembled = assemble(config, recipe["pictures"]["train"])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         like = assembled.state_shapes("data_parallel")
-        state = checkpoints.restore(checkpoint, like)
+        moved = assembled.moved_since_format_1()
+        state = checkpoints.restore(checkpoint, like, moved)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
     return _run_of(state, workdir, assembled, recipe, open_dataset)

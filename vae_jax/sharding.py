@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vae_jax.parts import choice
+
 DATA_AXIS = "data"
 # Elements; to gather less costs more than to hold it everywhere.
 SMALLEST_CUT = 1024
@@ -54,6 +56,13 @@ STATE_SHARDINGS: dict[str, Callable[[Mesh, tuple[int, ...]], NamedSharding]] = {
     "data_parallel": lambda mesh, shape: replicated(mesh),
     "fsdp": _fully_sharded,
 }
+
+
+SETTING = choice(
+    "data_parallel",
+    "What each of several devices holds: the whole state, or its part of it.",
+    STATE_SHARDINGS,
+)
 
 
 def places_here(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -374,7 +374,7 @@ def test_kept_programs_change_no_bit(data_dir, tmp_path, caches, monkeypatch):
     logs, parameters = [], []
     for name in ("without", "cold", "too", "warm"):
         logs.append((tmp_path / name / "metrics.jsonl").read_bytes())
-        parameters.append(jax.tree.leaves(run.load(tmp_path / name).params))
+        parameters.append(jax.tree.leaves(run.load(tmp_path / name).variables))
     assert logs == logs[:1] * 4
     for others in parameters[1:]:
         for expected, found in zip(parameters[0], others, strict=True):

@@ -15,8 +15,8 @@ from vae_jax.exploration import sampling
 from vae_jax.exploration.batching import map_batches
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import flatten
+from vae_jax.models.elbo import kl_by_dimension
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.objectives import kl_by_dimension
 from vae_jax.run import Run
 
 FILE = "codes.npz"

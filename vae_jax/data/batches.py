@@ -17,6 +17,7 @@ import numpy as np
 
 from vae_jax.data.cache import Split
 from vae_jax.keys import Stream
+from vae_jax.parts import choice, resumable
 
 Batch = dict[str, Any]
 
@@ -68,6 +69,18 @@ def _order(split: Split, seed: int, batch_size: int) -> Callable[..., np.ndarray
     return lambda first_step, num_steps: batch_indices(
         seed, first_step, num_steps, batch_size, len(split.images)
     )
+
+
+SETTINGS = {
+    "feed": resumable(
+        choice(
+            "auto",
+            "Place that batches come from; auto is the memory of the device, if the "
+            "data set fits.",
+            ("auto", "device", "stream"),
+        )
+    )
+}
 
 
 def device_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Feed:

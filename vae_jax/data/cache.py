@@ -22,10 +22,11 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from vae_jax import storage
-from vae_jax.data import decoding, places, synthetic_faces
+from vae_jax.data import crops, decoding, places, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
+from vae_jax.parts import Setting, choice, path, resumable, whole
 
 DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")
@@ -37,6 +38,36 @@ _PREPARE = (
     "then: "
     f"{decoding.PREPARE}"
 )
+SETTINGS = {
+    "name": choice(
+        "auto",
+        "Data set; auto is celeb_a where that has been prepared, otherwise "
+        "synthetic_faces.",
+        ("auto", *DATASETS),
+    ),
+    "data_dir": resumable(
+        path(
+            "Folder of tfds, None for its usual one; of the data set folder, the "
+            "folder or zip that the pictures are in."
+        )
+    ),
+    "size": whole(64, "Height and width of the images in pixels.", low=8, high=512),
+    "channels": Setting(
+        1,
+        "Channels of the images: 1 is gray (luma), 3 is RGB.",
+        "1 or 3",
+        lambda value: value in (1, 3),
+    ),
+    "crop": choice(
+        "auto",
+        "Part of a picture that is looked at: a box in one of 178x218, or the centre "
+        "square; auto is centre for the data set folder, otherwise notebook.",
+        ("auto", *crops.CROPS),
+    ),
+    "resampler": choice(
+        "bilinear", "Filter that pictures are resized with.", decoding.RESAMPLERS
+    ),
+}
 _ELSEWHERE = f"{_PREPARE} --data_dir=ANOTHER_FOLDER"
 
 

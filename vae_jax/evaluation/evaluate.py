@@ -21,11 +21,18 @@ from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models.build import merge
 from vae_jax.models.contract import Variables, flatten
+from vae_jax.models.elbo import log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.objectives import Objective, log_weights
+from vae_jax.models.objectives import Objective
+from vae_jax.parts import whole
 
 SSIM_WINDOW = 11
+SETTINGS = {
+    "batch_size": whole(250, "Images evaluated at a time."),
+    "importance_samples": whole(64, "Samples k of the importance-weighted bound."),
+    "samples_per_chunk": whole(8, "Samples of the bound that are taken at a time."),
+}
 
 PerImage = Callable[
     [nnx.Module, jax.Array, jax.Array | None, jax.Array], dict[str, jax.Array]

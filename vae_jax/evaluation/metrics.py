@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax.models.contract import Terms
-from vae_jax.models.objectives import kl_per_image
+from vae_jax.models.elbo import kl_per_image
 
 
 def bits_per_dim(terms: Terms) -> Float[Array, " B"]:

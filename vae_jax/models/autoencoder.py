@@ -4,9 +4,10 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models.contract import CodeShape, Labels, Terms
+from vae_jax.models.contract import CodeShape, Labels, Prior, Terms
 from vae_jax.models.likelihoods import Deterministic
-from vae_jax.models.networks.layers import decode_rows
+from vae_jax.models.networks.layers import Frame, Networks, decode_rows
+from vae_jax.parts import Part
 
 
 class AE(nnx.Module):
@@ -43,6 +44,10 @@ class AE(nnx.Module):
         (logits,) = decode_rows(self.decoder, code, len(self.code_shape))
         return Deterministic(jax.nn.sigmoid(logits))
 
+    def prior_of(self, labels: Labels = None) -> Prior:
+        """Raises TypeError, as there is no prior."""
+        raise TypeError("an autoencoder has no prior")
+
     def __call__(
         self,
         images: Float[Array, "B H W C"],
@@ -61,3 +66,15 @@ class AE(nnx.Module):
         del key, labels, num_samples
         code = self.encode(images)[None]
         return Terms(mean=self.decode(code).mean, code=code)
+
+
+def _build(frame: Frame, networks: Networks) -> AE:
+    assert networks.make_decoder is not None
+    return AE(
+        networks.make_encoder(frame.latent_dim, condition_dim=0),
+        networks.make_decoder(num_maps=1),
+        networks.code_shape,
+    )
+
+
+AUTOENCODER = Part(_build, terms="reconstructions")

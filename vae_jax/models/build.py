@@ -1,6 +1,5 @@
 """From settings to a model, an objective, and the loss that the loop minimises."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,72 +7,50 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods, objectives, priors
-from vae_jax.models.autoencoder import AE
-from vae_jax.models.classifier import Classifier
-from vae_jax.models.contract import CodeShape, State, Variables, code_size
+from vae_jax.models import likelihoods
+from vae_jax.models.autoencoder import AUTOENCODER
+from vae_jax.models.classifier import CLASSIFIER
+from vae_jax.models.contract import State, Variables
 from vae_jax.models.labels import drop_labels, to_labels
-from vae_jax.models.networks import conv, mlp, strided
-from vae_jax.models.objectives import Objective
-from vae_jax.models.vae import VAE
+from vae_jax.models.networks import stages
+from vae_jax.models.networks.conv import CONV
+from vae_jax.models.networks.layers import Frame
+from vae_jax.models.networks.mlp import MLP
+from vae_jax.models.networks.strided import STRIDED
+from vae_jax.models.objectives import OBJECTIVES, Objective
+from vae_jax.models.vae import VARIATIONAL_AUTOENCODER
+from vae_jax.parts import choice, make, whole
 
-MODELS = ("ae", "vae", "classifier")
-# "strided" only recognises: it has no decoder, and goes with the classifier.
-NETWORKS = ("mlp", "conv", "strided")
-# From the settings under `config.model` to a likelihood.
-LIKELIHOODS: dict[str, Callable[[Any], Any]] = {
-    "gaussian": lambda settings: likelihoods.LearnedGaussian(),
-    "shared_gaussian": lambda settings: likelihoods.SharedGaussian(),
-    "optimal_gaussian": lambda settings: likelihoods.SharedGaussian(optimal=True),
-    "fixed_gaussian": lambda settings: likelihoods.FixedGaussian(settings.std),
-    "bernoulli": lambda settings: likelihoods.BernoulliPixels(),
-    "logistic": lambda settings: likelihoods.LearnedLogistic(),
-}
-# From those, the numbers in a code and the shape of an image to a prior.
-PRIORS: dict[str, Callable[..., Any]] = {
-    "normal": lambda settings, size, shape, rngs: priors.StandardNormal(size),
-    "conditional": lambda settings, size, shape, rngs: priors.ConditionalNormal(
-        size, len(label_names(settings)), rngs=rngs
-    ),
-    "mixture": lambda settings, size, shape, rngs: priors.MixtureOfGaussians(
-        size, settings.prior_components, rngs=rngs
-    ),
-    "vamp": lambda settings, size, shape, rngs: priors.VampPrior(
-        shape, settings.prior_components, rngs=rngs
-    ),
-}
-# From the settings under `config.objective` and the number of training pictures.
-OBJECTIVES: dict[str, Callable[[Any, int], Objective]] = {
-    "elbo": lambda settings, num_images: objectives.beta_elbo(
-        settings.beta,
-        warmup_steps=settings.kl_warmup_steps,
-        free_bits=settings.free_bits,
-        num_samples=settings.num_samples,
-    ),
-    "capacity": lambda settings, num_images: objectives.capacity_elbo(
-        settings.capacity, gamma=settings.gamma, num_steps=settings.capacity_steps
-    ),
-    "iwae": lambda settings, num_images: objectives.importance_weighted(
-        settings.num_samples
-    ),
-    "mmd": lambda settings, num_images: objectives.mmd_elbo(
-        settings.beta, weight=settings.mmd_weight
-    ),
-    "tc": lambda settings, num_images: objectives.tc_elbo(
-        settings.beta, num_images=num_images
-    ),
-    "mse": lambda settings, num_images: objectives.mean_squared_error(),
-    "rae": lambda settings, num_images: objectives.mean_squared_error(
-        settings.code_weight,
-        decoder_penalty=settings.decoder_penalty,
-        decoder_weight=settings.decoder_weight,
-    ),
-    "cross_entropy": lambda settings, num_images: objectives.cross_entropy(),
+NETWORKS = {"mlp": MLP, "conv": CONV, "strided": STRIDED}
+MODELS = {
+    "ae": AUTOENCODER,
+    "vae": VARIATIONAL_AUTOENCODER,
+    "classifier": CLASSIFIER,
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),
     "bf16": jnp.dtype("bfloat16"),
     "fp16": jnp.dtype("float16"),
+}
+
+SETTINGS = {
+    "name": choice(
+        "vae",
+        "Model: an autoencoder, a variational autoencoder, or a classifier of "
+        "attributes.",
+        MODELS,
+    ),
+    "network": choice(
+        "mlp",
+        "Networks: fully connected, convolutional, or a classifier's strided "
+        "convolutions.",
+        NETWORKS,
+    ),
+    "latent_dim": whole(
+        100,
+        "Numbers in a code, or at each place of a spatial one; of a classifier, its "
+        "features.",
+    ),
 }
 
 LossFn = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
@@ -90,7 +67,7 @@ def build_model(
     precision: str,
     image_shape: tuple[int, int, int],
     rngs: nnx.Rngs,
-) -> AE | VAE | Classifier:
+) -> Any:
     """Builds a model from the settings under `config.model` and what it is to see.
 
     Args:
@@ -99,59 +76,22 @@ def build_model(
       image_shape: (height, width, channels).
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
     """
-    num_labels = len(label_names(settings))
-    common = {"dtype": PRECISIONS[precision], "rngs": rngs}
-    code_shape: CodeShape = (settings.latent_dim,)
-    if settings.network == "conv":
-        if settings.code_size:
-            code_shape = (settings.code_size, settings.code_size, *code_shape)
-        common |= {
-            "code_size": settings.code_size,
-            "width": settings.width,
-            "depth": settings.depth,
-            "norm": settings.norm,
-            "remat": settings.remat,
-        }
-        make_encoder = functools.partial(conv.Encoder, image_shape)
-        make_decoder = functools.partial(
-            conv.Decoder,
-            settings.latent_dim + num_labels,
-            image_shape,
-            upsampling=settings.upsampling,
-        )
-    elif settings.network == "strided":
-        encoder = strided.StridedEncoder(
-            image_shape, settings.latent_dim, width=settings.width, **common
-        )
-        return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)
-    else:
-        make_encoder = functools.partial(mlp.Encoder, image_shape, settings.hidden_dim)
-        make_decoder = functools.partial(
-            mlp.Decoder,
-            settings.latent_dim + num_labels,
-            settings.hidden_dim,
-            image_shape,
-        )
-    if settings.name == "ae":
-        encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
-        return AE(encoder, make_decoder(num_maps=1, **common), code_shape)
-    if settings.name == "classifier":
-        encoder = make_encoder(settings.latent_dim, condition_dim=0, **common)
-        return Classifier(encoder, settings.latent_dim, num_labels, rngs=rngs)
-    px = LIKELIHOODS[settings.likelihood](settings)
-    return VAE(
-        make_encoder(2 * settings.latent_dim, condition_dim=num_labels, **common),
-        make_decoder(num_maps=px.num_maps, **common),
-        px,
-        PRIORS[settings.prior](settings, code_size(code_shape), image_shape, rngs),
-        code_shape,
-        num_labels,
+    frame = Frame(
+        settings=settings,
+        image_shape=image_shape,
+        latent_dim=settings.latent_dim,
+        num_labels=len(label_names(settings)),
+        dtype=PRECISIONS[precision],
+        rngs=rngs,
     )
+    networks = make(NETWORKS, settings.network, settings, frame)
+    return make(MODELS, settings.name, settings, frame, networks)
 
 
 def label_dropout(settings: Any) -> float:
     """Returns the share of labels that training leaves out, see `drop_labels`."""
-    return settings.attribute_dropout if settings.name == "vae" else 0.0
+    knows_it = "attribute_dropout" in MODELS[settings.name].settings
+    return settings.attribute_dropout if knows_it else 0.0
 
 
 def build_objective(settings: Any, num_images: int) -> Objective:
@@ -161,7 +101,7 @@ def build_objective(settings: Any, num_images: int) -> Objective:
       settings: see `settings.SETTINGS`.
       num_images: in the training split.
     """
-    return OBJECTIVES[settings.name](settings, num_images)
+    return make(OBJECTIVES, settings.name, settings, num_images)
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
@@ -178,6 +118,21 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
 def merge(graphdef: nnx.GraphDef, variables: Variables) -> Any:
     """Returns the model of a structure and its arrays; undoes `split`."""
     return nnx.merge(graphdef, variables.params, variables.state)
+
+
+def moved_since_format_1(settings: Any, image_size: int) -> list[tuple[str, str]]:
+    """Returns where a model's layers were in checkpoints of the first format.
+
+    Args:
+      settings: see `build_model`.
+      image_size: height and width in pixels.
+
+    Returns:
+      Paths from the parameters on: where a layer was, and where it is.
+    """
+    if settings.network != "conv":
+        return []
+    return stages.moved_since_format_1(image_size)
 
 
 def build_loss_fn(

@@ -3,6 +3,10 @@
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
+from vae_jax.models.labels import ATTRIBUTES
+from vae_jax.models.networks.layers import Frame, Networks
+from vae_jax.parts import Part, Refusal, Values
+
 
 @struct.dataclass
 class Prediction:
@@ -56,3 +60,23 @@ class Classifier(nnx.Module):
         """Returns the prediction for images in [0, 1]; nothing in it is random."""
         del key, num_samples
         return Prediction(self.logits(self.features(images)), labels)
+
+
+def _build(frame: Frame, networks: Networks, attributes: str) -> Classifier:
+    del attributes
+    encoder = networks.make_encoder(frame.latent_dim, condition_dim=0)
+    return Classifier(encoder, frame.latent_dim, frame.num_labels, rngs=frame.rngs)
+
+
+def _check(values: Values) -> Refusal | None:
+    if not values["model.attributes"]:
+        return "model.attributes", "a classifier needs some; auto is all there are"
+    return None
+
+
+CLASSIFIER = Part(
+    _build,
+    {"attributes": ATTRIBUTES},
+    check=_check,
+    terms="predictions",
+)

@@ -10,7 +10,7 @@ numbers in them, [B,N], which `flatten` and `unflatten` lead to and back from.
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class Variables:
     state: Any
 
 
+@runtime_checkable
 class ImageDistribution(Protocol):
     """A distribution over images in [0, 1].
 
@@ -55,6 +56,7 @@ class ImageDistribution(Protocol):
         ...
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A distribution p(z|y) over the numbers in a code."""
 
@@ -79,6 +81,7 @@ class Prior(Protocol):
         ...
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """A model that encodes images and decodes codes.
 

@@ -8,6 +8,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from vae_jax.parts import text
+
+
+def _are_names(value: str) -> bool:
+    names = value.split(",")
+    return not value or (len(set(names)) == len(names) and "" not in names)
+
+
+ATTRIBUTES = text(
+    "",
+    "Attributes that a VAE is conditioned on, or that a classifier predicts; auto is "
+    "all that the data set has.",
+    "names of the data set's attributes, each once, with single commas between, auto, "
+    "or nothing",
+    _are_names,
+)
+
 
 def to_labels(
     attributes: Bool[Array, "*batch N"], columns: tuple[int, ...]

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key, UInt8
 
+from vae_jax.parts import Part, Refusal, Values, positive
+
 LEVELS = 256
 
 # The standard deviation of rounding to a grid of 1/255. Without a floor the density
@@ -326,3 +328,33 @@ class LearnedLogistic(nnx.Module):
             location=jax.nn.sigmoid(location_map),
             scale=jnp.exp(0.5 * _bounded(scale_map)) + ROUNDING_STD,
         )
+
+
+def _check_optimal(values: Values) -> Refusal | None:
+    if values["objective.name"] == "iwae":
+        return (
+            "model.likelihood",
+            "its gradient is that of a mean over samples, which iwae weighs; "
+            "shared_gaussian goes with iwae",
+        )
+    return None
+
+
+LIKELIHOODS = {
+    "gaussian": Part(LearnedGaussian),
+    "shared_gaussian": Part(SharedGaussian),
+    "optimal_gaussian": Part(
+        lambda: SharedGaussian(optimal=True), check=_check_optimal
+    ),
+    "fixed_gaussian": Part(
+        FixedGaussian,
+        {
+            "std": positive(
+                0.1,
+                "Standard deviation of the fixed Gaussian; pixels are in [0, 1].",
+            )
+        },
+    ),
+    "bernoulli": Part(BernoulliPixels),
+    "logistic": Part(LearnedLogistic),
+}

@@ -12,19 +12,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models.classifier import Prediction
-from vae_jax.models.contract import Labels, Terms, flatten
-from vae_jax.models.likelihoods import sum_pixels
-from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.contract import Labels, Terms
+from vae_jax.models.elbo import (
+    Figures,
+    Images,
+    elbo_figures,
+    log_weights,
+    squared_error_per_image,
+)
+from vae_jax.models.penalties import (
+    first_codes,
+    mmd,
+    squared_jacobian,
+    squared_parameters,
+    total_correlation_terms,
+)
+from vae_jax.parts import Part, Refusal, Values, choice, weight, whole
 
 Scalar = Float[Array, ""]
-Images = Float[Array, "B H W C"]
-Figures = dict[str, Array]
-# The scales of `mmd`, about those of two draws of the prior (Tolstikhin et al. 2018).
-MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -70,68 +78,6 @@ class Objective:
         return loss, {"loss": loss, **scalars, **penalties}
 
 
-def squared_error_per_image(terms: Terms, images: Images) -> Float[Array, " B"]:
-    """Returns the mean over pixels, channels and samples of each image."""
-    sums = sum_pixels(jnp.square(terms.mean - images))
-    return jnp.mean(sums, axis=0) / images[0].size
-
-
-def kl_per_image(terms: Terms) -> Float[Array, " B"]:
-    """Returns KL(q(z|x) || p(z)) in nats, over all layers; sampled if not analytic."""
-    return sum(
-        (
-            -jnp.mean(layer.log_ratio, axis=0)
-            if layer.kl is None
-            else jnp.sum(layer.kl, axis=-1)
-            for layer in terms.layers
-        ),
-        start=jnp.zeros(terms.mean.shape[1]),
-    )
-
-
-def kl_by_dimension(terms: Terms) -> Float[Array, "B G"] | None:
-    """Returns the KL in nats by group, over all layers; None where one is sampled."""
-    by_layer = [layer.kl for layer in terms.layers]
-    analytic = [kl for kl in by_layer if kl is not None]
-    if not by_layer or len(analytic) < len(by_layer):
-        return None
-    return jnp.concatenate(analytic, axis=-1)
-
-
-def log_weights(terms: Terms) -> Float[Array, "S B"]:
-    """Returns log p(x,z)/q(z|x) in nats, of each sample.
-
-    Never with the analytic KL: an importance weight belongs to one z.
-    """
-    assert terms.log_px is not None
-    return terms.log_px + sum(layer.log_ratio for layer in terms.layers)
-
-
-def elbo_figures(terms: Terms, images: Images) -> Figures:
-    """Returns elbo, log_px and kl in nats, never weighted, and mse, each [B].
-
-    And `kl_by_dimension` [B,D], over all layers, where it is analytic.
-    """
-    assert terms.log_px is not None, "a model without a likelihood has no ELBO"
-    log_px = jnp.mean(terms.log_px, axis=0)
-    kl = kl_per_image(terms)
-    figures = {
-        "elbo": log_px - kl,
-        "log_px": log_px,
-        "kl": kl,
-        "mse": squared_error_per_image(terms, images),
-    }
-    by_dimension = kl_by_dimension(terms)
-    if by_dimension is not None:
-        figures["kl_by_dimension"] = by_dimension
-    return figures
-
-
-def _first_codes(terms: Terms) -> Float[Array, "B N"]:
-    """Returns the numbers in the first sample of each image's code."""
-    return flatten(jax.tree.map(lambda samples: samples[0], terms.code))
-
-
 def _ramp(step: Int[Array, ""], num_steps: int) -> Scalar:
     """Rises from 0 to 1 over `num_steps`; 1 at once where there are none."""
     return jnp.minimum(1.0, step / num_steps) if num_steps else jnp.float32(1)
@@ -140,7 +86,7 @@ def _ramp(step: Int[Array, ""], num_steps: int) -> Scalar:
 def beta_elbo(
     beta: float = 1.0,
     *,
-    warmup_steps: int = 0,
+    kl_warmup_steps: int = 0,
     free_bits: float = 0.0,
     num_samples: int = 1,
 ) -> Objective:
@@ -151,8 +97,8 @@ def beta_elbo(
 
     Args:
       beta: weight of the KL.
-      warmup_steps: beta rises from 0 over so many (Bowman et al. 2016; Sønderby et al.
-        2016).
+      kl_warmup_steps: beta rises from 0 over so many (Bowman et al. 2016; Sønderby et
+        al. 2016).
       free_bits: nats below which the mean KL of a dimension costs nothing, sum_d
         max(free_bits, mean KL_d): Kingma et al. (2016), equation 15, with each
         dimension a group of its own.
@@ -163,20 +109,20 @@ def beta_elbo(
         kl = means["kl"]
         if free_bits:
             kl = jnp.sum(jnp.maximum(free_bits, means["kl_by_dimension"]))
-        return beta * _ramp(step, warmup_steps) * kl - means["log_px"]
+        return beta * _ramp(step, kl_warmup_steps) * kl - means["log_px"]
 
     return Objective(elbo_figures, loss, num_samples=num_samples)
 
 
-def capacity_elbo(capacity: float, *, gamma: float, num_steps: int) -> Objective:
+def capacity_elbo(capacity: float, *, capacity_steps: int, gamma: float) -> Objective:
     """Controlled capacity: -E_q[log p(x|z)] + gamma |KL - C(step)|, in nats an image.
 
     Burgess et al. (2018), equation 8, on the mean KL. C rises from 0 to `capacity`
-    over `num_steps`.
+    over `capacity_steps`.
     """
 
     def loss(means: Figures, step: Int[Array, ""]) -> Scalar:
-        target = capacity * _ramp(step, num_steps)
+        target = capacity * _ramp(step, capacity_steps)
         return gamma * jnp.abs(means["kl"] - target) - means["log_px"]
 
     return Objective(elbo_figures, loss)
@@ -203,94 +149,22 @@ def importance_weighted(num_samples: int) -> Objective:
     )
 
 
-def mmd(
-    x: Float[Array, "N D"], y: Float[Array, "M D"], scale: Float[Array, ""] | float
-) -> Scalar:
-    """Returns the unbiased estimate of the squared MMD between two samples.
-
-    Gretton et al. (2012), equation 3, with the sum of inverse multiquadratics c / (c +
-    |x - y|^2), c = scale s for s in `MMD_SCALES` (Tolstikhin et al. 2018, section 4).
-
-    Args:
-      x: one sample of at least two.
-      y: the other.
-      scale: the squared distance that is usual between two of them.
-    """
-
-    def kernel(a, b):
-        squares = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
-        return sum(s * scale / (s * scale + squares) for s in MMD_SCALES)
-
-    def mean_of_pairs(a):
-        n = len(a)
-        # Every kernel is 1 at distance 0: the diagonal goes.
-        return (jnp.sum(kernel(a, a)) - n * len(MMD_SCALES)) / (n * (n - 1))
-
-    return mean_of_pairs(x) + mean_of_pairs(y) - 2 * jnp.mean(kernel(x, y))
-
-
-def mmd_elbo(beta: float, *, weight: float) -> Objective:
+def mmd_elbo(beta: float, *, mmd_weight: float) -> Objective:
     """The ELBO with a penalty on the MMD between codes and prior, in nats an image.
 
-    -E_q[log p(x|z)] + beta KL + weight MMD^2(q(z), p(z)): InfoVAE (Zhao et al. 2019),
-    equation 6, with beta = 1 - alpha and weight = alpha + lambda - 1; with beta = 0 the
-    WAE-MMD of Tolstikhin et al. (2018), with a probabilistic encoder.
+    -E_q[log p(x|z)] + beta KL + mmd_weight MMD^2(q(z), p(z)): InfoVAE (Zhao et al.
+    2019), equation 6, with beta = 1 - alpha and mmd_weight = alpha + lambda - 1; with
+    beta = 0 the WAE-MMD of Tolstikhin et al. (2018), with a probabilistic encoder.
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
-        codes, prior_key = _first_codes(terms), jax.random.fold_in(key, 1)
+        codes, prior_key = first_codes(terms), jax.random.fold_in(key, 1)
         drawn = model.prior_of(labels).sample(prior_key, len(codes))
         # The mean squared distance of two draws: twice the variance of all dimensions.
         distance = mmd(codes, drawn, 2.0 * codes.shape[-1])
-        return {"mmd": distance, "penalty": weight * distance}
+        return {"mmd": distance, "penalty": mmd_weight * distance}
 
     return Objective(elbo_figures, beta_elbo(beta).loss, penalty)
-
-
-def total_correlation_terms(
-    z: Float[Array, "B D"],
-    posterior: DiagonalGaussian,
-    log_pz: Float[Array, " B"],
-    num_images: int,
-) -> dict[str, Scalar]:
-    """Decomposes the mean KL: Chen et al. (2018), equation 2, in nats.
-
-    With q(z) the mean of q(z|x) over a data set, `mutual_information` is KL(q(z,x) ||
-    q(z) q(x)), `total_correlation` KL(q(z) || prod_d q(z_d)), `dimension_kl` the sum
-    over d of KL(q(z_d) || p(z_d)); their sum is the mean of log q(z|x) - log p(z).
-
-    q(z_i) is estimated by 1/N q(z_i|x_i) + (N-1)/N times the mean of q(z_i|x_j) over
-    the others of the batch, which is unbiased for q and exact where the batch is the
-    data set (stratified sampling, ibid., appendix C.2). Its logarithm is biased down:
-    64 of 20,000 images with 10 dimensions and a KL of 7 nats give 1.4 nats too much
-    mutual information and 1.2 too little total correlation. No estimate of the former
-    exceeds log N.
-
-    Args:
-      z: a sample of each image's posterior.
-      posterior: of the batch, parameters [B,D].
-      log_pz: log p(z) of the samples.
-      num_images: N, of the data set.
-    """
-    batch = len(z)
-    log_q = posterior.log_prob_by_dimension(z[:, None])
-    own = jnp.eye(batch, dtype=bool)
-    log_weight = jnp.where(
-        own,
-        -math.log(num_images),
-        math.log((num_images - 1) / (num_images * max(1, batch - 1))),
-    )
-    joint = jnp.sum(log_q, axis=-1)
-    log_qz = jax.scipy.special.logsumexp(joint + log_weight, axis=1)
-    log_marginals = jnp.sum(
-        jax.scipy.special.logsumexp(log_q + log_weight[..., None], axis=1), axis=-1
-    )
-    log_qz_given_x = jnp.diagonal(joint)
-    return {
-        "mutual_information": jnp.mean(log_qz_given_x - log_qz),
-        "total_correlation": jnp.mean(log_qz - log_marginals),
-        "dimension_kl": jnp.mean(log_marginals - log_pz),
-    }
 
 
 def tc_elbo(beta: float, *, num_images: int) -> Objective:
@@ -307,7 +181,7 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
         del key
-        (layer,), codes = terms.layers, _first_codes(terms)
+        (layer,), codes = terms.layers, first_codes(terms)
         log_pz = model.prior_of(labels).log_prob(codes)
         parts = total_correlation_terms(codes, layer.posterior, log_pz, num_images)
         return parts | {"penalty": (beta - 1) * parts["total_correlation"]}
@@ -336,7 +210,7 @@ def mean_squared_error(
     def figures(terms: Terms, images: Images) -> Figures:
         return {
             "mse": squared_error_per_image(terms, images),
-            "code_norm": 0.5 * jnp.sum(jnp.square(_first_codes(terms)), axis=-1),
+            "code_norm": 0.5 * jnp.sum(jnp.square(first_codes(terms)), axis=-1),
         }
 
     def loss(means: Figures, step: Int[Array, ""]) -> Scalar:
@@ -345,30 +219,14 @@ def mean_squared_error(
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
         if decoder_penalty == "l2":
-            squares = _squared_norm(nnx.state(model.decoder, nnx.Param))
+            squares = squared_parameters(model.decoder)
         else:
-            squares = _squared_jacobian(model, terms, labels, key)
+            squares = squared_jacobian(model, terms, labels, key)
         return {"penalty": decoder_weight * squares}
 
     if decoder_penalty == "none":
         return Objective(figures, loss)
     return Objective(figures, loss, penalty)
-
-
-def _squared_norm(tree: Any) -> Scalar:
-    squares = (jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
-    return sum(squares, start=jnp.zeros(()))
-
-
-def _squared_jacobian(
-    model, terms: Terms, labels: Labels, key: Key[Array, ""]
-) -> Scalar:
-    """Estimates the squared Frobenius norm of the decoder's Jacobian, its mean."""
-    code = jax.tree.map(lambda samples: samples[0], terms.code)
-    mean, pull_back = jax.vjp(lambda code: model.decode(code, labels).mean, code)
-    # E |J^T v|^2 = |J|^2 for v of unit covariance (Hutchinson 1989).
-    (pulled,) = pull_back(jax.random.rademacher(key, mean.shape, mean.dtype))
-    return jnp.mean(jnp.sum(jnp.square(flatten(pulled)), axis=-1))
 
 
 def cross_entropy() -> Objective:
@@ -385,3 +243,102 @@ def cross_entropy() -> Objective:
         }
 
     return Objective(figures, lambda means, step: means["cross_entropy"])
+
+
+def _check_prior_of_all(values: Values) -> Refusal | None:
+    """Refuses a prior for each label where codes of a batch are compared with one."""
+    if values["model.prior"] == "conditional":
+        return (
+            "model.prior",
+            f"{values['objective.name']} compares all codes of a batch with one prior, "
+            "and conditional has one for each label",
+        )
+    return None
+
+
+def _check_mmd(values: Values) -> Refusal | None:
+    if values["train.batch_size"] == 1:
+        reason = "mmd compares the codes of a batch: at least 2"
+        return "train.batch_size", reason
+    return _check_prior_of_all(values)
+
+
+def _check_iwae(values: Values) -> Refusal | None:
+    if values["objective.num_samples"] == 1:
+        return "objective.num_samples", "iwae with one sample is elbo; 5 is usual"
+    return None
+
+
+_BETA = weight(
+    1.0, "Weight of the KL (elbo, mmd), or of the total correlation (tc), in the ELBO."
+)
+_NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
+# What makes an objective is given the number of training images as well.
+OBJECTIVES = {
+    "elbo": Part(
+        lambda num_images, **own: beta_elbo(**own),
+        {
+            "beta": _BETA,
+            "kl_warmup_steps": whole(
+                0, "Steps over which the weight of the KL rises from 0.", low=0
+            ),
+            "free_bits": weight(
+                0.0, "Nats of the mean KL of each dimension that cost nothing."
+            ),
+            "num_samples": _NUM_SAMPLES,
+        },
+        terms="likelihoods",
+    ),
+    "capacity": Part(
+        lambda num_images, **own: capacity_elbo(**own),
+        {
+            "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
+            "capacity_steps": whole(
+                5000, "Steps over which that capacity rises from 0.", low=0
+            ),
+            "gamma": weight(
+                100.0, "Weight of the distance between the mean KL and the capacity."
+            ),
+        },
+        terms="likelihoods",
+    ),
+    "iwae": Part(
+        lambda num_images, **own: importance_weighted(**own),
+        {"num_samples": _NUM_SAMPLES},
+        check=_check_iwae,
+        terms="likelihoods",
+    ),
+    "mmd": Part(
+        lambda num_images, **own: mmd_elbo(**own),
+        {
+            "beta": _BETA,
+            "mmd_weight": weight(
+                1000.0, "Weight of the MMD between codes and draws of the prior."
+            ),
+        },
+        check=_check_mmd,
+        terms="likelihoods",
+    ),
+    "tc": Part(
+        lambda num_images, **own: tc_elbo(**own, num_images=num_images),
+        {"beta": _BETA},
+        check=_check_prior_of_all,
+        terms="likelihoods",
+    ),
+    "mse": Part(lambda num_images: mean_squared_error(), terms="reconstructions"),
+    "rae": Part(
+        lambda num_images, **own: mean_squared_error(**own),
+        {
+            "code_weight": weight(1e-6, "Weight of half the code's squared norm."),
+            "decoder_penalty": choice(
+                "l2",
+                "Penalty on the decoder: the squares of its parameters, or of its "
+                "Jacobian.",
+                ("l2", "gradient"),
+            ),
+            "decoder_weight": weight(1e-8, "Weight of the penalty on the decoder."),
+        },
+        terms="reconstructions",
+    ),
+    "cross_entropy": Part(lambda num_images: cross_entropy(), terms="predictions"),
+}

@@ -7,6 +7,7 @@ VampPrior is made of the first and ConditionalNormal of the second.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
 from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.parts import Part, Refusal, Values, whole
 
 # From images to the posterior of each.
 Encode = Callable[[Float[Array, "K H W C"]], DiagonalGaussian]
@@ -161,3 +163,67 @@ class VampPrior(nnx.Module):
         del labels
         components = encode(jax.nn.sigmoid(self.pseudo_inputs[...]))
         return Mixture(jnp.zeros(len(components.mean)), components)
+
+
+class CodeFrame(NamedTuple):
+    """What a prior is built around.
+
+    Attributes:
+      code_size: N, the numbers in a code.
+      image_shape: (height, width, channels).
+      num_labels: of an image; 0 for a model without.
+      rngs: of the initial parameters.
+    """
+
+    code_size: int
+    image_shape: tuple[int, int, int]
+    num_labels: int
+    rngs: nnx.Rngs
+
+
+def _check_conditional(values: Values) -> Refusal | None:
+    if not values["model.attributes"]:
+        return "model.prior", "it needs model.attributes to be conditioned on"
+    return None
+
+
+def _check_sampled_kl(values: Values) -> Refusal | None:
+    if values["objective.free_bits"]:
+        prior = values["model.prior"]
+        reason = f"the KL to model.prior {prior} is sampled and has no dimensions"
+        return "objective.free_bits", reason
+    return None
+
+
+def _check_vamp(values: Values) -> Refusal | None:
+    if values["model.attributes"]:
+        return "model.attributes", "vamp's pseudo-inputs have no labels"
+    return _check_sampled_kl(values)
+
+
+_COMPONENTS = {
+    "prior_components": whole(64, "Components of the prior (mixture, vamp).")
+}
+PRIORS = {
+    "normal": Part(lambda frame: StandardNormal(frame.code_size)),
+    "conditional": Part(
+        lambda frame: ConditionalNormal(
+            frame.code_size, frame.num_labels, rngs=frame.rngs
+        ),
+        check=_check_conditional,
+    ),
+    "mixture": Part(
+        lambda frame, prior_components: MixtureOfGaussians(
+            frame.code_size, prior_components, rngs=frame.rngs
+        ),
+        _COMPONENTS,
+        check=_check_sampled_kl,
+    ),
+    "vamp": Part(
+        lambda frame, prior_components: VampPrior(
+            frame.image_shape, prior_components, rngs=frame.rngs
+        ),
+        _COMPONENTS,
+        check=_check_vamp,
+    ),
+}

@@ -11,11 +11,16 @@ from vae_jax.models.contract import (
     Labels,
     Layer,
     Terms,
+    code_size,
     flatten,
     unflatten,
 )
-from vae_jax.models.networks.layers import decode_rows
+from vae_jax.models.labels import ATTRIBUTES
+from vae_jax.models.likelihoods import LIKELIHOODS
+from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.priors import PRIORS, CodeFrame
+from vae_jax.parts import Part, Refusal, Values, choice, make, share
 
 
 class VAE(nnx.Module):
@@ -123,3 +128,50 @@ class VAE(nnx.Module):
                 ),
             ),
         )
+
+
+def _build(
+    frame: Frame, networks: Networks, likelihood: str, prior: str, **labels: Any
+) -> VAE:
+    del labels
+    assert networks.make_decoder is not None
+    px = make(LIKELIHOODS, likelihood, frame.settings)
+    code = CodeFrame(
+        code_size(networks.code_shape), frame.image_shape, frame.num_labels, frame.rngs
+    )
+    return VAE(
+        networks.make_encoder(2 * frame.latent_dim, condition_dim=frame.num_labels),
+        networks.make_decoder(num_maps=px.num_maps),
+        px,
+        make(PRIORS, prior, frame.settings, code),
+        networks.code_shape,
+        frame.num_labels,
+    )
+
+
+_DROPOUT = share(
+    0.1,
+    "Share of the images that train without labels, and of the labels left out of the "
+    "others.",
+)
+
+
+def _check(values: Values) -> Refusal | None:
+    dropped = values["model.attribute_dropout"] != _DROPOUT.default
+    if dropped and not values["model.attributes"]:
+        reason = "it goes with model.attributes, which are none"
+        return "model.attribute_dropout", reason
+    return None
+
+
+VARIATIONAL_AUTOENCODER = Part(
+    _build,
+    {
+        "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
+        "prior": choice("normal", "Prior p(z).", PRIORS),
+        "attributes": ATTRIBUTES,
+        "attribute_dropout": _DROPOUT,
+    },
+    check=_check,
+    terms="likelihoods",
+)

@@ -12,14 +12,15 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from vae_jax import processes, storage
@@ -31,6 +32,8 @@ from vae_jax.training.step import TrainState
 # Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
 # tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
 _MISREAD = frozenset("*?[]\\")
+# Where something was, and where it is: paths of keys with slashes between.
+Moves: TypeAlias = Sequence[tuple[str, str]]
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
@@ -56,6 +59,43 @@ def differences(expected: Any, found: Any) -> list[str]:
         for name in sorted(want.keys() | have.keys())
         if want.get(name) != have.get(name)
     ]
+
+
+def _as_format_1(state: TrainState, moved: Moves) -> dict[str, Any]:
+    """Returns a state as the first format had it, see `Checkpoints.restore`."""
+    renamed = _rename(vars(state), [(now, before) for before, now in moved])
+    renamed["extra"] = renamed.pop("state")
+    return renamed
+
+
+def _of_format_1(loaded: dict[str, Any], moved: Moves) -> TrainState:
+    """Undoes `_as_format_1`."""
+    renamed = _rename(loaded, moved)
+    renamed["state"] = renamed.pop("extra")
+    return TrainState(**renamed)
+
+
+def _rename(state: dict[str, Any], moves: Moves) -> dict[str, Any]:
+    """Moves parts of the parameters, of their averages and of their moments."""
+
+    def is_of_params(part: Any) -> bool:
+        return isinstance(part, dict) and part.keys() == state["params"].keys()
+
+    def move(part: Any) -> Any:
+        if not is_of_params(part):
+            return part
+        moved = {}
+        for path, leaf in traverse_util.flatten_dict(part).items():
+            name = "/".join(map(str, path))
+            for old, new in moves:
+                if name.startswith(f"{old}/"):
+                    name = new + name.removeprefix(old)
+                    break
+            keys = (int(key) if key.isdecimal() else key for key in name.split("/"))
+            moved[tuple(keys)] = leaf
+        return traverse_util.unflatten_dict(moved)
+
+    return jax.tree.map(move, state, is_leaf=is_of_params)
 
 
 @contextlib.contextmanager
@@ -218,7 +258,9 @@ class Checkpoints:
             self._finish()
             self._has_saved = True
 
-    def restore(self, which: str, like: TrainState) -> TrainState | None:
+    def restore(
+        self, which: str, like: TrainState, moved: Moves = ()
+    ) -> TrainState | None:
         """Returns the state of the "latest" or "best" checkpoint, None without any.
 
         A damaged one is named and passed over for the next; with `writable` all are
@@ -227,6 +269,8 @@ class Checkpoints:
         Args:
           which: best is by loss; what has none comes last.
           like: a state, or its shapes with shardings, that the checkpoint must match.
+          moved: where parts of the parameters were in checkpoints of earlier versions,
+            and are now.
 
         Raises:
           UserError: all checkpoints are damaged, or the one chosen is of another
@@ -237,11 +281,11 @@ class Checkpoints:
             return None
         whole, loaded, failure = self._folder / name, None, None
         try:
-            loaded = self._load(whole, like)
+            loaded = self._load(whole, like, moved)
         except Exception as error:
             failure = error
         if processes.any_of(failure is not None and not whole.exists()):
-            return self.restore(which, like)
+            return self.restore(which, like, moved)
         if failure is not None:
             raise failure
         return loaded
@@ -296,19 +340,23 @@ class Checkpoints:
                 break
         return whole, problems
 
-    def _load(self, path: Path, like: TrainState) -> TrainState:
+    def _load(self, path: Path, like: TrainState, moved: Moves) -> TrainState:
         inner = "orbax"
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
             inner = "."
         with _for_orbax(path) as place:
-            different = differences(like, ocp.metadata(str(place / inner)).metadata)
+            found = ocp.metadata(str(place / inner)).metadata
+            is_format_1 = "extra" in found
+            then: Any = _as_format_1(like, moved) if is_format_1 else like
+            different = differences(then, found)
             if different:
                 raise UserError(
                     f"the checkpoint {path} does not fit the model:\n  "
                     + "\n  ".join(different)
                 )
-            return ocp.load(str(place / inner), like)
+            loaded = ocp.load(str(place / inner), then)
+            return _of_format_1(loaded, moved) if is_format_1 else loaded
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Renames what training, which goes on from before it, will save again."""

@@ -1,6 +1,6 @@
 """The training state and the compiled update: gradients, optimiser, EMA, loss scale."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,17 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.keys import Stream, key
+from vae_jax.parts import (
+    Part,
+    Refusal,
+    Values,
+    choice,
+    optional,
+    positive,
+    share,
+    weight,
+    whole,
+)
 
 PyTree = Any
 
@@ -31,6 +42,44 @@ class LossScale:
 # never below 1, where a loss that still overflows is no fault of the scale.
 SCALE_INIT, SCALE_MAX, SCALE_MIN = 2.0**15, 2.0**24, 1.0
 GROWTH_INTERVAL = 2000
+
+
+def _check_adam(values: Values) -> Refusal | None:
+    if values["optimizer.weight_decay"]:
+        return "optimizer.weight_decay", "adam has none: set it to 0 or use adamw"
+    return None
+
+
+# From the learning rate and the weight decay.
+OPTIMIZERS = {
+    "adam": Part(lambda rate, weight_decay: optax.adam(rate), check=_check_adam),
+    "adamw": Part(
+        lambda rate, weight_decay: optax.adamw(rate, weight_decay=weight_decay)
+    ),
+}
+SETTINGS = {
+    "optimizer.name": choice("adamw", "Optimiser of optax.", OPTIMIZERS),
+    "optimizer.learning_rate": positive(
+        2e-4, "Learning rate; the highest, where it has a schedule."
+    ),
+    "optimizer.weight_decay": weight(
+        1e-4, "Weight decay of every parameter, with adamw."
+    ),
+    "optimizer.schedule": choice(
+        "constant",
+        "Schedule of the learning rate; cosine falls to 0 at num_steps.",
+        ("constant", "cosine"),
+    ),
+    "optimizer.warmup_steps": whole(
+        0, "Steps over which the learning rate rises from 0, linearly.", low=0
+    ),
+    "optimizer.clip_norm": optional(
+        float, positive(1.0, "Bound on the global norm of the gradients.")
+    ),
+    "ema.decay": share(
+        0.999, "Decay of the average of the parameters, after its warm-up."
+    ),
+}
 
 
 @struct.dataclass
@@ -109,13 +158,15 @@ def build_optimizer(
       num_steps: of the whole training.
     """
     rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, num_steps)
-    if name == "adamw":
-        optimizer = optax.adamw(rate, weight_decay=weight_decay)
-    else:
-        optimizer = optax.adam(rate)
+    optimizer = OPTIMIZERS[name].make(rate, weight_decay)
     if clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+
+def trained(params: PyTree, frozen: Sequence[str]) -> PyTree:
+    """Returns the parts of the parameters that are not frozen."""
+    return {name: part for name, part in params.items() if name not in frozen}
 
 
 def create_state(
@@ -124,6 +175,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     *,
     float16: bool,
+    frozen: Sequence[str] = (),
 ) -> TrainState:
     """Returns the state before the first update; the EMA starts at the parameters.
 
@@ -132,6 +184,7 @@ def create_state(
       state: what the model keeps beside them.
       optimizer: see `build_optimizer`.
       float16: whether to scale the loss.
+      frozen: parts that are not trained, of which the optimiser keeps nothing.
     """
 
     # A donated state may not hold the same buffer twice: hence a copy, and new zeros.
@@ -144,7 +197,7 @@ def create_state(
         faults=zero(),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(trained(params, frozen)),
         state=state,
         loss_scale=LossScale(jnp.float32(SCALE_INIT), zero()) if float16 else None,
     )
@@ -192,6 +245,7 @@ def build_update(
     *,
     ema_decay: float,
     seed: int,
+    frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
@@ -205,37 +259,39 @@ def build_update(
       optimizer: see `build_optimizer`.
       ema_decay: see `ema_decay_at`.
       seed: the random numbers of a step are a function of (seed, step).
+      frozen: parts of the parameters that are not trained: no gradient of theirs is
+        computed.
     """
 
     def update(state: TrainState, batch: PyTree):
         step_key = key(seed, Stream.UPDATE, state.step)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
 
-        def scaled_loss_fn(params):
+        def scaled_loss_fn(learning: dict[str, PyTree]):
+            params = {**state.params, **learning}
             loss, aux = loss_fn(params, state.state, batch, step_key, state.step)
             return loss * scale, aux
 
         (loss, (metrics, model_state)), grads = jax.value_and_grad(
             scaled_loss_fn, has_aux=True
-        )(state.params)
+        )(trained(state.params, frozen))
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda g: g / scale, grads)
         finite = jnp.isfinite(loss) & _all_finite(grads)
 
         def apply(before):
-            updates, opt_state = optimizer.update(
-                grads, before.opt_state, before.params
-            )
-            params = optax.apply_updates(before.params, updates)
+            learning = trained(before.params, frozen)
+            updates, opt_state = optimizer.update(grads, before.opt_state, learning)
+            learnt: Any = optax.apply_updates(learning, updates)
             decay = ema_decay_at(ema_decay, before.step - before.skipped)
-            ema_params = jax.tree.map(
+            averaged: Any = jax.tree.map(
                 lambda ema, new: ema + (1 - decay) * (new - ema),
-                before.ema_params,
-                params,
+                trained(before.ema_params, frozen),
+                learnt,
             )
             return before.replace(
-                params=params,
-                ema_params=ema_params,
+                params={**before.params, **learnt},
+                ema_params={**before.ema_params, **averaged},
                 opt_state=opt_state,
                 state=model_state,
             )

@@ -5,7 +5,8 @@ with many channels: there a CPU multiplies several times faster than at full res
 with few.
 """
 
-from collections.abc import Iterable
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,86 +14,39 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import (
+    NORMS,
     Conv3x3,
+    Frame,
+    Networks,
     depth_to_space,
     head_layer,
     mix_channels,
-    norm_layer,
     space_to_depth,
 )
+from vae_jax.models.networks.stages import (
+    PATCH,
+    WIDTHS_FROM,
+    Block,
+    Stage,
+    by_resolution,
+    check_size,
+    coarsest_first,
+    resolutions,
+    run_blocks,
+    stage_widths,
+    width_setting,
+)
+from vae_jax.parts import (
+    Part,
+    Refusal,
+    Values,
+    choice,
+    optional,
+    switch,
+    whole,
+)
 
-PATCH = 4
-# The stages halve the resolution while it is above this; what is left is flattened.
-COARSEST = 7
 UPSAMPLINGS = ("subpixel", "resize")
-
-
-def resolutions(size: int, code_size: int | None = None) -> list[int]:
-    """Returns the resolution of each stage, from the finest: 64 pixels give 16, 8, 4.
-
-    Args:
-      size: of the images.
-      code_size: the resolution of a spatial code, where the stages end.
-
-    Raises:
-      ValueError: images of this size cannot be halved down to `COARSEST`, or no stage
-        has the code's resolution.
-    """
-    found, remainder = divmod(size, PATCH)
-    stages = [found]
-    while found > COARSEST and found % 2 == 0:
-        found //= 2
-        stages.append(found)
-    if remainder or found > COARSEST or found < 2:
-        raise ValueError(
-            f"{size} is not 2 to {COARSEST} times {PATCH} times a power of two"
-        )
-    if code_size is None:
-        return stages
-    if code_size not in stages:
-        raise ValueError(
-            f"{code_size} is none of the resolutions "
-            f"{', '.join(map(str, stages))} of images of {size} pixels"
-        )
-    return stages[: stages.index(code_size) + 1]
-
-
-def _widths(width: int, num_stages: int) -> list[int]:
-    """Channels by stage, finest first: doubled from stage to stage, up to 4 times."""
-    return [width * min(2**stage, 4) for stage in range(num_stages)]
-
-
-class Block(nnx.Module):
-    """A pre-activation bottleneck block (He et al. 2016): 1x1, 3x3, 1x1, and a sum.
-
-    The last layer starts at zero: a new block is the identity, and so a stack of them
-    needs no normalisation to train.
-    """
-
-    def __init__(self, channels: int, norm: str, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        inner = channels // 2
-        self.norm = norm_layer(norm, channels, dtype, rngs)
-        self.narrow = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
-        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
-        self.widen = nnx.Linear(
-            inner,
-            channels,
-            kernel_init=nnx.initializers.zeros,
-            dtype=dtype,
-            rngs=rngs,
-        )
-
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Returns x and what the block adds to it."""
-        y = nnx.silu(mix_channels(self.narrow, nnx.silu(self.norm(x))))
-        return x + mix_channels(self.widen, nnx.silu(self.spatial(y)))
-
-
-def _run(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
-    """Applies blocks in turn; with `remat` the backward pass computes them again."""
-    for block in blocks:
-        x = jax.checkpoint(lambda b, x: b(x))(block, x) if remat else block(x)
-    return x
 
 
 class Encoder(nnx.Module):
@@ -101,7 +55,7 @@ class Encoder(nnx.Module):
     Args:
       image_shape: (height, width, channels); square, see `resolutions`.
       features: of the output.
-      width: channels of the finest stage; they double with each up to four times.
+      widths: channels of each stage, see `stage_widths`.
       depth: residual blocks in a stage.
       norm: one of `layers.NORMS`.
       remat: keep only each block's input for the backward pass.
@@ -117,7 +71,7 @@ class Encoder(nnx.Module):
         image_shape: tuple[int, int, int],
         features: int,
         *,
-        width: int,
+        widths: dict[int, int],
         depth: int,
         norm: str,
         remat: bool,
@@ -126,28 +80,26 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
         code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0], code_size)
         self.is_spatial = code_size is not None
-        widths = _widths(width, len(sizes))
         self.remat = remat
-        self.stem = Conv3x3(
-            PATCH**2 * image_shape[2], widths[0], dtype=dtype, rngs=rngs
-        )
+        channels = [PATCH**2 * image_shape[2], *widths.values()]
+        stem = Conv3x3(channels[0], channels[1], dtype=dtype, rngs=rngs)
         self.condition = (
-            nnx.Linear(condition_dim, widths[0], dtype=dtype, rngs=rngs)
+            nnx.Linear(condition_dim, channels[1], dtype=dtype, rngs=rngs)
             if condition_dim
             else None
         )
-        self.stages = nnx.List(
-            nnx.List(Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth))
-            for w in widths
-        )
-        self.downsamplings = nnx.List(
+        blocks = [
+            [Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth)]
+            for w in widths.values()
+        ]
+        downsamplings = [
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
-        places = 1 if self.is_spatial else sizes[-1] ** 2
-        self.head = head_layer(places * widths[-1], features, dtype, rngs)
+            for fine, coarse in itertools.pairwise(widths.values())
+        ]
+        self.stages = by_resolution(widths, map(Stage, [stem, *downsamplings], blocks))
+        places = 1 if self.is_spatial else min(widths) ** 2
+        self.head = head_layer(places * channels[-1], features, dtype, rngs)
 
     def __call__(
         self,
@@ -155,16 +107,15 @@ class Encoder(nnx.Module):
         labels: Float[Array, "B A"] | None = None,
     ) -> Float[Array, "B *places F"]:
         """Returns the features of each image, or of each of its places."""
-        x = self.stem(space_to_depth(images, PATCH))
+        finest, *coarser = coarsest_first(self.stages)[::-1]
+        x = finest.entry(space_to_depth(images, PATCH))
         if self.condition is not None:
             assert labels is not None
             x = x + self.condition(labels)[:, None, None]
-        x = _run(self.stages[0], x, self.remat)
-        for downsampling, blocks in zip(
-            self.downsamplings, self.stages[1:], strict=True
-        ):
-            x = mix_channels(downsampling, space_to_depth(x, 2))
-            x = _run(blocks, x, self.remat)
+        x = run_blocks(finest.blocks, x, self.remat)
+        for stage in coarser:
+            x = mix_channels(stage.entry, space_to_depth(x, 2))
+            x = run_blocks(stage.blocks, x, self.remat)
         x = nnx.silu(x)
         if self.is_spatial:
             return mix_channels(self.head, x).astype(jnp.float32)
@@ -200,7 +151,7 @@ class Decoder(nnx.Module):
       latent_dim: numbers in a code, its labels included where there are any.
       image_shape: (height, width, channels); square, see `resolutions`.
       num_maps: one for each parameter of the likelihood.
-      width: channels of the finest stage; they double with each up to four times.
+      widths: channels of each stage, see `stage_widths`.
       depth: residual blocks in a stage.
       norm: one of `layers.NORMS`.
       upsampling: one of `UPSAMPLINGS`; neither overlaps unevenly, which is where the
@@ -219,7 +170,7 @@ class Decoder(nnx.Module):
         image_shape: tuple[int, int, int],
         num_maps: int,
         *,
-        width: int,
+        widths: dict[int, int],
         depth: int,
         norm: str,
         upsampling: str,
@@ -228,31 +179,34 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
         code_size: int | None = None,
     ):
-        sizes = resolutions(image_shape[0], code_size)[::-1]
-        widths = _widths(width, len(sizes))[::-1]
-        self.coarsest = (sizes[0], sizes[0], widths[0])
+        self.is_spatial = code_size is not None
         self.num_maps = num_maps
         self.subpixel = upsampling == "subpixel"
         self.remat = remat
-        self.is_spatial = code_size is not None
-        places = 1 if self.is_spatial else sizes[0] ** 2
+        coarsest, channels = min(widths), [*widths.values()][::-1]
+        self.coarsest = (coarsest, coarsest, channels[0])
+        places = 1 if self.is_spatial else coarsest**2
         self.project = nnx.Linear(
-            latent_dim, places * widths[0], dtype=dtype, rngs=rngs
+            latent_dim, places * channels[0], dtype=dtype, rngs=rngs
         )
-        self.stages = nnx.List(
-            nnx.List(Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth))
-            for w in widths
-        )
-        self.upsamplings = nnx.List(
+        blocks = [
+            [Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth)]
+            for w in channels
+        ]
+        upsamplings = [
             _Upsampling(coarse, fine, upsampling, dtype=dtype, rngs=rngs)
-            for coarse, fine in zip(widths[:-1], widths[1:], strict=True)
-        )
-        channels = num_maps * image_shape[2]
-        self.head = Conv3x3(
-            widths[-1],
-            channels * PATCH**2 if self.subpixel else channels,
+            for coarse, fine in itertools.pairwise(channels)
+        ]
+        features = num_maps * image_shape[2]
+        head = Conv3x3(
+            channels[-1],
+            features * PATCH**2 if self.subpixel else features,
             dtype=jnp.dtype("float32"),
             rngs=rngs,
+        )
+        exits = [*[None] * len(upsamplings), head]
+        self.stages = by_resolution(
+            [*widths][::-1], map(Stage, [None, *upsamplings], blocks, exits)
         )
 
     def __call__(
@@ -263,12 +217,92 @@ class Decoder(nnx.Module):
             x = mix_channels(self.project, z)
         else:
             x = self.project(z).reshape(-1, *self.coarsest)
-        x = _run(self.stages[0], x, self.remat)
-        for upsampling, blocks in zip(self.upsamplings, self.stages[1:], strict=True):
-            x = _run(blocks, upsampling(x), self.remat)
-        x = nnx.silu(x)
+        stages = coarsest_first(self.stages)
+        for stage in stages:
+            x = x if stage.entry is None else stage.entry(x)
+            x = run_blocks(stage.blocks, x, self.remat)
+        x, head = nnx.silu(x), stages[-1].exit
         if self.subpixel:
-            x = depth_to_space(self.head(x), PATCH)
+            x = depth_to_space(head(x), PATCH)
         else:
-            x = self.head(_resize(x, PATCH))
+            x = head(_resize(x, PATCH))
         return tuple(jnp.split(x, self.num_maps, axis=-1))
+
+
+def _networks(
+    frame: Frame,
+    width: int,
+    width_from: str,
+    code_size: int | None,
+    depth: int,
+    norm: str,
+    upsampling: str,
+    remat: bool,
+) -> Networks:
+    common = {
+        "widths": stage_widths(frame.image_shape[0], width, width_from, code_size),
+        "code_size": code_size,
+        "depth": depth,
+        "norm": norm,
+        "remat": remat,
+        "dtype": frame.dtype,
+        "rngs": frame.rngs,
+    }
+    places = () if code_size is None else (code_size, code_size)
+    return Networks(
+        (*places, frame.latent_dim),
+        functools.partial(Encoder, frame.image_shape, **common),
+        functools.partial(
+            Decoder,
+            frame.latent_dim + frame.num_labels,
+            frame.image_shape,
+            upsampling=upsampling,
+            **common,
+        ),
+    )
+
+
+def _check(values: Values) -> Refusal | None:
+    refused = check_size(values)
+    if refused is None:
+        try:
+            resolutions(values["dataset.size"], values["model.code_size"])
+        except ValueError as error:
+            return "model.code_size", str(error)
+    return refused
+
+
+CONV = Part(
+    _networks,
+    {
+        "width": width_setting(
+            "Channels of conv's narrowest stage; the widest has four times as many."
+        ),
+        "width_from": choice(
+            "coarsest",
+            "Stage at which conv's widths are counted: the coarsest is the widest, and "
+            "each finer one half of it, down to the width; or the finest is the "
+            "narrowest, and each coarser one twice of it, as in earlier versions. At "
+            "64 pixels both are the same.",
+            WIDTHS_FROM,
+        ),
+        "code_size": optional(
+            int,
+            whole(
+                4,
+                "Height and width of a spatial code, with latent_dim numbers at each "
+                "place; None for a vector.",
+                low=2,
+            ),
+        ),
+        "depth": whole(1, "Residual blocks at each resolution.", low=0),
+        "norm": choice("none", "Normalisation before each block.", NORMS),
+        "upsampling": choice(
+            "subpixel", "Way to twice the resolution in the decoder.", UPSAMPLINGS
+        ),
+        "remat": switch(
+            False, "Blocks are computed again for the gradient, which saves memory."
+        ),
+    },
+    check=_check,
+)

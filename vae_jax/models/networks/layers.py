@@ -3,6 +3,8 @@
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,43 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 NORMS = ("none", "group")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What networks and models are built around.
+
+    Attributes:
+      settings: the section `config.model`.
+      image_shape: (height, width, channels).
+      latent_dim: numbers in a code, or at each place of a spatial one.
+      num_labels: of an image; 0 for a model without.
+      dtype: of the activations.
+      rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
+    """
+
+    settings: Any
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    num_labels: int
+    dtype: jnp.dtype
+    rngs: nnx.Rngs
+
+
+class Networks(NamedTuple):
+    """An encoder and a decoder that go together.
+
+    Attributes:
+      code_shape: of what they exchange, (D,) or (h, w, D).
+      make_encoder: from the number of features, `features`, and of labels,
+        `condition_dim`, to the encoder, with features at each place of a spatial code.
+      make_decoder: from the number of maps, `num_maps`, to the decoder, which reads the
+        labels behind the numbers of a code; None where there is no decoder.
+    """
+
+    code_shape: tuple[int, ...]
+    make_encoder: Callable[..., Any]
+    make_decoder: Callable[..., Any] | None
 
 
 def space_to_depth(

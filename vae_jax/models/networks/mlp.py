@@ -1,12 +1,14 @@
 """Fully connected encoder and decoder, one hidden layer each."""
 
+import functools
 import math
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import head_layer
+from vae_jax.models.networks.layers import Frame, Networks, head_layer
+from vae_jax.parts import Part, whole
 
 
 class Encoder(nnx.Module):
@@ -75,3 +77,21 @@ class Decoder(nnx.Module):
         flat = self.head(nnx.relu(self.hidden(z))).astype(jnp.float32)
         maps = jnp.split(flat, self.num_maps, axis=-1)
         return tuple(m.reshape(-1, *self.image_shape) for m in maps)
+
+
+def _networks(frame: Frame, hidden_dim: int) -> Networks:
+    common = {"dtype": frame.dtype, "rngs": frame.rngs}
+    return Networks(
+        (frame.latent_dim,),
+        functools.partial(Encoder, frame.image_shape, hidden_dim, **common),
+        functools.partial(
+            Decoder,
+            frame.latent_dim + frame.num_labels,
+            hidden_dim,
+            frame.image_shape,
+            **common,
+        ),
+    )
+
+
+MLP = Part(_networks, {"hidden_dim": whole(512, "Width of the hidden layers.")})

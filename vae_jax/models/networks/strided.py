@@ -4,8 +4,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.conv import resolutions
-from vae_jax.models.networks.layers import Conv3x3, head_layer, norm_layer
+from vae_jax.models.networks.layers import (
+    Conv3x3,
+    Frame,
+    Networks,
+    head_layer,
+    norm_layer,
+)
+from vae_jax.models.networks.stages import check_size, resolutions, width_setting
+from vae_jax.parts import Part, Refusal, Values
 
 
 class StridedEncoder(nnx.Module):
@@ -14,7 +21,7 @@ class StridedEncoder(nnx.Module):
     Each halves the resolution. It recognises attributes better than `conv.Encoder`.
 
     Args:
-      image_shape: (height, width, channels); square, see `conv.resolutions`.
+      image_shape: (height, width, channels); square, see `stages.resolutions`.
       features: of the output.
       width: channels at half of the size; they double with each up to eight times.
       dtype: of the activations.
@@ -46,3 +53,36 @@ class StridedEncoder(nnx.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = nnx.relu(norm(layer(x)))
         return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+
+
+def _networks(frame: Frame, width: int) -> Networks:
+    def make_encoder(features: int, *, condition_dim: int) -> StridedEncoder:
+        assert not condition_dim
+        return StridedEncoder(
+            frame.image_shape,
+            features,
+            width=width,
+            dtype=frame.dtype,
+            rngs=frame.rngs,
+        )
+
+    return Networks((frame.latent_dim,), make_encoder, None)
+
+
+def _check(values: Values) -> Refusal | None:
+    if values["model.name"] != "classifier":
+        reason = "it has no decoder: it goes with model.name classifier"
+        return "model.network", reason
+    return check_size(values)
+
+
+STRIDED = Part(
+    _networks,
+    {
+        "width": width_setting(
+            "Channels of strided's layer at half of the size; they double with each "
+            "layer, up to eight times."
+        )
+    },
+    check=_check,
+)

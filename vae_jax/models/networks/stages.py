@@ -1,0 +1,175 @@
+"""The stages of convolutional networks: what is at each resolution, and how wide."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vae_jax.models.networks.layers import Conv3x3, mix_channels, norm_layer
+from vae_jax.parts import Refusal, Setting, Values
+
+PATCH = 4
+# The stages halve the resolution while it is above this; what is left is flattened.
+COARSEST = 7
+# Where `width` is counted, see `stage_widths`.
+WIDTHS_FROM = ("coarsest", "finest")
+
+
+def resolutions(size: int, code_size: int | None = None) -> list[int]:
+    """Returns the resolution of each stage, from the finest: 64 pixels give 16, 8, 4.
+
+    Args:
+      size: of the images.
+      code_size: the resolution of a spatial code, where the stages end.
+
+    Raises:
+      ValueError: images of this size cannot be halved down to `COARSEST`, or no stage
+        has the code's resolution.
+    """
+    found, remainder = divmod(size, PATCH)
+    stages = [found]
+    while found > COARSEST and found % 2 == 0:
+        found //= 2
+        stages.append(found)
+    if remainder or found > COARSEST or found < 2:
+        raise ValueError(
+            f"{size} is not 2 to {COARSEST} times {PATCH} times a power of two"
+        )
+    if code_size is None:
+        return stages
+    if code_size not in stages:
+        raise ValueError(
+            f"{code_size} is none of the resolutions "
+            f"{', '.join(map(str, stages))} of images of {size} pixels"
+        )
+    return stages[: stages.index(code_size) + 1]
+
+
+def stage_widths(
+    size: int, width: int, width_from: str, code_size: int | None = None
+) -> dict[int, int]:
+    """Returns the channels of each stage by its resolution, finest first.
+
+    Args:
+      size: of the images.
+      width: channels of the narrowest stage.
+      width_from: "coarsest": the coarsest stage of these images has four times as many,
+        and each finer one half of the one below, so that a network of larger images
+        contains that of smaller ones. "finest": the channels double from the finest
+        stage on, up to four times.
+      code_size: see `resolutions`.
+    """
+    sizes = resolutions(size)
+    first = 0 if width_from == "finest" else 3 - len(sizes)
+    widths = {
+        at: width * 2 ** min(max(first + place, 0), 2) for place, at in enumerate(sizes)
+    }
+    return {at: widths[at] for at in resolutions(size, code_size)}
+
+
+def moved_since_format_1(size: int) -> list[tuple[str, str]]:
+    """Returns where layers were in checkpoints of the first format, and are now.
+
+    Stages were numbered then, from the finest of the encoder and the coarsest of the
+    decoder.
+
+    Args:
+      size: of the images.
+
+    Returns:
+      Paths from a model's parameters on, ("encoder/stem", "encoder/stages/r16/entry")
+      and so on.
+    """
+    moved = []
+    for part, order in (("encoder", 1), ("decoder", -1)):
+        names = [f"{part}/stages/r{at}" for at in resolutions(size)[::order]]
+        between = "downsamplings" if part == "encoder" else "upsamplings"
+        for number, name in enumerate(names):
+            moved.append((f"{part}/stages/{number}", f"{name}/blocks"))
+            if number:
+                moved.append((f"{part}/{between}/{number - 1}", f"{name}/entry"))
+        if part == "encoder":
+            moved.append(("encoder/stem", f"{names[0]}/entry"))
+        else:
+            moved.append(("decoder/head", f"{names[-1]}/exit"))
+    return moved
+
+
+class Block(nnx.Module):
+    """A pre-activation bottleneck block (He et al. 2016): 1x1, 3x3, 1x1, and a sum.
+
+    The last layer starts at zero: a new block is the identity, and so a stack of them
+    needs no normalisation to train.
+    """
+
+    def __init__(self, channels: int, norm: str, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        inner = channels // 2
+        self.norm = norm_layer(norm, channels, dtype, rngs)
+        self.narrow = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
+        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
+        self.widen = nnx.Linear(
+            inner,
+            channels,
+            kernel_init=nnx.initializers.zeros,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Returns x and what the block adds to it."""
+        y = nnx.silu(mix_channels(self.narrow, nnx.silu(self.norm(x))))
+        return x + mix_channels(self.widen, nnx.silu(self.spatial(y)))
+
+
+class Stage(nnx.Module):
+    """The layers of one resolution: what leads to it, residual blocks, what leads out.
+
+    Args:
+      entry: from the stage before, or the image; None where the code leads to it.
+      blocks: at this resolution.
+      exit: to the image; None where there is a stage after it.
+    """
+
+    def __init__(self, entry: Any, blocks: Iterable[Block], exit: Any = None):
+        self.entry = entry
+        self.blocks = nnx.List(blocks)
+        self.exit = exit
+
+
+def run_blocks(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
+    """Applies blocks in turn; with `remat` the backward pass computes them again."""
+    for block in blocks:
+        x = jax.checkpoint(lambda b, x: b(x))(block, x) if remat else block(x)
+    return x
+
+
+def by_resolution(sizes: Iterable[int], stages: Iterable[Stage]) -> Any:
+    """Names stages by their resolution: "r4", "r8" and so on."""
+    return nnx.Dict({f"r{at}": stage for at, stage in zip(sizes, stages, strict=True)})
+
+
+def coarsest_first(stages: Any) -> list[Stage]:
+    """Returns stages in order, the coarsest first."""
+    return [stages[name] for name in sorted(stages, key=lambda name: int(name[1:]))]
+
+
+def check_size(values: Values) -> Refusal | None:
+    """Refuses images that the stages cannot halve."""
+    try:
+        resolutions(values["dataset.size"])
+    except ValueError as error:
+        return "dataset.size", f"with model.network {values['model.network']}, {error}"
+    return None
+
+
+def width_setting(meaning: str) -> Setting:
+    """Declares `model.width`, which networks count in their own ways."""
+    return Setting(
+        64,
+        meaning,
+        "an even number of at least 2",
+        lambda value: isinstance(value, int) and value >= 2 and value % 2 == 0,
+    )
