@@ -22,6 +22,18 @@ from vae_jax.settings import SETTINGS
 COMPILED_BYTES = 2**30
 
 
+def define_config() -> flags.FlagHolder[Any]:
+    """Defines --config, the recipe; ends the program where --flagfile is no file."""
+    try:
+        return config_flags.DEFINE_config_file(
+            "config", None, "The recipe: a file such as configs/vae.py."
+        )
+    except flags.Error as error:
+        # ml_collections reads it already here.
+        print(f"vae_jax: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 def parse_flags(
     values: flags.FlagValues, config: flags.FlagHolder[Any], argv: list[str]
 ) -> list[str]:
@@ -64,23 +76,35 @@ def parse_flags(
         else:
             rest = values([each for each in typed if each not in settings[1:]])
             values["config"].value = _of_run(values["workdir"].value, settings)
+    except UserError:
+        raise
     except AttributeError as error:
+        if "get_config" in str(error):
+            raise UserError("the recipe has no function get_config") from error
         raise UserError(f"the recipe sets what is no setting: {error}") from error
-    except (
-        flags.Error,
-        OSError,
-        ImportError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-    ) as error:
+    except (flags.Error, OSError, ImportError, SyntaxError, ValueError, TypeError) as e:
         # ml_collections puts a recipe's whole traceback into some of its messages.
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
+        lines = str(e).strip().splitlines() or [repr(e)]
+        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from e
+    except Exception as error:
+        # It is the recipe that is run here, whatever is in it.
+        raise UserError(f"the recipe fails: {error!r}") from error
+    if has_recipe:
+        _check_recipe(config.value)
     if config.value is not None:
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def _check_recipe(config: Any) -> None:
+    """Raises UserError where what a recipe returns has not all settings."""
+    try:
+        config_lib.flatten(config)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UserError(
+            "the recipe's get_config returns no config with all settings; it may take "
+            "vae_jax.config.default_config() and change what differs"
+        ) from error
 
 
 def _of_run(workdir: Path | None, settings: list[str]) -> Any:

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from vae_jax import config as config_lib
 from vae_jax import processes
 from vae_jax.command_line import (
+    define_config,
     keep_compiled_programs,
     parse_flags,
     quieten_failed_saves,
@@ -44,9 +45,7 @@ COMMANDS: dict[str, Command] = {
     "interpolate": interpolations.COMMAND,
     "traverse": traversals.COMMAND,
 }
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The recipe: a file such as configs/vae.py."
-)
+CONFIG = define_config()
 MODE = flags.DEFINE_enum("mode", "train", [*COMMANDS], "What to do.")
 for _name in VALUES:
     flags.DEFINE_flag(VALUES[_name], flags.FLAGS, "vae_jax.main")
@@ -55,7 +54,9 @@ for _name in VALUES:
 def main(argv: list[str]) -> None:
     """Does what --mode says."""
     if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is no flag; flags look like --mode=eval")
+        raise UserError(
+            f"{argv[1]!r} is no flag; flags look like --mode=eval, and --help says more"
+        )
     check_given(COMMANDS, MODE.value)
     workdir, command = WORKDIR.value, COMMANDS[MODE.value]
     if workdir is None and CONFIG.value is None:

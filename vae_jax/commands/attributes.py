@@ -202,7 +202,17 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         None if holder.value is None else open_judge(holder.name, holder.value, run)
         for holder in (JUDGE, GUIDE)
     )
-    name = ATTRIBUTE.value if ATTRIBUTE.value is not None else "Smiling"
+    name = "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value
+    classifiers = [each for each in (judge, guide) if each is not None]
+    if ATTRIBUTE.present and not classifiers:
+        raise UserError(
+            f"--attribute is {name!r}; with --mode=attributes it goes with --judge or "
+            "--guide, and directions are found of all attributes"
+        )
+    # Before work that would be in vain.
+    for classifier in classifiers:
+        directions_lib.known_attributes(classifier, name)
+        run.attribute_index(name, "--attribute")
     directions_lib.write_directions(run, SEED.value, guide=guide, attribute=name)
     written = [run.workdir / directions_lib.FILE]
     if judge is not None:

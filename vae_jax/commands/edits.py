@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from vae_jax.commands import directions as directions_lib
 from vae_jax.commands.flags import (
     ATTRIBUTE,
+    LARGEST,
     NUM_IMAGES,
     SEED,
     VALUES,
@@ -60,9 +61,11 @@ def parse_weights(run: Run, text: str) -> dict[str, float]:
             weight = float(value) if equals else 1.0
         except ValueError:
             weight = math.nan
-        if not math.isfinite(weight) or name in weights:
+        # NaN is not below, either.
+        if not abs(weight) <= LARGEST or name in weights:
             raise UserError(
-                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once"
+                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once, "
+                f"no number above {LARGEST:g}"
             )
         weights[name] = weight
     return weights
@@ -172,10 +175,13 @@ def draw_edit(run: Run, found: Edits) -> list[Path]:
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "edit")
+    weights = parse_weights(
+        run, "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value
+    )
     own = own_pictures(run)
     found = edit(
         run,
-        parse_weights(run, "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value),
+        weights,
         ALPHA.value,
         estimator=ESTIMATOR.value,
         num_images=NUM_IMAGES.value or NUM_EDITED,
@@ -187,9 +193,9 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
 
 COMMAND = Command(
     meaning="Draws images edited along an attribute.",
-    example="--workdir=runs/vae --attribute=Smiling,Male=-0.5 --alpha=-2,0,2",
+    example="--workdir=runs/vae --attribute=Smiling,Eyeglasses=-1 --alpha=-2,0,2",
     flags={
-        "attribute": "With weights: Smiling=1,Male=-0.5. Default: Smiling.",
+        "attribute": "With weights: Smiling=1,No_Beard=-1. Default: Smiling.",
         "alpha": f"Default: {ALPHAS}.",
         "estimator": f"Default: {directions_lib.ESTIMATORS[0]}.",
         "pictures": "Without them, test images are edited.",

@@ -59,7 +59,10 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
     Raises:
       UserError: it is no classifier, or sees others.
     """
-    judge = run_lib.load(workdir)
+    try:
+        judge = run_lib.load(workdir)
+    except UserError as error:
+        raise UserError(f"--{flag} is '{workdir}': {error}") from error
     abilities.check_judge(judge, flag)
     for setting in ("name", "crop", "resampler", "size", "channels"):
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]

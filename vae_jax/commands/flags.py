@@ -4,7 +4,6 @@ The flags of the commands have a place of their own, `VALUES`: importing a comma
 function, in a notebook say, defines no flag of the program. `main` adds them to those.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ VALUES = flags.FlagValues()
 # Where nothing is parsed, every flag has its default.
 VALUES.mark_as_parsed()
 LARGEST_SEED = 2**31 - 1
+# Of numbers that codes are multiplied by; beyond, float32 may overflow.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
 
 
 class NumbersParser(flags.ArgumentParser[list[Any]]):
-    """Turns the text of a flag into numbers, all of them finite."""
+    """Turns the text of a flag into numbers, those that are not whole bounded."""
 
     syntactic_help = "numbers with commas between"
 
@@ -98,14 +99,15 @@ class NumbersParser(flags.ArgumentParser[list[Any]]):
         """Returns the numbers, or raises UserError in the flag's name."""
         try:
             numbers = [self._kind(text) for text in argument.split(",")]
-            if not all(abs(number) < math.inf for number in numbers):
-                raise ValueError("one is infinite, or none")
+            if self._kind is float and not all(abs(n) <= LARGEST for n in numbers):
+                raise ValueError("one is too large, or none")
             return numbers
         except ValueError as error:
-            whole = "whole " if self._kind is int else ""
+            allowed = f"numbers with commas between, none above {LARGEST:g}"
+            if self._kind is int:
+                allowed = "whole numbers with commas between"
             raise UserError(
-                f"--{self._flag} is {argument!r}; allowed are {whole}numbers with "
-                "commas between"
+                f"--{self._flag} is {argument!r}; allowed are {allowed}"
             ) from error
 
     def flag_type(self) -> str:

@@ -14,7 +14,14 @@ from jaxtyping import Float
 
 from vae_jax.commands import abilities
 from vae_jax.commands import codes as codes_lib
-from vae_jax.commands.flags import NUM_IMAGES, SEED, VALUES, Command, define_path
+from vae_jax.commands.flags import (
+    LARGEST,
+    NUM_IMAGES,
+    SEED,
+    VALUES,
+    Command,
+    define_path,
+)
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -48,6 +55,7 @@ TEMPERATURE = flags.DEFINE_float(
     None,
     "The factor on the spread of the prior; below 1, images are more usual.",
     lower_bound=0.0,
+    upper_bound=LARGEST,
     flag_values=VALUES,
 )
 # NaN passes any bound.
