@@ -169,7 +169,7 @@ def test_all_refuse_what_the_first_refuses(folder):
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("seed", "config"), ("workdir", "--workdir"), ("files", "/proc/.*/run.json")],
+    [("seed", "config"), ("workdir", "workdir"), ("files", "/proc/.*/run.json")],
 )
 def test_all_refuse_what_one_has_otherwise(folder, name, what):
     for index in range(2):
