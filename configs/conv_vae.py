@@ -5,7 +5,7 @@ Words after a colon change it: --config=configs/conv_vae.py:colour,128,gaussian
 
 from vae_jax.config import default_config
 from vae_jax.errors import UserError
-from vae_jax.models.likelihoods import LIKELIHOODS
+from vae_jax.models.vae import LIKELIHOODS
 
 SIZES = {"64": 64, "128": 128, "256": 256}
 CHANNELS = {"gray": 1, "colour": 3}

@@ -6,7 +6,9 @@ import pytest
 from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.models import build
-from vae_jax.settings import ONLY_WITH, SETTINGS
+from vae_jax.models.build import OBJECTIVES
+from vae_jax.models.vae import LIKELIHOODS, PRIORS
+from vae_jax.settings import ONLY_WITH, SETTINGS, table
 
 
 def changed(**settings):
@@ -62,9 +64,15 @@ def test_defaults_are_allowed_and_locked():
         ({"model__attribute_dropout": 1.0}, ["attribute_dropout", "below 1"]),
         ({"objective__num_samples": 0}, ["config.objective.num_samples", "at least 1"]),
         ({"objective__mmd_weight": -1.0}, ["config.objective.mmd_weight", "-1.0"]),
-        ({"model__name": "ae"}, ["config.objective.name", "ae goes with mse and rae"]),
-        ({"objective__name": "mse"}, ["config.objective.name", "vae with the others"]),
-        ({"objective__name": "rae"}, ["config.objective.name", "vae with the others"]),
+        (
+            {"model__name": "ae"},
+            ["config.objective.name is 'elbo'", "ae allowed is mse or rae"],
+        ),
+        ({"objective__name": "mse"}, ["vae allowed is elbo or capacity or iwae or"]),
+        (
+            {"objective__name": "rae"},
+            ["config.objective.name is 'rae'", "or mmd or tc"],
+        ),
         (
             {"model__name": "ae", "objective__name": "mse", "objective__beta": 2.0},
             ["config.objective.beta", "elbo or mmd or tc", "that is mse"],
@@ -78,7 +86,7 @@ def test_defaults_are_allowed_and_locked():
             ["config.model.attributes is 'Smiling,,Male'", "single commas"],
         ),
         ({"model__attributes": "Smiling,"}, ["model.attributes", "single commas"]),
-        ({"model__attributes": "Male,Male"}, ["model.attributes", "named once"]),
+        ({"model__attributes": "Male,Male"}, ["model.attributes", "each once"]),
         (
             {"model__attributes": "Smiling", "model__prior": "vamp"},
             ["config.model.attributes", "vamp's pseudo-inputs have no labels"],
@@ -143,6 +151,14 @@ def test_defaults_are_allowed_and_locked():
             {"model__network": "strided"},
             ["config.model.network is 'strided'", "no decoder", "classifier"],
         ),
+        (
+            {"model__network": "conv", "model__code_size": 5},
+            ["config.model.code_size is 5", "resolutions 16, 8, 4 of images of 64"],
+        ),
+        (
+            {"parts__initialised": "encoder"},
+            ["config.parts.initialised is 'encoder'", "init_from, which is None"],
+        ),
         ({"optimizer__name": "adam"}, ["config.optimizer.weight_decay", "adamw"]),
     ],
 )
@@ -160,6 +176,8 @@ def test_what_is_refused_names_the_setting_its_value_and_what_is_allowed(
 ELSEWHERE = {
     "model.hidden_dim": 17,
     "model.width": 32,
+    "model.width_from": "finest",
+    "model.code_size": 8,
     "model.depth": 2,
     "model.norm": "group",
     "model.upsampling": "resize",
@@ -185,9 +203,9 @@ ELSEWHERE = {
 OPTIONS = {
     "model.name": build.MODELS,
     "model.network": build.NETWORKS,
-    "model.likelihood": tuple(build.LIKELIHOODS),
-    "model.prior": tuple(build.PRIORS),
-    "objective.name": tuple(build.OBJECTIVES),
+    "model.likelihood": LIKELIHOODS,
+    "model.prior": PRIORS,
+    "objective.name": OBJECTIVES,
 }
 # What else a choice or a setting needs.
 NEEDS = {
@@ -277,8 +295,33 @@ def test_configs_share_nothing():
 
 def test_the_page_of_settings_lists_every_setting_as_it_is():
     page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
-    rows = [
-        f"| `{name}` | `{s.default!r}` | {s.meaning} | {s.allowed} |"
-        for name, s in SETTINGS.items()
-    ]
-    assert "\n".join(rows) in page
+    assert page == table(), "python -m vae_jax.settings > docs/settings.md"
+    head, rows = page.split("|---|\n")[0], page.split("|---|\n")[1].splitlines()
+    assert "config." in head
+    assert [row.split("`")[1] for row in rows] == list(SETTINGS)
+    assert len(set(re.split(r"(?<!\\)\|", row).__len__() for row in rows)) == 1
+
+
+def test_meanings_are_sentences():
+    for name, setting in SETTINGS.items():
+        assert re.fullmatch(r"[A-Z].*[^ ]\.", setting.meaning), name
+
+
+def test_settings_of_single_parts_are_read_as_the_optimisers_are():
+    found = config_lib.optimizer_by_part(
+        "prior.learning_rate=1e-3,prior.clip_norm=None,encoder.name=adam"
+    )
+    assert found == {
+        "prior": {"learning_rate": 1e-3, "clip_norm": None},
+        "encoder": {"name": "adam"},
+    }
+    for text, said in (
+        ("prior", "has 'prior'; allowed is PART.SETTING=VALUE"),
+        ("prior.rate=1", "a SETTING of .*learning_rate"),
+        ("prior.learning_rate=-1", "allowed is a number above 0"),
+        ("prior.learning_rate=x", "allowed is a number above 0"),
+        ("prior.warmup_steps=1.5", "allowed is a whole number"),
+        ("prior.name=sgd", "allowed is one of adam, adamw"),
+    ):
+        with pytest.raises(UserError, match=f"^config.parts.optimizer {said}|{said}"):
+            config_lib.validate(changed(parts__optimizer=text))

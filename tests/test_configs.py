@@ -13,6 +13,7 @@ from vae_jax import run as run_lib
 from vae_jax.data import celeba
 from vae_jax.errors import UserError
 from vae_jax.models import build
+from vae_jax.models.vae import LIKELIHOODS
 from vae_jax.report.writer import read_lines
 
 RECIPES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -82,7 +83,7 @@ PLAIN = config_lib.flatten(conv_vae.get_config())
         ("256", {"dataset.size": 256, "model.remat": True}),
         *(
             (name, {"model.likelihood": name})
-            for name in build.LIKELIHOODS
+            for name in LIKELIHOODS
             if name != PLAIN["model.likelihood"]
         ),
         (
@@ -107,7 +108,7 @@ def test_an_unknown_word_is_answered_with_those_there_are(words):
         conv_vae.get_config(words)
     said = str(error.value)
     assert repr(words.split(",")[-1]) in said and "configs/conv_vae.py" in said
-    for word in ("64", "128", "256", "gray", "colour", *build.LIKELIHOODS):
+    for word in ("64", "128", "256", "gray", "colour", *LIKELIHOODS):
         assert word in said.split("allowed is")[1]
     assert "\n" not in said
 

@@ -11,14 +11,9 @@ from vae_jax.data.cache import Split
 from vae_jax.evaluation import evaluate, metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
+from vae_jax.models.elbo import log_weights
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.models.objectives import (
-    Objective,
-    beta_elbo,
-    capacity_elbo,
-    log_weights,
-    mmd_elbo,
-)
+from vae_jax.models.objectives import Objective, beta_elbo, capacity_elbo, mmd_elbo
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 6, 4, 2), dtype=np.uint8)
 ATTRIBUTES = np.random.default_rng(1).uniform(size=(11, 4)) < 0.5
@@ -174,12 +169,12 @@ def test_means_give_the_loss_of_the_whole_split_with_its_schedules_at_their_end(
     by_dimension = np.float64(figures["kl_by_dimension"]).mean(axis=0)
     bits = float(np.median(by_dimension))
     for objective, loss in (
-        (beta_elbo(3.0, warmup_steps=10**6), 3 * kl - log_px),
+        (beta_elbo(3.0, kl_warmup_steps=10**6), 3 * kl - log_px),
         # The bound is on the split's means, not on each image's KL.
         (beta_elbo(free_bits=bits), np.maximum(by_dimension, bits).sum() - log_px),
-        (capacity_elbo(2.0, gamma=5.0, num_steps=10**6), 5 * abs(kl - 2) - log_px),
+        (capacity_elbo(2.0, gamma=5.0, capacity_steps=10**6), 5 * abs(kl - 2) - log_px),
         # A penalty is of training.
-        (mmd_elbo(0.5, weight=100.0), 0.5 * kl - log_px),
+        (mmd_elbo(0.5, mmd_weight=100.0), 0.5 * kl - log_px),
     ):
         means = evaluate.means(objective, figures)
         assert means["loss"] == pytest.approx(loss, rel=1e-5)

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from vae_jax import run as run_lib
-from vae_jax.config import default_config
+from vae_jax.config import default_config, resumed_differences
 from vae_jax.data import synthetic_faces
+from vae_jax.record import read_config
 
 KEPT = sorted(Path(__file__).parent.glob("format_*"))
 
@@ -53,6 +54,22 @@ def test_a_run_of_an_earlier_format_opens_whole(kept, data_dir, tmp_path, capsys
     run.config.train.num_steps = 12
     assert run_lib.train(run.config, workdir).step == 12
     assert run_lib.load(workdir).step == 12
+
+
+@pytest.mark.parametrize(
+    ("size", "counted"), [(32, "finest"), (64, "coarsest"), (128, "finest")]
+)
+def test_widths_of_an_earlier_run_are_those_that_it_had(size, counted, tmp_path):
+    kept = json.loads((KEPT[1] / "run.json").read_text())
+    assert "width_from" not in kept["config"]["model"]
+    kept["config"]["dataset"]["size"] = size
+    (tmp_path / "run.json").write_text(json.dumps(kept))
+    recorded = read_config(tmp_path)
+    assert recorded.model.width_from == counted
+    # The recipe that the run began with goes on with it, unless its network is another.
+    given = recorded.copy_and_resolve_references()
+    given.model.width_from = default_config().model.width_from
+    assert bool(resumed_differences(recorded, given)) == (counted == "finest")
 
 
 def make(workdir):

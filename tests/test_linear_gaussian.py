@@ -14,13 +14,9 @@ from flax import nnx
 from scipy import stats
 
 from vae_jax.evaluation.evaluate import bound_figures, objective_figures
+from vae_jax.models.elbo import kl_per_image, log_weights
 from vae_jax.models.likelihoods import Gaussian
-from vae_jax.models.objectives import (
-    beta_elbo,
-    importance_weighted,
-    kl_per_image,
-    log_weights,
-)
+from vae_jax.models.objectives import beta_elbo, importance_weighted
 from vae_jax.models.priors import MixtureOfGaussians, StandardNormal
 from vae_jax.models.vae import VAE
 

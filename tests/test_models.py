@@ -9,7 +9,8 @@ from scipy import stats
 
 from vae_jax.config import default_config
 from vae_jax.models import build
-from vae_jax.models.objectives import beta_elbo, kl_per_image, mean_squared_error
+from vae_jax.models.elbo import kl_per_image
+from vae_jax.models.objectives import beta_elbo, mean_squared_error
 
 
 @functools.cache

@@ -99,14 +99,14 @@ def loss_of(objective, terms, step: int = 0) -> float:
 def test_capacity_bounds_the_mean_kl_of_the_batch_and_not_each_images():
     terms = with_kl([[1, 1], [5, 5]])
     # The mean is 6 nats: on the target, though no image is.
-    at_target = capacity_elbo(6.0, gamma=100.0, num_steps=0)
+    at_target = capacity_elbo(6.0, gamma=100.0, capacity_steps=0)
     assert loss_of(at_target, terms) == 0
-    assert loss_of(capacity_elbo(8.0, gamma=100.0, num_steps=0), terms) == 200
-    assert loss_of(capacity_elbo(1.0, gamma=10.0, num_steps=0), terms) == 50
+    assert loss_of(capacity_elbo(8.0, gamma=100.0, capacity_steps=0), terms) == 200
+    assert loss_of(capacity_elbo(1.0, gamma=10.0, capacity_steps=0), terms) == 50
 
 
 def test_capacity_rises_evenly_and_then_stays():
-    objective = capacity_elbo(8.0, gamma=1.0, num_steps=1000)
+    objective = capacity_elbo(8.0, gamma=1.0, capacity_steps=1000)
     terms = with_kl([[0.0, 0.0]])
     targets = [loss_of(objective, terms, step) for step in (0, 250, 500, 1000, 5000)]
     np.testing.assert_allclose(targets, [0, 2, 4, 8, 8])
@@ -114,7 +114,7 @@ def test_capacity_rises_evenly_and_then_stays():
 
 
 def test_the_kls_weight_warms_up_from_zero_to_beta():
-    objective = beta_elbo(4.0, warmup_steps=10)
+    objective = beta_elbo(4.0, kl_warmup_steps=10)
     terms = with_kl([[1.0, 2.0], [3.0, 0.0]])
     losses = [loss_of(objective, terms, step) for step in (0, 5, 10, 11, 10**6)]
     np.testing.assert_allclose(losses, [0, 2 * 3, 4 * 3, 4 * 3, 4 * 3])
@@ -216,10 +216,10 @@ def test_iwaes_gradient_reaches_the_posterior():
     [
         beta_elbo(),
         beta_elbo(0.0, num_samples=3),
-        beta_elbo(7.0, warmup_steps=8, free_bits=0.7),
-        capacity_elbo(3.0, gamma=9.0, num_steps=8),
+        beta_elbo(7.0, kl_warmup_steps=8, free_bits=0.7),
+        capacity_elbo(3.0, gamma=9.0, capacity_steps=8),
         importance_weighted(3),
-        mmd_elbo(0.5, weight=10.0),
+        mmd_elbo(0.5, mmd_weight=10.0),
         tc_elbo(6.0, num_images=100),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_loss_from_two_halves_means_is_that_of_the_whole():
         for half in (slice(0, 2), slice(2, 4))
     ]
     for objective in (
-        capacity_elbo(2.0, gamma=9.0, num_steps=8),
+        capacity_elbo(2.0, gamma=9.0, capacity_steps=8),
         beta_elbo(2.0, free_bits=0.8),
         importance_weighted(3),
     ):
@@ -328,7 +328,7 @@ def test_mmd_of_equal_distributions_is_zero_on_average_and_else_above():
 def test_mmds_penalty_compares_codes_with_the_prior_and_enters_the_loss_once():
     terms = make_terms()
     drawn = jnp.float32(np.random.default_rng(1).normal(size=(4, 2)))
-    loss, metrics = apply(mmd_elbo(0.5, weight=10.0), terms, drawn=drawn)
+    loss, metrics = apply(mmd_elbo(0.5, mmd_weight=10.0), terms, drawn=drawn)
     z, prior_z = np.asarray(terms.code[0]), np.asarray(drawn)
     within = [
         np.mean([kernel(a, b, 4) for a, b in itertools.permutations(s, 2)])

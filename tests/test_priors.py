@@ -246,7 +246,7 @@ def test_what_mmd_compares_codes_with_are_draws_of_the_prior(monkeypatch):
 
     monkeypatch.setattr(objectives, "mmd", watched)
     terms = model(x, key)
-    objectives.mmd_elbo(1.0, weight=1.0).penalty(model, terms, None, key)
+    objectives.mmd_elbo(1.0, mmd_weight=1.0).penalty(model, terms, None, key)
     codes, prior_z = compared
     np.testing.assert_array_equal(codes, terms.code[0])
     assert prior_z.shape == (2000, 3)

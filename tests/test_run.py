@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from vae_jax import run as run_lib
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
+from vae_jax.experiment import assemble
 from vae_jax.exploration.sampling import sample_prior
 
 
@@ -167,9 +169,138 @@ def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
             strict=True,
         ):
             np.testing.assert_allclose(a, b, atol=1e-7)
-    tiny_config.model.hidden_dim = 17
-    with pytest.raises(UserError, match="init_from.*\n.*decoder/head/kernel"):
+
+
+def test_init_from_takes_what_fits_and_says_so(tiny_config, tmp_path, capsys):
+    tiny_config.train.num_steps = 4
+    first = run_lib.train(tiny_config, tmp_path / "first")
+    tiny_config.init_from = str(tmp_path / "first")
+    tiny_config.optimizer.learning_rate = 1e-12
+    tiny_config.model.prior = "mixture"
+    tiny_config.model.latent_dim = 5
+    capsys.readouterr()
+    second = run_lib.train(tiny_config, tmp_path / "second")
+    said = capsys.readouterr().out
+    fresh = assemble(tiny_config, 40).initial_state()
+    for part, layer, taken in (
+        ("encoder", "hidden", True),
+        ("decoder", "head", True),
+        ("encoder", "head", False),
+        ("decoder", "hidden", False),
+    ):
+        other = first.variables["ema"].params if taken else fresh.params
+        np.testing.assert_allclose(
+            second.variables["raw"].params[part][layer]["kernel"],
+            other[part][layer]["kernel"],
+            atol=1e-7,
+        )
+    # Both layers whose shapes follow the code, their biases but one, and the prior.
+    assert re.search(
+        r"note: of the 11 arrays of the model 5 start as in \S+first;", said
+    )
+    assert "params/decoder/hidden/kernel ([5, 16], [4, 16])" in said
+    assert "params/prior" in said or ", ..." in said
+    # On going on nothing is taken again, nor told.
+    tiny_config.train.num_steps = 8
+    assert run_lib.train(tiny_config, tmp_path / "second").step == 8
+    assert "start as in" not in capsys.readouterr().out
+    tiny_config.parts.initialised = "decoder"
+    with pytest.raises(UserError, match="^config.parts.initialised has 'decoder', wh"):
         run_lib.train(tiny_config, tmp_path / "third")
+    tiny_config.parts.initialised = "decodr"
+    with pytest.raises(UserError, match="decodr.*are decoder, encoder, prior$"):
+        run_lib.train(tiny_config, tmp_path / "third")
+    tiny_config.parts.initialised = ""
+    tiny_config.dataset.size, tiny_config.model.hidden_dim = 8, 3
+    with pytest.raises(UserError, match="^config.init_from is .*nothing there fits"):
+        run_lib.train(tiny_config, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_network_of_larger_images_starts_from_that_of_smaller(tiny_config, tmp_path):
+    """128 pixels from 64: all stages but the finest, which is new."""
+    tiny_config.model.network, tiny_config.model.width = "conv", 2
+    tiny_config.model.hidden_dim = 512
+    tiny_config.train.num_steps, tiny_config.dataset.size = 4, 64
+    first = run_lib.train(tiny_config, tmp_path / "first")
+    tiny_config.init_from = str(tmp_path / "first")
+    tiny_config.dataset.size = 128
+    tiny_config.optimizer.learning_rate = 1e-12
+    second = run_lib.train(tiny_config, tmp_path / "second")
+    small, large = (run.variables["ema"].params for run in (first, second))
+    taken = 0
+    for part in ("encoder", "decoder"):
+        stages = large[part]["stages"]
+        assert set(stages) == {*small[part]["stages"], "r32"}
+        for name, stage in small[part]["stages"].items():
+            blocks = (
+                jax.tree.leaves(stage["blocks"]),
+                jax.tree.leaves(stages[name]["blocks"]),
+            )
+            for before, after in zip(*blocks, strict=True):
+                np.testing.assert_allclose(before, after, atol=1e-7)
+                taken += 1
+    np.testing.assert_allclose(
+        small["encoder"]["stages"]["r4"]["entry"]["kernel"],
+        large["encoder"]["stages"]["r4"]["entry"]["kernel"],
+        atol=1e-7,
+    )
+    assert taken == 36
+
+
+def test_frozen_parts_stay_and_cost_no_optimiser(tiny_config, tmp_path):
+    tiny_config.parts.frozen = "encoder"
+    run = run_lib.train(tiny_config, tmp_path / "frozen")
+    assembled = assemble(tiny_config, 40)
+    before = assembled.initial_state()
+    for kind in ("ema", "raw"):
+        params = run.variables[kind].params
+        assert_same_bits(params["encoder"], before.params["encoder"])
+        assert not np.array_equal(
+            params["decoder"]["head"]["kernel"],
+            before.params["decoder"]["head"]["kernel"],
+        )
+
+    def sizes(tree):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+    tiny_config.parts.frozen = ""
+    whole = assemble(tiny_config, 40).initial_state()
+    saved = sizes(whole.opt_state) - sizes(before.opt_state)
+    assert saved == 2 * sizes(before.params["encoder"])
+    # Nor is its gradient computed: less than half of the encoder's products are left.
+    batch = {"image": np.zeros((8, 16, 16, 1), np.uint8)}
+    flops = {}
+    for frozen in ("", "encoder"):
+        tiny_config.parts.frozen = frozen
+        one = assemble(tiny_config, 40)
+        lowered = jax.jit(one.update()).lower(one.initial_state(), batch)
+        flops[frozen] = lowered.compile().cost_analysis()["flops"]
+    pixels, hidden, features = 256, 16, 8
+    products = 2 * 8 * (pixels * hidden + 2 * hidden * features)
+    assert flops[""] - flops["encoder"] > 0.95 * products
+    tiny_config.parts.frozen = "encoder,decoder"
+    with pytest.raises(UserError, match="whole model: nothing would be trained"):
+        run_lib.train(tiny_config, tmp_path / "nothing")
+
+
+def test_a_part_of_its_own_optimiser(tiny_config, tmp_path):
+    tiny_config.parts.optimizer = "decoder.learning_rate=2e-6"
+    tiny_config.optimizer.weight_decay = 0.0
+    tiny_config.train.num_steps = 4
+    run = run_lib.train(tiny_config, tmp_path / "run")
+    before = run.experiment.initial_state().params
+    after = run.variables["raw"].params
+    for part, rate in (("encoder", 2e-4), ("decoder", 2e-6)):
+        for old, new in zip(
+            jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True
+        ):
+            assert np.abs(new - old).max() == pytest.approx(4 * rate, rel=0.2)
+    # And it goes on, bit for bit, as if it had never stopped.
+    tiny_config.train.num_steps = 8
+    gone_on = run_lib.train(tiny_config, tmp_path / "run")
+    whole = run_lib.train(tiny_config, tmp_path / "whole")
+    assert_same_bits(gone_on.variables, whole.variables)
 
 
 def test_what_is_no_run_is_said(tmp_path):

@@ -11,8 +11,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from vae_jax.errors import UserError
-from vae_jax.models.build import MODELS
-from vae_jax.models.objectives import OBJECTIVES
+from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.settings import ONLY_WITH, SETTINGS
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.

@@ -142,9 +142,7 @@ def assemble(config: Config, num_images: int) -> Experiment:
       config: resolved.
       num_images: in the training split.
     """
-    graphdef, shapes = build.split(
-        nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0)))
-    )
+    graphdef, shapes = abstract_model(config)
     return Experiment(
         config=config,
         graphdef=graphdef,
@@ -153,6 +151,11 @@ def assemble(config: Config, num_images: int) -> Experiment:
         optimizer=_build_optimizer(config),
         frozen=names_of_parts(config.parts.frozen),
     )
+
+
+def abstract_model(config: Config) -> tuple[nnx.GraphDef, Variables]:
+    """Returns a model's structure and the shapes of its variables."""
+    return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
 
 
 def by_name(variables: Variables) -> dict[str, Any]:

@@ -179,7 +179,8 @@ def _check_parts(config: Config) -> None:
     }
     if not any(settings.values()):
         return
-    parts = sorted(experiment.assemble(config, 2).shapes.params)
+    _, shapes = experiment.abstract_model(config)
+    parts = sorted(shapes.params)
     for setting, named in settings.items():
         for name in named:
             if name not in parts:
@@ -201,8 +202,8 @@ def _check_init_from(config: Config) -> None:
     model has, too.
     """
     workdir = local_path(config.init_from, "config.init_from")
-    there = experiment.assemble(record.read_config(workdir), 2).shapes
-    here = experiment.assemble(config, 2).shapes
+    _, there = experiment.abstract_model(record.read_config(workdir))
+    _, here = experiment.abstract_model(config)
     taken = experiment.fitting(here, there)
     shapes = [experiment.by_name(variables) for variables in (here, there)]
 

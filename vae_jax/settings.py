@@ -7,7 +7,6 @@ from vae_jax import processes, sharding
 from vae_jax.data import batches, cache
 from vae_jax.evaluation import evaluate
 from vae_jax.models import build
-from vae_jax.models.objectives import OBJECTIVES
 from vae_jax.parts import (
     Setting,
     choice,
@@ -43,7 +42,7 @@ SETTINGS = gather(
         "init_from": path("Workdir of a run whose EMA parameters start this one."),
         **_section("dataset", cache.SETTINGS | batches.SETTINGS),
         **_section("model", build.SETTINGS),
-        "objective.name": choice("elbo", "Objective of training.", OBJECTIVES),
+        "objective.name": choice("elbo", "Objective of training.", build.OBJECTIVES),
         **step.SETTINGS,
         "parts.frozen": text(
             "",

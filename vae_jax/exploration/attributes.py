@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from vae_jax.exploration.batching import map_batches
 from vae_jax.exploration.sampling import decode
-from vae_jax.models.classifier import Classifier
-from vae_jax.models.contract import Autoencoder
+from vae_jax.models.contract import Autoencoder, Judge
 
 Codes = Float[np.ndarray, "N D"]
 Attributes = Bool[np.ndarray, "N A"]
@@ -111,7 +110,7 @@ class HeldDirection:
 
 def held_direction(
     model: Autoencoder,
-    guide: Classifier,
+    guide: Judge,
     codes: Codes,
     index: int,
     start: Float[np.ndarray, " D"],
@@ -185,7 +184,7 @@ def _judge_edited(model, judge, alpha, z, direction, labels):
 
 def edit_effects(
     model: Autoencoder,
-    judge: Classifier,
+    judge: Judge,
     codes: Codes,
     directions: Float[np.ndarray, "N D"],
     alpha: float,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vae_jax.exploration.batching import map_batches
-from vae_jax.models.classifier import Classifier
+from vae_jax.models.contract import Judge
 
 Pictures = Float[Array | np.ndarray, "N H W C"]
 
@@ -19,7 +19,7 @@ def _judge(classifier, images):
 
 
 def judge_images(
-    classifier: Classifier, images: Pictures
+    classifier: Judge, images: Pictures
 ) -> tuple[Float[np.ndarray, "N F"], Float[np.ndarray, "N A"]]:
     """Returns the classifier's features and log-odds of images in [0, 1]."""
     return map_batches(functools.partial(_judge, classifier), (images,), "judging")

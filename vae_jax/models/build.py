@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods
+from vae_jax.models import likelihoods, objectives
 from vae_jax.models.autoencoder import AUTOENCODER
 from vae_jax.models.classifier import CLASSIFIER
 from vae_jax.models.contract import State, Variables
@@ -17,7 +17,7 @@ from vae_jax.models.networks.conv import CONV
 from vae_jax.models.networks.layers import Frame
 from vae_jax.models.networks.mlp import MLP
 from vae_jax.models.networks.strided import STRIDED
-from vae_jax.models.objectives import OBJECTIVES, Objective
+from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VARIATIONAL_AUTOENCODER
 from vae_jax.parts import choice, make, whole
 
@@ -26,6 +26,16 @@ MODELS = {
     "ae": AUTOENCODER,
     "vae": VARIATIONAL_AUTOENCODER,
     "classifier": CLASSIFIER,
+}
+OBJECTIVES = {
+    "elbo": objectives.ELBO,
+    "capacity": objectives.CAPACITY,
+    "iwae": objectives.IWAE,
+    "mmd": objectives.MMD,
+    "tc": objectives.TC,
+    "mse": objectives.MSE,
+    "rae": objectives.RAE,
+    "cross_entropy": objectives.CROSS_ENTROPY,
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),
@@ -40,16 +50,16 @@ SETTINGS = {
         "attributes.",
         MODELS,
     ),
+    "latent_dim": whole(
+        100,
+        "Numbers in a code, or at each place of a spatial one; of a classifier, its "
+        "features.",
+    ),
     "network": choice(
         "mlp",
         "Networks: fully connected, convolutional, or a classifier's strided "
         "convolutions.",
         NETWORKS,
-    ),
-    "latent_dim": whole(
-        100,
-        "Numbers in a code, or at each place of a spatial one; of a classifier, its "
-        "features.",
     ),
 }
 

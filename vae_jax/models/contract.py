@@ -127,6 +127,19 @@ class Autoencoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A model that recognises attributes, and so can judge what others draw."""
+
+    def features(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
+        """Returns what the log-odds are linear in."""
+        ...
+
+    def logits(self, features: Float[Array, "B F"]) -> Float[Array, "B A"]:
+        """Returns the log-odds of each attribute."""
+        ...
+
+
 @struct.dataclass
 class Layer:
     """What one layer of latent variables adds to the ELBO.

@@ -340,21 +340,16 @@ def _check_optimal(values: Values) -> Refusal | None:
     return None
 
 
-LIKELIHOODS = {
-    "gaussian": Part(LearnedGaussian),
-    "shared_gaussian": Part(SharedGaussian),
-    "optimal_gaussian": Part(
-        lambda: SharedGaussian(optimal=True), check=_check_optimal
-    ),
-    "fixed_gaussian": Part(
-        FixedGaussian,
-        {
-            "std": positive(
-                0.1,
-                "Standard deviation of the fixed Gaussian; pixels are in [0, 1].",
-            )
-        },
-    ),
-    "bernoulli": Part(BernoulliPixels),
-    "logistic": Part(LearnedLogistic),
-}
+GAUSSIAN = Part(LearnedGaussian)
+SHARED_GAUSSIAN = Part(SharedGaussian)
+OPTIMAL_GAUSSIAN = Part(lambda: SharedGaussian(optimal=True), check=_check_optimal)
+FIXED_GAUSSIAN = Part(
+    FixedGaussian,
+    {
+        "std": positive(
+            0.1, "Standard deviation of the fixed Gaussian; pixels are in [0, 1]."
+        )
+    },
+)
+BERNOULLI = Part(BernoulliPixels)
+LOGISTIC = Part(LearnedLogistic)

@@ -274,71 +274,69 @@ _BETA = weight(
 )
 _NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
 # What makes an objective is given the number of training images as well.
-OBJECTIVES = {
-    "elbo": Part(
-        lambda num_images, **own: beta_elbo(**own),
-        {
-            "beta": _BETA,
-            "kl_warmup_steps": whole(
-                0, "Steps over which the weight of the KL rises from 0.", low=0
-            ),
-            "free_bits": weight(
-                0.0, "Nats of the mean KL of each dimension that cost nothing."
-            ),
-            "num_samples": _NUM_SAMPLES,
-        },
-        terms="likelihoods",
-    ),
-    "capacity": Part(
-        lambda num_images, **own: capacity_elbo(**own),
-        {
-            "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
-            "capacity_steps": whole(
-                5000, "Steps over which that capacity rises from 0.", low=0
-            ),
-            "gamma": weight(
-                100.0, "Weight of the distance between the mean KL and the capacity."
-            ),
-        },
-        terms="likelihoods",
-    ),
-    "iwae": Part(
-        lambda num_images, **own: importance_weighted(**own),
-        {"num_samples": _NUM_SAMPLES},
-        check=_check_iwae,
-        terms="likelihoods",
-    ),
-    "mmd": Part(
-        lambda num_images, **own: mmd_elbo(**own),
-        {
-            "beta": _BETA,
-            "mmd_weight": weight(
-                1000.0, "Weight of the MMD between codes and draws of the prior."
-            ),
-        },
-        check=_check_mmd,
-        terms="likelihoods",
-    ),
-    "tc": Part(
-        lambda num_images, **own: tc_elbo(**own, num_images=num_images),
-        {"beta": _BETA},
-        check=_check_prior_of_all,
-        terms="likelihoods",
-    ),
-    "mse": Part(lambda num_images: mean_squared_error(), terms="reconstructions"),
-    "rae": Part(
-        lambda num_images, **own: mean_squared_error(**own),
-        {
-            "code_weight": weight(1e-6, "Weight of half the code's squared norm."),
-            "decoder_penalty": choice(
-                "l2",
-                "Penalty on the decoder: the squares of its parameters, or of its "
-                "Jacobian.",
-                ("l2", "gradient"),
-            ),
-            "decoder_weight": weight(1e-8, "Weight of the penalty on the decoder."),
-        },
-        terms="reconstructions",
-    ),
-    "cross_entropy": Part(lambda num_images: cross_entropy(), terms="predictions"),
-}
+ELBO = Part(
+    lambda num_images, **own: beta_elbo(**own),
+    {
+        "beta": _BETA,
+        "kl_warmup_steps": whole(
+            0, "Steps over which the weight of the KL rises from 0.", low=0
+        ),
+        "free_bits": weight(
+            0.0, "Nats of the mean KL of each dimension that cost nothing."
+        ),
+        "num_samples": _NUM_SAMPLES,
+    },
+    terms="likelihoods",
+)
+CAPACITY = Part(
+    lambda num_images, **own: capacity_elbo(**own),
+    {
+        "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
+        "capacity_steps": whole(
+            5000, "Steps over which that capacity rises from 0.", low=0
+        ),
+        "gamma": weight(
+            100.0, "Weight of the distance between the mean KL and the capacity."
+        ),
+    },
+    terms="likelihoods",
+)
+IWAE = Part(
+    lambda num_images, **own: importance_weighted(**own),
+    {"num_samples": _NUM_SAMPLES},
+    check=_check_iwae,
+    terms="likelihoods",
+)
+MMD = Part(
+    lambda num_images, **own: mmd_elbo(**own),
+    {
+        "beta": _BETA,
+        "mmd_weight": weight(
+            1000.0, "Weight of the MMD between codes and draws of the prior."
+        ),
+    },
+    check=_check_mmd,
+    terms="likelihoods",
+)
+TC = Part(
+    lambda num_images, **own: tc_elbo(**own, num_images=num_images),
+    {"beta": _BETA},
+    check=_check_prior_of_all,
+    terms="likelihoods",
+)
+MSE = Part(lambda num_images: mean_squared_error(), terms="reconstructions")
+RAE = Part(
+    lambda num_images, **own: mean_squared_error(**own),
+    {
+        "code_weight": weight(1e-6, "Weight of half the code's squared norm."),
+        "decoder_penalty": choice(
+            "l2",
+            "Penalty on the decoder: the squares of its parameters, or of its "
+            "Jacobian.",
+            ("l2", "gradient"),
+        ),
+        "decoder_weight": weight(1e-8, "Weight of the penalty on the decoder."),
+    },
+    terms="reconstructions",
+)
+CROSS_ENTROPY = Part(lambda num_images: cross_entropy(), terms="predictions")

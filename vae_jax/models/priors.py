@@ -204,26 +204,22 @@ def _check_vamp(values: Values) -> Refusal | None:
 _COMPONENTS = {
     "prior_components": whole(64, "Components of the prior (mixture, vamp).")
 }
-PRIORS = {
-    "normal": Part(lambda frame: StandardNormal(frame.code_size)),
-    "conditional": Part(
-        lambda frame: ConditionalNormal(
-            frame.code_size, frame.num_labels, rngs=frame.rngs
-        ),
-        check=_check_conditional,
+NORMAL = Part(lambda frame: StandardNormal(frame.code_size))
+CONDITIONAL = Part(
+    lambda frame: ConditionalNormal(frame.code_size, frame.num_labels, rngs=frame.rngs),
+    check=_check_conditional,
+)
+MIXTURE = Part(
+    lambda frame, prior_components: MixtureOfGaussians(
+        frame.code_size, prior_components, rngs=frame.rngs
     ),
-    "mixture": Part(
-        lambda frame, prior_components: MixtureOfGaussians(
-            frame.code_size, prior_components, rngs=frame.rngs
-        ),
-        _COMPONENTS,
-        check=_check_sampled_kl,
+    _COMPONENTS,
+    check=_check_sampled_kl,
+)
+VAMP = Part(
+    lambda frame, prior_components: VampPrior(
+        frame.image_shape, prior_components, rngs=frame.rngs
     ),
-    "vamp": Part(
-        lambda frame, prior_components: VampPrior(
-            frame.image_shape, prior_components, rngs=frame.rngs
-        ),
-        _COMPONENTS,
-        check=_check_vamp,
-    ),
-}
+    _COMPONENTS,
+    check=_check_vamp,
+)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vae_jax.models import likelihoods, priors
 from vae_jax.models.contract import (
     CodeShape,
     Labels,
@@ -16,11 +17,24 @@ from vae_jax.models.contract import (
     unflatten,
 )
 from vae_jax.models.labels import ATTRIBUTES
-from vae_jax.models.likelihoods import LIKELIHOODS
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.priors import PRIORS, CodeFrame
 from vae_jax.parts import Part, Refusal, Values, choice, make, share
+
+LIKELIHOODS = {
+    "gaussian": likelihoods.GAUSSIAN,
+    "shared_gaussian": likelihoods.SHARED_GAUSSIAN,
+    "optimal_gaussian": likelihoods.OPTIMAL_GAUSSIAN,
+    "fixed_gaussian": likelihoods.FIXED_GAUSSIAN,
+    "bernoulli": likelihoods.BERNOULLI,
+    "logistic": likelihoods.LOGISTIC,
+}
+PRIORS = {
+    "normal": priors.NORMAL,
+    "conditional": priors.CONDITIONAL,
+    "mixture": priors.MIXTURE,
+    "vamp": priors.VAMP,
+}
 
 
 class VAE(nnx.Module):
@@ -136,7 +150,7 @@ def _build(
     del labels
     assert networks.make_decoder is not None
     px = make(LIKELIHOODS, likelihood, frame.settings)
-    code = CodeFrame(
+    code = priors.CodeFrame(
         code_size(networks.code_shape), frame.image_shape, frame.num_labels, frame.rngs
     )
     return VAE(

@@ -12,28 +12,25 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from vae_jax import processes, storage
 from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
-from vae_jax.training import manifest
+from vae_jax.training import format_1, manifest
 from vae_jax.training.step import TrainState
 
 # Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
 # tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
 _MISREAD = frozenset("*?[]\\")
-# Where something was, and where it is: paths of keys with slashes between.
-Moves: TypeAlias = Sequence[tuple[str, str]]
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
@@ -59,43 +56,6 @@ def differences(expected: Any, found: Any) -> list[str]:
         for name in sorted(want.keys() | have.keys())
         if want.get(name) != have.get(name)
     ]
-
-
-def _as_format_1(state: TrainState, moved: Moves) -> dict[str, Any]:
-    """Returns a state as the first format had it, see `Checkpoints.restore`."""
-    renamed = _rename(vars(state), [(now, before) for before, now in moved])
-    renamed["extra"] = renamed.pop("state")
-    return renamed
-
-
-def _of_format_1(loaded: dict[str, Any], moved: Moves) -> TrainState:
-    """Undoes `_as_format_1`."""
-    renamed = _rename(loaded, moved)
-    renamed["state"] = renamed.pop("extra")
-    return TrainState(**renamed)
-
-
-def _rename(state: dict[str, Any], moves: Moves) -> dict[str, Any]:
-    """Moves parts of the parameters, of their averages and of their moments."""
-
-    def is_of_params(part: Any) -> bool:
-        return isinstance(part, dict) and part.keys() == state["params"].keys()
-
-    def move(part: Any) -> Any:
-        if not is_of_params(part):
-            return part
-        moved = {}
-        for path, leaf in traverse_util.flatten_dict(part).items():
-            name = "/".join(map(str, path))
-            for old, new in moves:
-                if name.startswith(f"{old}/"):
-                    name = new + name.removeprefix(old)
-                    break
-            keys = (int(key) if key.isdecimal() else key for key in name.split("/"))
-            moved[tuple(keys)] = leaf
-        return traverse_util.unflatten_dict(moved)
-
-    return jax.tree.map(move, state, is_leaf=is_of_params)
 
 
 @contextlib.contextmanager
@@ -259,7 +219,7 @@ class Checkpoints:
             self._has_saved = True
 
     def restore(
-        self, which: str, like: TrainState, moved: Moves = ()
+        self, which: str, like: TrainState, moved: format_1.Moves = ()
     ) -> TrainState | None:
         """Returns the state of the "latest" or "best" checkpoint, None without any.
 
@@ -340,15 +300,15 @@ class Checkpoints:
                 break
         return whole, problems
 
-    def _load(self, path: Path, like: TrainState, moved: Moves) -> TrainState:
+    def _load(self, path: Path, like: TrainState, moved: format_1.Moves) -> TrainState:
         inner = "orbax"
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
             inner = "."
         with _for_orbax(path) as place:
             found = ocp.metadata(str(place / inner)).metadata
-            is_format_1 = "extra" in found
-            then: Any = _as_format_1(like, moved) if is_format_1 else like
+            is_earlier = format_1.wrote(found)
+            then: Any = format_1.as_written(like, moved) if is_earlier else like
             different = differences(then, found)
             if different:
                 raise UserError(
@@ -356,7 +316,7 @@ class Checkpoints:
                     + "\n  ".join(different)
                 )
             loaded = ocp.load(str(place / inner), then)
-            return _of_format_1(loaded, moved) if is_format_1 else loaded
+            return format_1.as_today(loaded, moved) if is_earlier else loaded
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Renames what training, which goes on from before it, will save again."""

@@ -70,6 +70,13 @@ def stage_widths(
     return {at: widths[at] for at in resolutions(size, code_size)}
 
 
+def width_from_of_format_1(size: int) -> str:
+    """Returns how a run of the first format counted the widths for images of a size."""
+    at_width_1 = (stage_widths(size, 1, width_from) for width_from in WIDTHS_FROM)
+    coarsest, finest = at_width_1
+    return "coarsest" if coarsest == finest else "finest"
+
+
 def moved_since_format_1(size: int) -> list[tuple[str, str]]:
     """Returns where layers were in checkpoints of the first format, and are now.
 
