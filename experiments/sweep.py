@@ -68,7 +68,11 @@ def finish(config: Config, workdir: Path) -> dict[str, Any]:
             f"stopped at step {run.step} of {workdir}; the same command goes on from "
             "there"
         )
-    return _report_at(workdir, run.step) or evaluation.evaluate_run(run)
+    report = _report_at(workdir, run.step)
+    if report is None:
+        report = evaluation.evaluate_run(run)
+        evaluation.write_evaluation(run, report)
+    return report
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, float]:

@@ -245,7 +245,7 @@ def test_none_whole_is_an_error_that_names_each(two, tmp_path):
         with pytest.raises(UserError) as error:
             restore(folder, writable=writable)
         lines = str(error.value).splitlines()
-        assert "no checkpoint is whole" in lines[0] and "--workdir" in lines[0]
+        assert "no checkpoint is whole" in lines[0] and "another workdir" in lines[0]
         assert sorted(lines[1:])[0].startswith(f"  {folder / '1'} is damaged (orbax/")
         assert sorted(lines[1:])[1].endswith("2 is damaged (manifest.json is damaged)")
         assert names(folder) == ["1", "2"]

@@ -14,6 +14,7 @@ from scipy import stats
 
 from vae_jax import run as run_lib
 from vae_jax.commands import (
+    attributes,
     directions,
     edits,
     evaluation,
@@ -66,7 +67,9 @@ def judge(data_dir, tmp_path_factory):
 
 def test_a_judge_sees_what_a_run_makes(vae, judge):
     report = evaluation.evaluate_run(vae, judge)
-    assert report == json.loads((vae.workdir / "eval.json").read_text())
+    written = evaluation.write_evaluation(vae, report)
+    assert written == vae.workdir / "eval.json"
+    assert report == json.loads(written.read_text())
     told = report["judge"]
     assert told["num_images"] == 40
     assert told["pictures"]["accuracy"] > 0.95
@@ -140,8 +143,10 @@ def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_pat
 
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):
     directions.write_directions(vae, 0, guide=judge, attribute="Smiling")
-    report = edits.judge_edits(vae, judge, "Smiling", 0)
-    assert report == json.loads((vae.workdir / "attributes.json").read_text())
+    report = attributes.judge_edits(vae, judge, "Smiling", 0)
+    written = attributes.write_judgement(vae, report)
+    assert written == vae.workdir / "attributes.json"
+    assert report == json.loads(written.read_text())
     assert list(report["estimators"]) == [
         "deconfounded",
         "difference",
@@ -169,7 +174,7 @@ def test_edits_flip_the_judge_and_are_written_down(vae, judge):
         assert flips >= 0.9 or at_rate["alpha"] == 8.0
     assert report["estimators"]["notebook"]["draws"] == 20
     with pytest.raises(UserError, match="'Winking'; the classifier in .* knows"):
-        edits.judge_edits(vae, judge, "Winking", 0)
+        attributes.judge_edits(vae, judge, "Winking", 0)
 
 
 def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
@@ -180,7 +185,7 @@ def test_leakage_is_in_standard_deviations_over_reconstructions(vae, judge):
     def direction(codes):
         return np.tanh(codes @ weights)
 
-    judged = edits._Edits(vae, judge, "Smiling")
+    judged = attributes._Edits(vae, judge, "Smiling")
     found = judged.at(direction, alpha)
     codes = sampling.encode_images(vae.model(), vae.dataset.splits["test"].images)
 
@@ -215,7 +220,7 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
     assert path.stat().st_mtime_ns == written
     weights = {"Smiling": 1.0}
     with pytest.raises(UserError, match="--attribute has 'Smiling'.*--guide"):
-        edits.draw_edit(vae, weights, [0.0], estimator="held")
+        edits.edit(vae, weights, [0.0], estimator="held")
     # Another program may have given the attributes another order.
     recipe = {**vae.recipe, "attribute_names": names[::-1]}
     order = dataclasses.replace(vae, recipe=recipe)
@@ -272,7 +277,8 @@ def test_attributes_of_any_name_are_names_of_files_in_images(vae):
     dataset = dataclasses.replace(vae.dataset, attribute_names=tuple(names))
     recipe = vae.recipe | {"attribute_names": names}
     run = dataclasses.replace(vae, recipe=recipe, open_dataset=lambda: dataset)
-    picture, figures = edits.draw_edit(run, {evil: 1.0}, [0.0], num_images=2)
+    found = edits.edit(run, {evil: 1.0}, [0.0], num_images=2)
+    picture, figures = edits.draw_edit(run, found)
     assert picture.parent == figures.parent == vae.workdir / "images"
     assert picture.is_file()
     odd = [evil, "x/y/z", "x_y_z", "..", "Big Nose", "n" * 300, "n" * 301, "ü" * 99]
@@ -286,7 +292,8 @@ def test_attributes_of_any_name_are_names_of_files_in_images(vae):
 def test_an_edit_at_zero_is_the_reconstruction(vae):
     weights = edits.parse_weights(vae, "Smiling,Eyeglasses=-0.5")
     assert weights == {"Smiling": 1.0, "Eyeglasses": -0.5}
-    picture, figures = edits.draw_edit(vae, weights, [-1.0, 0.0, 1.0], num_images=4)
+    found = edits.edit(vae, weights, [-1.0, 0.0, 1.0], num_images=4)
+    picture, figures = edits.draw_edit(vae, found)
     assert picture.name == "edit_Smiling_Eyeglasses.png"
     chosen = json.loads(figures.read_text())["test_pictures"]
     with Image.open(picture) as grid:
@@ -325,7 +332,8 @@ def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):
     tiny_config.train.num_steps = 4
     tiny_config.model.likelihood, tiny_config.model.std = "fixed_gaussian", 0.25
     run = run_lib.train(tiny_config, tmp_path)
-    path = reconstructions.draw_reconstructions(run, 1)
+    found = reconstructions.reconstruct(run, 1)
+    path = reconstructions.draw_reconstructions(run, found)
     figures = json.loads(path.with_suffix(".json").read_text())
     assert figures["mean_std"] == figures["largest_std"] == 0.25
     with Image.open(path) as picture:

@@ -7,13 +7,13 @@ from conftest import new_tiny_config
 
 from vae_jax import run as run_lib
 from vae_jax.commands import (
+    attributes,
     codes,
     directions,
-    edits,
     evaluation,
-    paths,
     reconstructions,
     samples,
+    traversals,
 )
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
@@ -39,11 +39,11 @@ def test_what_the_command_does_after_training(few):
     report = evaluation.evaluate_run(run)
     # NaN is no JSON.
     json.dumps(report, allow_nan=False)
-    reconstructions.draw_reconstructions(run, 64)
+    found = reconstructions.reconstruct(run, 64)
+    reconstructions.draw_reconstructions(run, found)
     codes.keep(run)
     directions.read_directions(run, "deconfounded", 0)
-    _, _, figures = paths.draw_traversal(run)
-    json.dumps(json.loads(figures.read_text()), allow_nan=False)
+    json.dumps(traversals.traverse(run).record, allow_nan=False)
 
 
 def test_a_sampler_needs_as_many_pictures_as_it_has_parts(few):
@@ -64,7 +64,7 @@ def test_a_judge_needs_neighbours(few):
     with pytest.raises(UserError, match=said):
         evaluation.evaluate_run(run, judge)
     with pytest.raises(UserError, match="two of both are needed"):
-        edits.judge_edits(run, judge, "Smiling", 0)
+        attributes.judge_edits(run, judge, "Smiling", 0)
 
 
 @pytest.mark.parametrize("name", ["mmd", "tc", "capacity", "iwae"])

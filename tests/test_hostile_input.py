@@ -4,6 +4,7 @@ And nothing is executed, unpacked beyond bounds, or written elsewhere.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
@@ -27,7 +28,7 @@ from PIL import Image
 
 from vae_jax import config as config_lib
 from vae_jax import main
-from vae_jax.command_line import parse_flags, parse_numbers
+from vae_jax.command_line import parse_flags
 from vae_jax.data import (
     attribute_file,
     cache,
@@ -382,7 +383,7 @@ def test_settings_of_any_text(recipe, words):
         sys.path[:] = path
 
 
-FLAGS = [*main.MODES_OF_FLAGS, "mode", "workdir", "checkpoint", "seed", "judge", "x"]
+FLAGS = [*main.VALUES, "mode", "x"]
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -399,18 +400,18 @@ def test_a_setting_may_stand_apart_from_its_value(monkeypatch):
 
 
 def test_lists_of_numbers():
-    def parse(flag, kind, text):
+    def parse(flag, text):
         with flagsaver.flagsaver():
-            main.flags.FLAGS(["vae_jax", f"--{flag.name}={text}"])
-            return parse_numbers(flag, kind)
+            main.flags.FLAGS(["vae_jax", f"--{flag}={text}"])
+            return main.flags.FLAGS[flag].value
 
-    assert parse(main.ALPHA, float, "-2,1.5") == [-2.0, 1.5]
-    assert parse(main.INDICES, int, "3," + "1" * 400) == [3, int("1" * 400)]
-    for text in ("x", "nan", "1,inf", "1,,2", "1;2"):
+    assert parse("alpha", "-2,1.5") == [-2.0, 1.5]
+    assert parse("indices", "3," + "1" * 400) == [3, int("1" * 400)]
+    for text in ("x", "nan", "1,inf", "1,,2", "1;2", ""):
         with pytest.raises(UserError, match="^--alpha is .* allowed are numbers"):
-            parse(main.ALPHA, float, text)
+            parse("alpha", text)
     with pytest.raises(UserError, match="^--seeds is '1.5'; allowed are whole numbers"):
-        parse(main.SEEDS, int, "1.5")
+        parse("seeds", "1.5")
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "x"])
@@ -424,10 +425,11 @@ def test_temperatures_that_are_none(text, monkeypatch, capsys):
 
 def test_flags_of_any_text(monkeypatch, capsys):
     flag = st.builds("--{}={}".format, st.sampled_from(FLAGS), TEXTS)
-    mode = st.builds("--mode={}".format, st.sampled_from(main.MODES))
+    mode = st.builds("--mode={}".format, st.sampled_from([*main.COMMANDS]))
     known = st.sampled_from(["--workdir=w", "--spherical", "--nospherical", "--seed"])
-    monkeypatch.setattr(main, "_train", lambda workdir: [workdir])
-    monkeypatch.setattr(main, "_explore", lambda workdir: [workdir])
+    for name, command in main.COMMANDS.items():
+        idle = dataclasses.replace(command, work=lambda config, workdir: [workdir])
+        monkeypatch.setitem(main.COMMANDS, name, idle)
     codes = set()
 
     @fuzz(150)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from vae_jax import run as run_lib
-from vae_jax.commands.paths import draw_interpolation, draw_traversal
+from vae_jax.commands import interpolations, traversals
 from vae_jax.commands.samples import sample
 from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
@@ -17,6 +17,15 @@ from vae_jax.exploration import interpolation, sampling
 from vae_jax.report import plots
 
 CELL = 2 * 16 + plots.MARGIN
+
+
+def draw_interpolation(run, **given):
+    found = interpolations.interpolate(run, **given)
+    return interpolations.draw_interpolation(run, found)
+
+
+def draw_traversal(run, *given, **named):
+    return traversals.draw_traversal(run, traversals.traverse(run, *given, **named))
 
 
 @pytest.fixture

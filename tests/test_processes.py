@@ -56,7 +56,8 @@ def work_in_each(data_dir, folder, address):
     folder, index = Path(folder), int(address[-1])
     config = config_of(data_dir, distributed=address, **{"dataset.feed": "stream"})
     run.train(config, folder / "two")
-    evaluation.evaluate_run(run.load(folder / "two"))
+    two = run.load(folder / "two")
+    evaluation.write_evaluation(two, evaluation.evaluate_run(two))
     cut = {"dataset.feed": "device", "train.sharding": "fsdp"}
     run.train(config_of(data_dir, **cut), folder / "two_fsdp")
     run.train(config_of(data_dir, num_steps=30), folder / "one_then_two")
@@ -168,7 +169,7 @@ def test_all_refuse_what_the_first_refuses(folder):
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("seed", "config"), ("workdir", "--workdir"), ("files", "/proc/.*/run.json")],
+    [("seed", "config"), ("workdir", "workdir"), ("files", "/proc/.*/run.json")],
 )
 def test_all_refuse_what_one_has_otherwise(folder, name, what):
     for index in range(2):

@@ -541,7 +541,7 @@ def test_tfds_own_folder_may_not_be_one_of_pictures(tmp_path, monkeypatch):
 def test_no_run_begins_among_pictures(tiny_config, tmp_path):
     own = pictures(tmp_path / "faces")
     before = below(own)
-    with pytest.raises(UserError, match=r"--workdir is '.*faces', which holds no run"):
+    with pytest.raises(UserError, match=r"^workdir is '.*faces', which holds no run"):
         run_lib.train(tiny_config, own)
     tiny_config.dataset.name = "folder"
     tiny_config.dataset.data_dir = str(own)

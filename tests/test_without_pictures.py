@@ -14,8 +14,16 @@ from PIL import Image
 
 from vae_jax import main
 from vae_jax import run as run_lib
-from vae_jax.commands import codes, directions, edits, evaluation, paths, samples
-from vae_jax.commands.reconstructions import draw_reconstructions
+from vae_jax.commands import (
+    codes,
+    directions,
+    edits,
+    evaluation,
+    interpolations,
+    samples,
+    traversals,
+)
+from vae_jax.commands.reconstructions import reconstruct
 from vae_jax.errors import UserError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
@@ -50,25 +58,24 @@ def test_what_needs_no_pictures(kept, bare):
     for sampler in ("prior", "gaussian") if is_vae else ("gaussian",):
         found, expected = (samples.sample(r, sampler, 5, 3) for r in (bare, kept))
         np.testing.assert_array_equal(found, expected)
-    edits.draw_edit(bare, {"Smiling": 1.0}, [0.0, 1.0], pictures=PICTURES)
-    paths.draw_interpolation(bare, pictures=(["a", "b"], PICTURES))
+    edits.edit(bare, {"Smiling": 1.0}, [0.0, 1.0], pictures=PICTURES)
+    interpolations.interpolate(bare, pictures=(["a", "b"], PICTURES))
     if is_vae:
-        paths.draw_interpolation(bare, seeds=[1, 2])
-    *_, here = paths.draw_traversal(bare, 3, picture=PICTURES[0])
-    *_, there = paths.draw_traversal(kept, 3, picture=PICTURES[0])
-    assert json.loads(here.read_text()) == json.loads(there.read_text())
+        interpolations.interpolate(bare, seeds=[1, 2])
+    here, there = (traversals.traverse(r, 3, picture=PICTURES[0]) for r in (bare, kept))
+    assert here.record == there.record
 
 
 def test_what_needs_them_says_what_for(bare):
     celeba = "needs the pictures that the run in .*data_dir says where they are now: "
     for purpose, work in {
         "--sampler=mixture": lambda: samples.sample(bare, "mixture", 2, 0),
-        "--mode=edit without --pictures": lambda: edits.draw_edit(
+        "--mode=edit without --pictures": lambda: edits.edit(
             bare, {"Smiling": 1.0}, [0.0]
         ),
-        "--mode=interpolate of test pictures": lambda: paths.draw_interpolation(bare),
-        "--mode=traverse of test pictures": lambda: paths.draw_traversal(bare),
-        "--mode=reconstruct": lambda: draw_reconstructions(bare, 2),
+        "--mode=interpolate of test pictures": lambda: interpolations.interpolate(bare),
+        "--mode=traverse of test pictures": lambda: traversals.traverse(bare),
+        "--mode=reconstruct": lambda: reconstruct(bare, 2),
         "an evaluation": lambda: evaluation.evaluate_run(bare),
         "finding directions": lambda: directions.write_directions(bare, 0),
         "what was asked for": lambda: bare.dataset,

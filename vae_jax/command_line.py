@@ -1,12 +1,11 @@
 """What a command line has before its work: flags, settings, compiled programs."""
 
 import logging
-import math
 import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import filelock
 import jax
@@ -19,32 +18,20 @@ from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.settings import SETTINGS
 
-T = TypeVar("T", int, float)
 # Of all compiled programs together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
 
 
-class PathParser(flags.ArgumentParser[Path]):
-    """Turns the text of a flag into a path on this machine, see `local_path`."""
-
-    syntactic_help = "a path"
-
-    def __init__(self, flag: str):
-        super().__init__()
-        self._flag = flag
-
-    def parse(self, argument: str | Path) -> Path:
-        """Returns the path, or raises UserError in the flag's name."""
-        return local_path(argument, f"--{self._flag}")
-
-    def flag_type(self) -> str:
-        """Returns what is said of the flag in its help."""
-        return "path"
-
-
-def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
-    """Defines a flag whose value is a path on this machine, or None."""
-    return flags.DEFINE(PathParser(name), name, None, meaning)
+def define_config() -> flags.FlagHolder[Any]:
+    """Defines --config, the recipe; ends the program where --flagfile is no file."""
+    try:
+        return config_flags.DEFINE_config_file(
+            "config", None, "The recipe: a file such as configs/vae.py."
+        )
+    except flags.Error as error:
+        # ml_collections reads it already here.
+        print(f"vae_jax: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse_flags(
@@ -89,23 +76,35 @@ def parse_flags(
         else:
             rest = values([each for each in typed if each not in settings[1:]])
             values["config"].value = _of_run(values["workdir"].value, settings)
+    except UserError:
+        raise
     except AttributeError as error:
+        if "get_config" in str(error):
+            raise UserError("the recipe has no function get_config") from error
         raise UserError(f"the recipe sets what is no setting: {error}") from error
-    except (
-        flags.Error,
-        OSError,
-        ImportError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-    ) as error:
+    except (flags.Error, OSError, ImportError, SyntaxError, ValueError, TypeError) as e:
         # ml_collections puts a recipe's whole traceback into some of its messages.
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from error
+        lines = str(e).strip().splitlines() or [repr(e)]
+        raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from e
+    except Exception as error:
+        # It is the recipe that is run here, whatever is in it.
+        raise UserError(f"the recipe fails: {error!r}") from error
+    if has_recipe:
+        _check_recipe(config.value)
     if config.value is not None:
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def _check_recipe(config: Any) -> None:
+    """Raises UserError where what a recipe returns has not all settings."""
+    try:
+        config_lib.flatten(config)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UserError(
+            "the recipe's get_config returns no config with all settings; it may take "
+            "vae_jax.config.default_config() and change what differs"
+        ) from error
 
 
 def _of_run(workdir: Path | None, settings: list[str]) -> Any:
@@ -125,29 +124,10 @@ def _of_run(workdir: Path | None, settings: list[str]) -> Any:
     return config.value
 
 
-def parse_numbers(flag: flags.FlagHolder[Any], kind: type[T]) -> list[T] | None:
-    """Returns the numbers of a flag of `DEFINE_list`, None where it is not given.
-
-    Args:
-      flag: texts.
-      kind: int or float.
-
-    Raises:
-      UserError: one of them is no such number.
-    """
-    if flag.value is None:
-        return None
-    try:
-        numbers = [kind(text) for text in flag.value]
-        if not all(abs(number) < math.inf for number in numbers):
-            raise ValueError("one is infinite, or none")
-        return numbers
-    except ValueError as error:
-        whole = "whole " if kind is int else ""
-        raise UserError(
-            f"--{flag.name} is {','.join(flag.value)!r}; allowed are {whole}numbers "
-            "with commas between"
-        ) from error
+def workdir_of(recipe: str) -> Path:
+    """Returns where the run of a recipe goes: configs/vae.py:beta to runs/vae_beta."""
+    path, _, words = recipe.partition(":")
+    return Path("runs") / "_".join([Path(path).stem, *filter(None, words.split(","))])
 
 
 def quieten_failed_saves() -> None:

@@ -61,7 +61,7 @@ def exists(workdir: Path) -> bool:
     if list(workdir.glob("checkpoints/[0-9]*")):
         raise UserError(
             f"{workdir} has checkpoints but no run.json, which says what they are of: "
-            "put it back from a copy, or choose another --workdir"
+            "put it back from a copy, or choose another workdir"
         )
     return False
 
@@ -117,8 +117,8 @@ def check_config(workdir: Path, recorded: Config, given: Config) -> None:
     different = config_lib.resumed_differences(recorded, given)
     if different:
         raise UserError(
-            f"{workdir} holds a run of another config; choose another --workdir, "
-            "or --config.init_from to start from its weights:\n  "
+            f"{workdir} holds a run of another config; choose another workdir, "
+            "or config.init_from to start from its weights:\n  "
             + "\n  ".join(different)
         )
 

@@ -99,7 +99,7 @@ def _check_new_workdir(config: Config, workdir: Path) -> None:
     picture = places.find_picture(workdir)
     if picture is not None:
         raise UserError(
-            f"--workdir is {str(workdir)!a}, which holds no run but pictures "
+            f"workdir is {str(workdir)!a}, which holds no run but pictures "
             f"({ascii(str(picture.relative_to(workdir)))}), and nothing is written "
             "there; choose another"
         )
@@ -107,7 +107,7 @@ def _check_new_workdir(config: Config, workdir: Path) -> None:
         pictures = local_path(config.dataset.data_dir, "config.dataset.data_dir")
         if pictures.resolve() in workdir.resolve().parents:
             raise UserError(
-                f"--workdir is {str(workdir)!a}, within the pictures to train on, and "
+                f"workdir is {str(workdir)!a}, within the pictures to train on, and "
                 "what is drawn there would be one of them; choose another"
             )
 

@@ -165,7 +165,7 @@ def _train(config: Config, workdir: Path) -> Run:
     settings = config_lib.flatten(config)
     del settings["distributed"]
     processes.check_agreement(
-        {"config": json.dumps(settings), "--workdir": str(workdir.absolute())}
+        {"config": json.dumps(settings), "workdir": str(workdir.absolute())}
     )
     config, dataset = resolve.resolve(config, workdir)
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})

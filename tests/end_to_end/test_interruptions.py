@@ -91,7 +91,7 @@ def test_a_second_process_is_sent_away_and_a_reader_is_not(stopped):
     assert rival.returncode == 2
     assert rival.stderr == (
         f"vae_jax: another process is training in {workdir}: wait for it, stop it, or "
-        "choose another --workdir\n"
+        "choose another workdir\n"
     )
     assert reader.returncode == 0, reader.stderr
 

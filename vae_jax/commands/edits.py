@@ -1,32 +1,54 @@
-"""Pictures edited along attributes, and what a judge says of such edits."""
+"""--mode=edit: images whose codes are moved along the directions of attributes."""
 
 import hashlib
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from absl import flags
+from jaxtyping import Float, UInt8
 
 from vae_jax.commands import directions as directions_lib
+from vae_jax.commands.flags import (
+    ATTRIBUTE,
+    LARGEST,
+    NUM_IMAGES,
+    SEED,
+    VALUES,
+    Command,
+    define_numbers,
+)
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.pictures import in_unit_interval, own_pictures
+from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.exploration import attributes, sampling
+from vae_jax.exploration import sampling
 from vae_jax.exploration.attributes import Direction
-from vae_jax.models import build
-from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
-# Draws of the notebook's few pictures that its figures are averaged over.
-NOTEBOOK_DRAWS = 20
-# The flip rate, of adding and of removing, at which estimators are compared.
-FLIP_RATE = 0.9
-HELD_OUT = 1000
-ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-LARGEST_ALPHA = 8.0
+NUM_EDITED = 8
+ALPHAS = "-2,-1,0,1,2"
+ALPHA = define_numbers(
+    "alpha",
+    "The distances along the direction, a column each; 0 is the reconstruction.",
+    float,
+    ALPHAS,
+)
+ESTIMATOR = flags.DEFINE_enum(
+    "estimator",
+    directions_lib.ESTIMATORS[0],
+    directions_lib.ESTIMATORS,
+    "The estimator of the direction (docs/usage.md): "
+    + ", ".join(directions_lib.ESTIMATORS)
+    + ".",
+    flag_values=VALUES,
+)
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -39,9 +61,11 @@ def parse_weights(run: Run, text: str) -> dict[str, float]:
             weight = float(value) if equals else 1.0
         except ValueError:
             weight = math.nan
-        if not math.isfinite(weight) or name in weights:
+        # NaN is not below, either.
+        if not abs(weight) <= LARGEST or name in weights:
             raise UserError(
-                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once"
+                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once, "
+                f"no number above {LARGEST:g}"
             )
         weights[name] = weight
     return weights
@@ -72,36 +96,43 @@ def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Directi
     )
 
 
-def draw_edit(
+@dataclass(frozen=True)
+class Edits:
+    """Images decoded from codes that were moved along directions of attributes.
+
+    Attributes:
+      images: a row for each image: itself, then its code, moved `alpha` times along the
+        direction, decoded; in [0, 1].
+      record: of what the images are a function.
+    """
+
+    images: Float[np.ndarray, "N columns H W C"]
+    record: dict[str, Any]
+
+
+def edit(
     run: Run,
     weights: dict[str, float],
     alphas: Sequence[float],
     *,
-    estimator: str = "deconfounded",
-    num_images: int = 8,
-    pictures: np.ndarray | None = None,
+    estimator: str = directions_lib.ESTIMATORS[0],
+    num_images: int = NUM_EDITED,
+    pictures: UInt8[np.ndarray, "N H W C"] | None = None,
     seed: int = 0,
-) -> list[Path]:
-    """Draws pictures edited along attributes, by the EMA parameters.
-
-    images/edit_Smiling.png has a row for each picture: itself, then its code, moved
-    `alpha` times along the direction, decoded. images/edit_Smiling.json says how.
+) -> Edits:
+    """Edits images along attributes, by the EMA parameters.
 
     Args:
       run: of a VAE or an autoencoder.
       weights: of each attribute's direction in the sum.
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.
-      num_images: test pictures, half of them with the first attribute.
-      pictures: the user's instead, [N,H,W,C] uint8; a conditional VAE's labels are
-        unknown then.
+      num_images: test images, half of them with the first attribute.
+      pictures: the user's instead; a conditional VAE's labels are unknown then.
       seed: of the notebook's pictures, if directions are estimated anew.
 
-    Returns:
-      The files.
-
     Raises:
-      UserError: an attribute has no direction.
+      UserError: an attribute has no direction, or the data set is not there.
     """
     model = run.model()
     direction = _sum(directions_lib.read_directions(run, estimator, seed), weights)
@@ -114,170 +145,63 @@ def draw_edit(
         pictures, labels = test.images[chosen], run.labels("test")
         labels = None if labels is None else np.asarray(labels)[chosen]
     codes = sampling.encode_images(model, pictures, labels)
-    columns = [pictures.astype(np.float32) / (LEVELS - 1)]
+    columns = [in_unit_interval(pictures)]
     for alpha in alphas:
         edited = (codes + alpha * direction(codes)).astype(np.float32)
         columns.append(sampling.decode_codes(model, edited, labels))
-    path = run.image_path(_file_name([*weights]))
-    plots.image_grid(np.stack(columns, axis=1), path)
-    content = {
+    record = {
         "attributes": weights,
         "estimator": estimator,
         "alphas": list(alphas),
         "test_pictures": None if chosen is None else [int(i) for i in chosen],
     }
-    write_json(path.with_suffix(".json"), content)
+    return Edits(np.stack(columns, axis=1), record)
+
+
+def draw_edit(run: Run, found: Edits) -> list[Path]:
+    """Writes edit_Smiling.png to the run's images/, and its record beside it.
+
+    Returns:
+      The files, named after the attributes.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path = run.image_path(_file_name([*found.record["attributes"]]))
+    plots.image_grid(found.images, path)
+    write_json(path.with_suffix(".json"), found.record)
     return [path, path.with_suffix(".json")]
 
 
-def _standard_error(each: np.ndarray) -> np.ndarray:
-    """Returns that of the mean over the first axis."""
-    return np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "edit")
+    weights = parse_weights(
+        run, "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value
+    )
+    own = own_pictures(run)
+    found = edit(
+        run,
+        weights,
+        ALPHA.value,
+        estimator=ESTIMATOR.value,
+        num_images=NUM_IMAGES.value or NUM_EDITED,
+        pictures=None if own is None else own[1],
+        seed=SEED.value,
+    )
+    return draw_edit(run, found)
 
 
-class _Edits:
-    """The held-out pictures of an attribute, edited along directions and judged.
-
-    Pictures count on which label and judge agree before the edit: on the
-    reconstruction, not the original.
-    """
-
-    def __init__(self, run: Run, judge: Run, attribute: str):
-        self.model, self.judge = run.model(), judge.model()
-        self.index = directions_lib.known_attributes(judge, attribute).index(attribute)
-        test = run.dataset_for("judging edits").splits["test"]
-        labels = run.labels("test")
-        self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
-        self.codes = sampling.encode_images(
-            self.model, test.images[:HELD_OUT], self.labels
-        )
-        index = run.attribute_index(attribute, "--attribute")
-        has = run.attributes("test")[:HELD_OUT, index]
-        self.features, self.logits = self._judged(slice(None), np.zeros_like, 0.0)
-        judged = self.logits[:, self.index] > 0
-        self.agreement = float(np.mean(judged == has))
-        self.without = np.flatnonzero(~has & ~judged)
-        self.with_it = np.flatnonzero(has & judged)
-        # The scale on which changes of log-odds are told.
-        self.stds = self.logits.std(axis=0)
-
-    def _judged(self, which, direction: Direction, alpha: float):
-        labels = None if self.labels is None else self.labels[which]
-        codes = self.codes[which]
-        directions = np.asarray(direction(codes))
-        return attributes.edit_effects(
-            self.model, self.judge, codes, directions, alpha, labels
-        )
-
-    def at(self, direction: Direction, alpha: float) -> dict[str, Any]:
-        """Returns the figures of adding alpha directions, and of removing as many."""
-        added = self._judged(self.without, direction, alpha)
-        removed = self._judged(self.with_it, direction, -alpha)
-        before = np.concatenate([self.without, self.with_it])
-        features = np.concatenate([added[0], removed[0]]) - self.features[before]
-        change = np.concatenate([added[1], removed[1]]) - self.logits[before]
-        by_picture = {
-            "flips_adding": added[1][:, self.index] > 0,
-            "flips_removing": removed[1][:, self.index] <= 0,
-            "leakage": np.abs(change) / self.stds,
-            "feature_distance": np.linalg.norm(features, axis=1),
-        }
-        means = {name: np.mean(each, axis=0) for name, each in by_picture.items()}
-        errors = {name: _standard_error(each) for name, each in by_picture.items()}
-        return {"alpha": alpha, **means, "standard_errors": errors}
-
-    def at_flip_rate(self, direction: Direction) -> dict[str, Any]:
-        """Returns the figures at the least alpha that flips `FLIP_RATE` each way.
-
-        By bisection; at `LARGEST_ALPHA` where that does not.
-        """
-        low, high = 0.0, LARGEST_ALPHA
-        best = self.at(direction, high)
-        for _ in range(12):
-            middle = (low + high) / 2
-            found = self.at(direction, middle)
-            if min(found["flips_adding"], found["flips_removing"]) >= FLIP_RATE:
-                high, best = middle, found
-            else:
-                low = middle
-        return best
-
-
-def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, Any]:
-    """Compares the estimators of one attribute's direction; writes attributes.json.
-
-    One alpha for all held-out pictures, and for adding as for removing. By estimator:
-    the curve of figures over `ALPHAS`, and those `at_flip_rate`, the least alpha that
-    flips the judge on 90% each way: `flips_adding` among the pictures without the
-    attribute, `flips_removing` among those with it; `leakage` by other attribute, the
-    mean |change of the judge's log-odds| in their standard deviations over
-    reconstructions; and `feature_distance`, how far the judge's features move. The
-    notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures.
-    `standard_errors` are over held-out pictures, the notebook's over draws.
-
-    Args:
-      run: of a VAE or an autoencoder.
-      judge: of a classifier, on the same pictures.
-      attribute: to add and to remove.
-      seed: of the first draw of the notebook's pictures.
-
-    Raises:
-      UserError: the judge does not know the attribute, or nothing is left to flip.
-    """
-    edits = _Edits(run, judge, attribute)
-    if min(len(edits.without), len(edits.with_it)) < 2:
-        raise UserError(
-            f"--attribute has {attribute!r}, but on reconstructions the judge finds "
-            f"it in {len(edits.with_it)} of the held-out pictures that have it, and "
-            f"rightly misses it in {len(edits.without)}; two of both are needed"
-        )
-    names = build.label_names(judge.config.model)
-    index = run.attribute_names.index(attribute)
-    codes, known = directions_lib.train_codes(run), run.attributes("train")
-    found = {
-        name: [attributes.constant(directions[index])]
-        for name, directions in directions_lib.estimate(codes, known, seed).items()
-    }
-    held = directions_lib.read_directions(run, "held", seed)
-    if attribute in held:
-        found["held"] = [held[attribute]]
-    for draw in range(1, NOTEBOOK_DRAWS):
-        again = attributes.notebook_directions(codes, known[:, [index]], seed + draw)
-        found["notebook"].append(attributes.constant(again[0]))
-    report: dict[str, Any] = {
-        "attribute": attribute,
-        "judge": str(judge.workdir),
-        "held_out": {
-            "pictures": len(edits.codes),
-            "judged_right_on_reconstructions": edits.agreement,
-            "without": len(edits.without),
-            "with": len(edits.with_it),
-        },
-        "estimators": {},
-    }
-
-    def named(figures: dict[str, Any]) -> dict[str, Any]:
-        leaks = dict(zip(names, figures["leakage"].tolist(), strict=True))
-        del leaks[attribute]
-        scalars = {k: float(v) for k, v in figures.items() if k != "leakage"}
-        return scalars | {"leakage": leaks}
-
-    def mean(draws: list[dict[str, Any]]) -> dict[str, Any]:
-        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *draws)
-        errors = means.pop("standard_errors")
-        if len(draws) > 1:
-            # Draws of a few pictures differ by more than the held-out pictures do.
-            errors = {
-                name: _standard_error(np.array([draw[name] for draw in draws]))
-                for name in errors
-            }
-        return named(means) | {"standard_errors": named(errors)}
-
-    for name, directions in found.items():
-        report["estimators"][name] = {
-            "draws": len(directions),
-            "at_flip_rate": mean([edits.at_flip_rate(d) for d in directions]),
-            "curve": [mean([edits.at(directions[0], alpha)]) for alpha in ALPHAS],
-        }
-    write_json(run.workdir / "attributes.json", report)
-    return report
+COMMAND = Command(
+    meaning="Draws images edited along an attribute.",
+    example="--workdir=runs/vae --attribute=Smiling,Eyeglasses=-1 --alpha=-2,0,2",
+    flags={
+        "attribute": "With weights: Smiling=1,No_Beard=-1. Default: Smiling.",
+        "alpha": f"Default: {ALPHAS}.",
+        "estimator": f"Default: {directions_lib.ESTIMATORS[0]}.",
+        "pictures": "Without them, test images are edited.",
+        "num_images": f"Default: {NUM_EDITED}.",
+        "seed": "Default: 0.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

@@ -1,4 +1,4 @@
-"""Figures of a trained run over whole splits, to eval.json."""
+"""--mode=eval: figures of a trained run over whole splits, to eval.json."""
 
 import functools
 from pathlib import Path
@@ -10,13 +10,17 @@ from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
 from vae_jax.commands.codes import is_enough
+from vae_jax.commands.flags import JUDGE, Command
+from vae_jax.commands.opening import open_run
 from vae_jax.commands.samples import SAMPLERS, sample
+from vae_jax.config import Config
 from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.exploration import judging, sampling
 from vae_jax.models import build
 from vae_jax.models.likelihoods import LEVELS
+from vae_jax.report import tables
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -55,7 +59,10 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
     Raises:
       UserError: it is no classifier, or sees others.
     """
-    judge = run_lib.load(workdir)
+    try:
+        judge = run_lib.load(workdir)
+    except UserError as error:
+        raise UserError(f"--{flag} is '{workdir}': {error}") from error
     abilities.check_judge(judge, flag)
     for setting in ("name", "crop", "resampler", "size", "channels"):
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
@@ -68,10 +75,10 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
 
 
 def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
-    """Evaluates the EMA and raw parameters on whole splits; writes eval.json.
+    """Evaluates the EMA and raw parameters on whole splits; returns eval.json.
 
-    Of several processes all must ask; the figures that follow those by split, and the
-    file, are the first one's alone.
+    Of several processes all must ask; the figures that follow those by split are the
+    first one's alone.
 
     By split and parameters: means over images, each with its `standard_errors`; of a
     VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
@@ -127,8 +134,21 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
         report["disentanglement"] = _disentanglement(run)
     if judge is not None:
         report["judge"] = _judged(run, judge)
-    write_json(run.workdir / "eval.json", report)
     return report
+
+
+def write_evaluation(run: Run, report: dict[str, Any]) -> Path:
+    """Writes what `evaluate_run` returned to eval.json; returns its path.
+
+    Of several processes the first one writes.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path = run.workdir / "eval.json"
+    if processes.is_first():
+        write_json(path, report)
+    return path
 
 
 def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -210,3 +230,22 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
         features, _ = judging.judge_images(classifier, drawn)
         report[f"samples_{sampler}"] = judging.likeness(real, features)
     return report
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run, judge = open_run(config, workdir), None
+    if JUDGE.value is not None:
+        judge = open_judge("judge", JUDGE.value, run)
+    report = evaluate_run(run, judge)
+    written = write_evaluation(run, report)
+    print(tables.evaluation_table(report))
+    return [written]
+
+
+COMMAND = Command(
+    meaning="Evaluates a model on whole splits: eval.json.",
+    example="--workdir=runs/vae --judge=runs/judge",
+    flags={"judge": "Without it, there is no judge.", "checkpoint": "Default: latest."},
+    work=_work,
+    several_processes=True,
+)

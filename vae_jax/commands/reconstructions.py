@@ -1,15 +1,39 @@
-"""Held-out pictures over what a run makes of them."""
+"""--mode=reconstruct: held-out images over what a run makes of them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from vae_jax.commands.flags import NUM_IMAGES, Command
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.config import Config
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+
+NUM_DRAWN = 64
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """Images and what a model makes of them, in [0, 1].
+
+    Attributes:
+      originals: of the validation split.
+      means: the reconstructions; where the model has a likelihood, the mean of p(x|z).
+      stds: the standard deviation of p(x|z), None without a likelihood.
+      record: the mean squared error `mse`, and the mean and the largest deviation.
+    """
+
+    originals: Float[np.ndarray, "N H W C"]
+    means: Float[np.ndarray, "N H W C"]
+    stds: Float[np.ndarray, "N H W C"] | None
+    record: dict[str, float]
 
 
 @jax.jit
@@ -19,25 +43,62 @@ def _reconstruct(model, images, labels):
     return px.mean, None if std is None else jnp.broadcast_to(std, images.shape)
 
 
-def draw_reconstructions(run: Run, num_images: int) -> Path:
-    """Draws validation pictures over their reconstructions by the EMA parameters.
+def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
+    """Reconstructs validation images by the EMA parameters, from their codes.
 
-    Where the model has a likelihood, so that a reconstruction is the mean of p(x|z), a
-    third row has that distribution's standard deviation: black is 0, white the largest
-    of all, which images/reconstructions.json says.
+    Args:
+      run: of a VAE or an autoencoder.
+      num_images: N, the first of the split; all where there are fewer.
+
+    Raises:
+      UserError: the data set is not there.
     """
     split = run.dataset_for("--mode=reconstruct").splits["validation"]
     originals = to_unit_interval(jnp.asarray(split.images[:num_images]))
     labels = run.labels("validation")
     labels = None if labels is None else labels[:num_images]
     means, stds = jax.device_get(_reconstruct(run.model(), originals, labels))
-    rows = [np.asarray(originals), means]
-    figures = {"mse": float(np.mean(np.square(rows[0] - means)))}
+    originals = np.asarray(originals)
+    record = {"mse": float(np.mean(np.square(originals - means)))}
     if stds is not None:
-        figures |= {"mean_std": float(stds.mean()), "largest_std": float(stds.max())}
-        rows.append(stds / stds.max())
+        record |= {"mean_std": float(stds.mean()), "largest_std": float(stds.max())}
+    return Reconstructions(originals, means, stds, record)
+
+
+def draw_reconstructions(run: Run, found: Reconstructions) -> Path:
+    """Writes reconstructions.png to the run's images/, and its record beside it.
+
+    Images stand over their reconstructions, and these over the standard deviations:
+    black is 0, white the largest of all.
+
+    Returns:
+      The PNG file.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    rows = [found.originals, found.means]
+    if found.stds is not None:
+        rows.append(found.stds / found.stds.max())
     stacked = np.stack([plots.nearly_square(row) for row in rows], axis=1)
     path = run.image_path("reconstructions.png")
     plots.image_grid(stacked.reshape(-1, *stacked.shape[2:]), path)
-    write_json(path.with_suffix(".json"), figures)
+    write_json(path.with_suffix(".json"), found.record)
     return path
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "reconstruct")
+    found = reconstruct(run, NUM_IMAGES.value or NUM_DRAWN)
+    return [draw_reconstructions(run, found)]
+
+
+COMMAND = Command(
+    meaning="Draws validation images over their reconstructions.",
+    example="--workdir=runs/vae --num_images=16",
+    flags={
+        "num_images": f"Default: {NUM_DRAWN}.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

@@ -1,6 +1,7 @@
-"""New pictures from a trained run."""
+"""--mode=sample: new images from a trained run."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
+from jaxtyping import Float
 
 from vae_jax.commands import abilities
 from vae_jax.commands import codes as codes_lib
+from vae_jax.commands.flags import (
+    LARGEST,
+    NUM_IMAGES,
+    SEED,
+    VALUES,
+    Command,
+    define_path,
+)
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
@@ -20,8 +33,47 @@ from vae_jax.report.writer import write_json, writing
 from vae_jax.run import Run
 
 SAMPLERS = ("prior", *codes_lib.FITTED)
+NUM_SAMPLES = 64
 # Beside single samples: what they are.
 RECORD = "samples.json"
+SAMPLER = flags.DEFINE_enum(
+    "sampler",
+    None,
+    SAMPLERS,
+    "The distribution of codes: the prior, or a gaussian or a mixture fitted to the "
+    "codes of training images.",
+    flag_values=VALUES,
+)
+ATTRIBUTES = flags.DEFINE_string(
+    "attributes",
+    None,
+    "What a conditional VAE is told about the images: Smiling=1,Male=0.",
+    flag_values=VALUES,
+)
+TEMPERATURE = flags.DEFINE_float(
+    "temperature",
+    None,
+    "The factor on the spread of the prior; below 1, images are more usual.",
+    lower_bound=0.0,
+    upper_bound=LARGEST,
+    flag_values=VALUES,
+)
+# NaN passes any bound.
+flags.register_validator(
+    "temperature",
+    lambda value: value is None or math.isfinite(value),
+    "allowed is a finite number",
+    flag_values=VALUES,
+)
+FOLDER = define_path(
+    "folder", "A new or empty folder, which gets each image as a PNG file of its own."
+)
+REPLACE = flags.DEFINE_bool(
+    "replace",
+    False,
+    "Former samples of this run in --folder are deleted first.",
+    flag_values=VALUES,
+)
 
 
 def parse_labels(run: Run, text: str | None) -> jax.Array | None:
@@ -53,8 +105,8 @@ def sample(
     seed: int,
     labels: jax.Array | None = None,
     temperature: float = 1.0,
-) -> np.ndarray:
-    """Returns samples by the EMA parameters, [N,H,W,C] in [0, 1].
+) -> Float[np.ndarray, "N H W C"]:
+    """Returns samples by the EMA parameters, in [0, 1].
 
     Args:
       run: of a VAE or an autoencoder.
@@ -91,12 +143,50 @@ def sample(
     return sampling.sample_fitted(model, fitted, num_images, labels)
 
 
+def describe(
+    run: Run,
+    images: Float[np.ndarray, "N H W C"],
+    seed: int,
+    attributes: str | None = None,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """Returns the record of samples: what they are a function of, beside the sampler.
+
+    Args:
+      run: that was sampled.
+      images: the samples.
+      seed: of them.
+      attributes: as `parse_labels` takes them.
+      temperature: of the prior.
+    """
+    return {
+        "checkpoint_step": run.step,
+        "num_images": len(images),
+        "seed": seed,
+        "temperature": temperature,
+        "attributes": attributes,
+    }
+
+
 def draw_samples(
-    run: Run, sampler: str, images: np.ndarray, drawn_by: dict[str, Any]
+    run: Run,
+    sampler: str,
+    images: Float[np.ndarray, "N H W C"],
+    drawn_by: dict[str, Any],
 ) -> Path:
     """Writes a grid to images/samples.png, or samples_gaussian.png and so on.
 
-    And `drawn_by`, what the samples are a function of, to a JSON beside it.
+    Args:
+      run: that was sampled.
+      sampler: of `SAMPLERS`.
+      images: the samples, in [0, 1].
+      drawn_by: their record, see `describe`, which goes to a JSON file beside it.
+
+    Returns:
+      The PNG file.
+
+    Raises:
+      UserError: the operating system refuses.
     """
     path = run.image_path(
         "samples.png" if sampler == "prior" else f"samples_{sampler}.png"
@@ -143,18 +233,23 @@ def check_folder(run: Run, folder: Path, replace: bool) -> None:
 
 
 def write_samples(
-    run: Run, sampler: str, images: np.ndarray, drawn_by: dict[str, Any], folder: Path
+    run: Run,
+    sampler: str,
+    images: Float[np.ndarray, "N H W C"],
+    drawn_by: dict[str, Any],
+    folder: Path,
 ) -> None:
-    """Writes each sample to a PNG of its own, in place of former ones.
-
-    And what they are a function of to a JSON beside them.
+    """Writes each sample to a PNG file of its own, in place of former ones.
 
     Args:
       run: that was sampled.
       sampler: of `SAMPLERS`.
-      images: [N,H,W,C] in [0, 1].
-      drawn_by: see `draw_samples`.
+      images: the samples, in [0, 1].
+      drawn_by: their record, see `describe`, which goes to a JSON file beside them.
       folder: that `check_folder` has passed; made where it is absent.
+
+    Raises:
+      UserError: the operating system refuses.
     """
     of = {"workdir": str(run.workdir.absolute()), "sampler": sampler}
     with writing(folder):
@@ -163,3 +258,45 @@ def write_samples(
         for former in folder.glob("[0-9]*.png"):
             former.unlink()
     plots.single_images(images, folder)
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "sample")
+    labels = parse_labels(run, ATTRIBUTES.value)
+    usual = "prior" if abilities.has_prior(run) else "gaussian"
+    sampler, folder = SAMPLER.value or usual, FOLDER.value
+    if TEMPERATURE.value is not None and sampler != "prior":
+        raise UserError(
+            f"--temperature is {TEMPERATURE.value}; it goes with --sampler=prior, and "
+            f"that is {sampler}"
+        )
+    temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
+    if REPLACE.value and folder is None:
+        raise UserError("--replace is given; it goes with --folder")
+    if folder is not None:
+        # Before work that would be in vain.
+        check_folder(run, folder, REPLACE.value)
+    number = NUM_IMAGES.value or NUM_SAMPLES
+    images = sample(run, sampler, number, SEED.value, labels, temperature)
+    drawn_by = describe(run, images, SEED.value, ATTRIBUTES.value, temperature)
+    if folder is None:
+        return [draw_samples(run, sampler, images, drawn_by)]
+    write_samples(run, sampler, images, drawn_by, folder)
+    return [folder]
+
+
+COMMAND = Command(
+    meaning="Draws new images from the prior or from a fitted density.",
+    example="--workdir=runs/vae --num_images=100 --temperature=0.8",
+    flags={
+        "num_images": f"Default: {NUM_SAMPLES}.",
+        "seed": "Default: 0.",
+        "sampler": "Default: prior; without one gaussian.",
+        "temperature": "Default: 1.",
+        "attributes": "Attributes that are not named are unknown.",
+        "folder": "Without it, one file shows all images.",
+        "replace": "Default: no.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

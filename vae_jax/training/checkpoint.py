@@ -101,7 +101,7 @@ def _save(folder: Path, state: TrainState) -> None:
     if different:
         raise UserError(
             f"{folder} was written, but cannot be read again: training on would be in "
-            "vain. What was saved before is whole; another --workdir, of letters and "
+            "vain. What was saved before is whole; another workdir, of letters and "
             "digits, may help:\n  " + "\n  ".join(different)
         )
 
@@ -197,7 +197,7 @@ class Checkpoints:
             except BlockingIOError as error:
                 raise UserError(
                     f"another process is training in {self._folder.parent}: wait "
-                    "for it, stop it, or choose another --workdir"
+                    "for it, stop it, or choose another workdir"
                 ) from error
             for left in list(self._folder.iterdir()):
                 # The last is what Orbax alone leaves of a save.
@@ -264,7 +264,7 @@ class Checkpoints:
         if whole is None:
             raise UserError(
                 "no checkpoint is whole; put one back from a copy, or choose another "
-                "--workdir:\n  " + "\n  ".join(damaged)
+                "workdir:\n  " + "\n  ".join(damaged)
             )
         if damaged:
             print(f"note: {'; '.join(damaged)}: {whole} is used")

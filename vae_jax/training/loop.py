@@ -126,7 +126,7 @@ def _check_faults(
         f"the updates of steps {first} to {step - 1} were skipped, {faults} in a row, "
         "for their loss or gradients are not finite; that of step "
         f"{first} saw the training pictures {pictures}. {stands} comes to the same "
-        "pictures with the same random numbers. In another --workdir, a smaller "
+        "pictures with the same random numbers. In another workdir, a smaller "
         "config.optimizer.learning_rate, config.optimizer.clip_norm or "
         "config.precision=fp32 may help"
     )

@@ -1,0 +1,172 @@
+"""The flags that several modes share, and what a mode of the command line is.
+
+The flags of the commands have a place of their own, `VALUES`: importing a command as a
+function, in a notebook say, defines no flag of the program. `main` adds them to those.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.local_paths import local_path
+
+VALUES = flags.FlagValues()
+# Where nothing is parsed, every flag has its default.
+VALUES.mark_as_parsed()
+LARGEST_SEED = 2**31 - 1
+# Of numbers that codes are multiplied by; beyond, float32 may overflow.
+LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Command:
+    """A mode of the command line.
+
+    Attributes:
+      meaning: one sentence about what it does, for the help.
+      example: what follows --mode=NAME in an example, for the help.
+      flags: the names of the flags that go with it; each with a sentence on what holds
+        where it is not given, for the help.
+      work: takes the settings of --config, or None, and the workdir; returns the files
+        that it has written.
+      several_processes: whether several processes may do it together.
+    """
+
+    meaning: str
+    example: str
+    flags: Mapping[str, str]
+    work: Callable[[Config | None, Path], list[Path]]
+    several_processes: bool = False
+
+
+def check_given(commands: Mapping[str, Command], mode: str) -> None:
+    """Raises UserError where a flag is given that a mode has no use for.
+
+    Args:
+      commands: by mode.
+      mode: that is to be done.
+    """
+    for name in VALUES:
+        modes = [each for each, command in commands.items() if name in command.flags]
+        # What no command names goes with all of them.
+        if VALUES[name].present and modes and mode not in modes:
+            value = VALUES[name].value
+            told = str(value) if isinstance(value, Path) else value
+            raise UserError(
+                f"--{name} is {told!r}; it goes with --mode={' or '.join(modes)}, and "
+                f"that is {mode}"
+            )
+
+
+class PathParser(flags.ArgumentParser[Path]):
+    """Turns the text of a flag into a path on this machine, see `local_path`."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, flag: str):
+        super().__init__()
+        self._flag = flag
+
+    def parse(self, argument: str | Path) -> Path:
+        """Returns the path, or raises UserError in the flag's name."""
+        return local_path(argument, f"--{self._flag}")
+
+    def flag_type(self) -> str:
+        """Returns what absl's help says of the flag."""
+        return "path"
+
+
+def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
+    """Defines a flag whose value is a path on this machine, or None."""
+    return flags.DEFINE(PathParser(name), name, None, meaning, flag_values=VALUES)
+
+
+class NumbersParser(flags.ArgumentParser[list[Any]]):
+    """Turns the text of a flag into numbers, those that are not whole bounded."""
+
+    syntactic_help = "numbers with commas between"
+
+    def __init__(self, flag: str, kind: type[int] | type[float]):
+        super().__init__()
+        self._flag, self._kind = flag, kind
+
+    def parse(self, argument: str) -> list[Any]:
+        """Returns the numbers, or raises UserError in the flag's name."""
+        try:
+            numbers = [self._kind(text) for text in argument.split(",")]
+            if self._kind is float and not all(abs(n) <= LARGEST for n in numbers):
+                raise ValueError("one is too large, or none")
+            return numbers
+        except ValueError as error:
+            allowed = f"numbers with commas between, none above {LARGEST:g}"
+            if self._kind is int:
+                allowed = "whole numbers with commas between"
+            raise UserError(
+                f"--{self._flag} is {argument!r}; allowed are {allowed}"
+            ) from error
+
+    def flag_type(self) -> str:
+        """Returns what absl's help says of the flag."""
+        return "numbers"
+
+
+def define_numbers(
+    name: str, meaning: str, kind: type[int] | type[float], default: str | None = None
+) -> flags.FlagHolder[Any]:
+    """Defines a flag whose value is a list of numbers, or None.
+
+    Args:
+      name: of the flag.
+      meaning: for the help.
+      kind: of the numbers.
+      default: numbers with commas between, or None.
+    """
+    parser = NumbersParser(name, kind)
+    return flags.DEFINE(parser, name, default, meaning, flag_values=VALUES)
+
+
+WORKDIR = define_path("workdir", "The folder of the run.")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "latest",
+    ["latest", "best"],
+    "The checkpoint, latest or best (by the validation loss).",
+    flag_values=VALUES,
+)
+NUM_IMAGES = flags.DEFINE_integer(
+    "num_images",
+    None,
+    "The number of images to draw.",
+    lower_bound=1,
+    upper_bound=1_000_000,
+    flag_values=VALUES,
+)
+SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "The seed of the random numbers.",
+    lower_bound=0,
+    upper_bound=LARGEST_SEED,
+    flag_values=VALUES,
+)
+PICTURES = flags.DEFINE_string(
+    "pictures",
+    None,
+    "Picture files of your own, with commas between.",
+    flag_values=VALUES,
+)
+INDICES = define_numbers(
+    "indices", "The indices of test images, from 0, with commas between.", int
+)
+ATTRIBUTE = flags.DEFINE_string(
+    "attribute", None, "The attribute that is edited.", flag_values=VALUES
+)
+JUDGE = define_path(
+    "judge",
+    "The workdir of a classifier (configs/judge.py) that judges what the run makes.",
+)

@@ -1,0 +1,240 @@
+"""--mode=interpolate: ways through the codes of a run, from picture to picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float, UInt8
+
+from vae_jax.commands import abilities
+from vae_jax.commands.flags import (
+    INDICES,
+    LARGEST_SEED,
+    PICTURES,
+    VALUES,
+    Command,
+    define_numbers,
+)
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.pictures import (
+    check_one_of,
+    images_at,
+    in_unit_interval,
+    own_pictures,
+)
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.exploration import interpolation, sampling
+from vae_jax.keys import Stream, key
+from vae_jax.report import plots
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+# Way points where none are given.
+NUM_WAY_POINTS = 8
+SEEDS = define_numbers(
+    "seeds", "The seeds of samples from the prior, with commas between.", int
+)
+SPHERICAL = flags.DEFINE_bool(
+    "spherical",
+    False,
+    "The ways are great circles, which keep to codes of usual length.",
+    flag_values=VALUES,
+)
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps",
+    10,
+    "The number of images from one way point to the next, both included.",
+    lower_bound=2,
+    upper_bound=10_000,
+    flag_values=VALUES,
+)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Ways between codes, decoded.
+
+    Attributes:
+      frames: through all way points and back to the first, which is there again at the
+        end; in [0, 1].
+      rows: of each pair of way points the frames between them, where the way points are
+        pictures in front of and behind them the pictures themselves.
+      record: what the ways are between, and for each row how long the codes are and how
+        far neighbouring frames are apart.
+    """
+
+    frames: Float[np.ndarray, "F H W C"]
+    rows: Float[np.ndarray, "rows columns H W C"]
+    record: dict[str, Any]
+
+
+def _prior_codes(run: Run, seeds: Sequence[int]) -> Float[np.ndarray, "K D"]:
+    """Returns the code that each seed draws from the prior first."""
+    abilities.check_prior(
+        run,
+        f"--seeds is {','.join(map(str, seeds))}",
+        "allowed are --indices of test pictures and --pictures of your own",
+    )
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(
+                f"--seeds has {seed}; allowed are whole numbers from 0 to "
+                f"{LARGEST_SEED}"
+            )
+    prior = run.model().prior_of()
+    draws = [prior.sample(key(seed, Stream.SAMPLING), 1) for seed in seeds]
+    return np.concatenate(draws)
+
+
+def _way_points(
+    run: Run,
+    indices: Sequence[int] | None,
+    seeds: Sequence[int] | None,
+    pictures: tuple[Sequence[str], np.ndarray] | None,
+) -> tuple[str, list[Any], np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Returns the way points' kind, names, codes, labels and pictures."""
+    if indices is None:
+        indices = range(min(NUM_WAY_POINTS, run.recipe["pictures"]["test"]))
+    kind, names = "indices", list(indices)
+    if seeds is not None:
+        kind, names = "seeds", list(seeds)
+    elif pictures is not None:
+        kind, names = "pictures", list(pictures[0])
+    if len(names) < 2:
+        raise UserError(f"--{kind} is {','.join(map(str, names))}; two are needed")
+    if seeds is not None:
+        return kind, names, _prior_codes(run, seeds), None, None
+    images, labels = (
+        images_at(run, indices, "--mode=interpolate of test pictures")
+        if pictures is None
+        else (pictures[1], None)
+    )
+    codes = sampling.encode_images(run.model(), images, labels)
+    return kind, names, codes, labels, images
+
+
+def _row_figures(
+    a: np.ndarray, b: np.ndarray, frames: np.ndarray, spherical: bool
+) -> dict[str, float]:
+    """Returns how long the codes are on the way from a to b, and how even it looks."""
+    norms = np.linalg.norm(interpolation.interpolate(a, b, 3, spherical), axis=1)
+    names = ("norm_first", "norm_middle", "norm_last")
+    steps = np.mean(np.square(np.diff(frames, axis=0)), axis=(1, 2, 3))
+    mean = float(steps.mean())
+    return dict(zip(names, norms.tolist(), strict=True)) | {
+        "mean_squared_step": mean,
+        # No step at all is an even way, too.
+        "largest_over_mean": float(steps.max()) / mean if mean else 1.0,
+    }
+
+
+def interpolate(
+    run: Run,
+    *,
+    indices: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    pictures: tuple[Sequence[str], UInt8[np.ndarray, "N H W C"]] | None = None,
+    num_steps: int = 10,
+    spherical: bool = False,
+) -> Interpolation:
+    """Decodes the way from each code to the next, by the EMA parameters.
+
+    The code of a picture is its posterior's mode. There is a row for each pair of way
+    points; an odd last one is paired with the one before it. The record of a row has
+    the norms of its codes, `mean_squared_step`, over pixels and frames, and how many
+    times that the largest step is.
+
+    A conditional VAE's labels change along with the codes, linearly; those of the
+    prior's samples and of the user's pictures are unknown.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      indices: of test images, two at least; the first eight where no way points are
+        given.
+      seeds: of samples of the prior, instead.
+      pictures: the user's, instead: files, and what is in them as the model sees
+        images.
+      num_steps: frames from each way point to the next, both included; at least 2.
+      spherical: see `interpolation.interpolate`.
+
+    Raises:
+      UserError: there is one way point only, no such test image, or no prior.
+    """
+    kind, names, codes, labels, images = _way_points(run, indices, seeds, pictures)
+    around = [*range(len(codes)), 0]
+    way = interpolation.path(codes[around], num_steps, spherical)
+    if labels is not None:
+        labels = interpolation.path(labels[around], num_steps, spherical=False)
+    frames = sampling.decode_codes(run.model(), way, labels)
+    rows, figures = [], []
+    for first in (min(i, len(codes) - 2) for i in range(0, len(codes), 2)):
+        last = first + 1
+        row = frames[first * (num_steps - 1) :][:num_steps]
+        figures.append(
+            {"from": names[first], "to": names[last]}
+            | _row_figures(codes[first], codes[last], row, spherical)
+        )
+        if images is not None:
+            ends = in_unit_interval(images[[first, last]])
+            row = np.concatenate([ends[:1], row, ends[1:]])
+        rows.append(row)
+    record = {
+        "way_points": {kind: names},
+        "interpolation": "spherical" if spherical else "linear",
+        "num_steps": num_steps,
+        "rows": figures,
+    }
+    return Interpolation(frames, np.stack(rows), record)
+
+
+def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
+    """Writes interpolation.png, .gif and .json to the run's images/.
+
+    The PNG file has the rows, the GIF goes through all way points and back to the
+    first, and the JSON file is the record.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path = run.image_path("interpolation.png")
+    plots.image_grid(found.rows, path)
+    # The last frame is the first again.
+    plots.animation(found.frames[:-1], path.with_suffix(".gif"))
+    write_json(path.with_suffix(".json"), found.record)
+    return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "interpolate")
+    check_one_of(PICTURES, INDICES, SEEDS)
+    found = interpolate(
+        run,
+        indices=INDICES.value,
+        seeds=SEEDS.value,
+        pictures=own_pictures(run),
+        num_steps=NUM_STEPS.value,
+        spherical=SPHERICAL.value,
+    )
+    return draw_interpolation(run, found)
+
+
+COMMAND = Command(
+    meaning="Draws the ways between images, through their codes.",
+    example="--workdir=runs/vae --spherical",
+    flags={
+        "indices": f"Default: the first {NUM_WAY_POINTS} of them.",
+        "pictures": "Instead of test images.",
+        "seeds": "Instead of test images.",
+        "num_steps": f"Default: {NUM_STEPS.default}.",
+        "spherical": "Default: straight lines.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

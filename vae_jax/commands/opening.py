@@ -1,0 +1,50 @@
+"""The run that a command looks into."""
+
+from pathlib import Path
+
+from vae_jax import config as config_lib
+from vae_jax import run as run_lib
+from vae_jax.commands import abilities
+from vae_jax.commands.flags import CHECKPOINT
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.run import Run
+
+
+def open_run(config: Config | None, workdir: Path) -> Run:
+    """Opens the run in a workdir, at --checkpoint.
+
+    Args:
+      config: the settings of --config; they say how the run is evaluated and where its
+        data set is. None for those of the run.
+      workdir: of the run.
+
+    Raises:
+      UserError: there is no run, or one of other settings.
+    """
+    data_dir = None if config is None else config.dataset.data_dir
+    run = run_lib.load(workdir, CHECKPOINT.value, data_dir)
+    if config is not None:
+        different = [
+            line
+            for line in config_lib.resumed_differences(run.config, config)
+            if not line.startswith("eval.")
+        ]
+        if different:
+            raise UserError(
+                f"{workdir} holds a run of another config than --config:\n  "
+                + "\n  ".join(different)
+            )
+        run.config.eval = config.eval
+    return run
+
+
+def open_autoencoder(config: Config | None, workdir: Path, mode: str) -> Run:
+    """Opens a run as `open_run` does, for a mode that takes an autoencoder.
+
+    Raises:
+      UserError: as `open_run`, or the run is of a classifier.
+    """
+    run = open_run(config, workdir)
+    abilities.check_decoder(run, f"--mode is {mode}")
+    return run

@@ -1,0 +1,91 @@
+"""--mode=train: a run from its settings, evaluated and drawn."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from vae_jax import processes
+from vae_jax import run as run_lib
+from vae_jax.commands import abilities, codes, evaluation, reconstructions, samples
+from vae_jax.commands.flags import NUM_IMAGES, SEED, Command
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.report import plots, tables
+from vae_jax.report.writer import read_lines
+from vae_jax.run import Run
+
+NUM_DRAWN = 64
+
+
+def draw_curves(run: Run) -> Path:
+    """Draws metrics.jsonl against the step; returns images/curves.png.
+
+    Raises:
+      UserError: the log is damaged, or the operating system refuses.
+    """
+    path = run.image_path("curves.png")
+    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path)
+    return path
+
+
+def draw_run(run: Run, num_images: int = NUM_DRAWN, seed: int = 0) -> list[Path]:
+    """Draws what a model can do after its training, and keeps what needs its images.
+
+    Learning curves; of an autoencoder reconstructions, codes.npz and samples as well.
+
+    Args:
+      run: of any model.
+      num_images: of reconstructions and of samples.
+      seed: of the samples.
+
+    Returns:
+      The image files.
+
+    Raises:
+      UserError: the data set is not there, or the operating system refuses.
+    """
+    written = [draw_curves(run)]
+    if not abilities.can_decode(run):
+        return written
+    found = reconstructions.reconstruct(run, num_images)
+    written.append(reconstructions.draw_reconstructions(run, found))
+    codes.keep(run)
+    samplers = []
+    if codes.is_enough("gaussian", run.num_train):
+        samplers.append("gaussian")
+    if abilities.has_prior(run):
+        samplers.append("prior")
+    for sampler in samplers:
+        images = samples.sample(run, sampler, num_images, seed)
+        drawn_by = samples.describe(run, images, seed)
+        written.append(samples.draw_samples(run, sampler, images, drawn_by))
+    return written
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    if config is None:
+        raise UserError("--config is missing: --config=configs/vae.py, say")
+    run = run_lib.train(config, workdir)
+    if run.step < run.config.train.num_steps:
+        print(f"stopped at step {run.step}; to go on: {shlex.join(sys.orig_argv)}")
+        # Neither done nor wrong: for a scheduler to start again.
+        sys.exit(os.EX_TEMPFAIL)
+    report = evaluation.evaluate_run(run)
+    written = evaluation.write_evaluation(run, report)
+    if not processes.is_first():
+        return []
+    print(tables.evaluation_table(report))
+    return [written, *draw_run(run, NUM_IMAGES.value or NUM_DRAWN, SEED.value)]
+
+
+COMMAND = Command(
+    meaning="Trains a model, evaluates it and draws samples. The default mode.",
+    example="--config=configs/vae.py --config.train.num_steps=2000",
+    flags={
+        "num_images": f"Default: {NUM_DRAWN}.",
+        "seed": "It is of the samples alone. Default: 0.",
+    },
+    work=_work,
+    several_processes=True,
+)

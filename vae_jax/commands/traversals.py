@@ -1,0 +1,165 @@
+"""--mode=traverse: what each dimension of a picture's code does to the picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vae_jax.commands import abilities
+from vae_jax.commands.codes import dimensions
+from vae_jax.commands.evaluation import ACTIVE_VARIANCE
+from vae_jax.commands.flags import INDICES, NUM_IMAGES, PICTURES, Command
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.pictures import check_one_of, images_at, own_pictures
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.exploration import interpolation, sampling
+from vae_jax.report import plots
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+NUM_DIMENSIONS = 10
+# A traversal goes so many standard deviations from the mean to either side.
+REACH = 3.0
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """A picture decoded with one dimension of its code at a time changed.
+
+    Attributes:
+      images: a row for each dimension, a column for each of its V values; in [0, 1].
+      record: the order of all dimensions and why, which are drawn and at which values.
+    """
+
+    images: Float[np.ndarray, "rows V H W C"]
+    record: dict[str, Any]
+
+
+def traverse(
+    run: Run,
+    num_dimensions: int = NUM_DIMENSIONS,
+    image_index: int = 0,
+    num_values: int = 11,
+    picture: UInt8[np.ndarray, "H W C"] | None = None,
+) -> Traversal:
+    """Decodes a picture's code with one dimension at a time changed.
+
+    The EMA parameters do so. The dimension of the largest KL to the prior comes first.
+    Its values go from three standard deviations of the prior below its mean to three
+    above, the other dimensions as the picture has them. Where the KL is not analytic,
+    the order is by the variance of the posterior's mean. An autoencoder has no prior:
+    its codes' mean, standard deviation and variance take its place.
+
+    The record has the order of all dimensions, what they are `ordered_by`, over the
+    validation split `kl_by_dimension` in nats and `variance_by_dimension` of the
+    posterior's mean (the autoencoder's code), and a VAE's `active_units` as eval.json
+    has them; what is not defined is None.
+
+    Args:
+      run: of a VAE or an autoencoder.
+      num_dimensions: to decode, all where there are fewer.
+      image_index: of the test image.
+      num_values: of each dimension.
+      picture: the user's instead; a conditional VAE's labels are unknown then.
+
+    Raises:
+      UserError: there is no such test image.
+    """
+    pictures, labels = (
+        images_at(run, [image_index], "--mode=traverse of test pictures")
+        if picture is None
+        else (picture[None], None)
+    )
+    model = run.model()
+    known = dimensions(run)
+    variances, kl = known["variance"], known.get("kl")
+    order = np.argsort(-(variances if kl is None else kl), kind="stable")
+    drawn = order[:num_dimensions].tolist()
+
+    (code,) = sampling.encode_images(model, pictures, labels)
+    label = None if labels is None else labels[0]
+    active_units, ordered_by = None, "variance of the code"
+    if abilities.has_posterior(run):
+        active_units = int(np.sum(variances > ACTIVE_VARIANCE))
+        ordered_by = "kl" if kl is not None else "variance of the posterior's mean"
+    # Codes without a prior have no other scale than their own.
+    mean, std = known["mean"], known["std"]
+    if abilities.has_prior(run):
+        prior = model.prior_of(None if label is None else jnp.asarray(label))
+        mean, std = np.asarray(prior.mean), np.asarray(prior.std)
+    offsets = np.linspace(-REACH, REACH, num_values)
+    values = mean[drawn, None] + std[drawn, None] * offsets
+    changed = interpolation.traversal(code, drawn, values)
+    decoded = sampling.decode_codes(model, changed.reshape(-1, len(code)), label)
+    record = {
+        "image_index": image_index if picture is None else None,
+        "ordered_by": ordered_by,
+        "order": order.tolist(),
+        "drawn": drawn,
+        "values": values.tolist(),
+        "kl_by_dimension": None if kl is None else kl.tolist(),
+        "variance_by_dimension": variances.tolist(),
+        "active_units": active_units,
+    }
+    images = decoded.reshape(*changed.shape[:2], *decoded.shape[1:])
+    return Traversal(images, record)
+
+
+def draw_traversal(run: Run, found: Traversal) -> list[Path]:
+    """Writes traversal.png, .gif and .json to the run's images/.
+
+    The PNG file has the rows, the GIF moves all of them at once, there and back, and
+    the JSON file is the record.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path = run.image_path("traversal.png")
+    plots.image_grid(found.images, path)
+    there = [
+        plots.tiled(plots.nearly_square(column))
+        for column in found.images.swapaxes(0, 1)
+    ]
+    plots.animation(np.stack(there + there[-2:0:-1]), path.with_suffix(".gif"))
+    write_json(path.with_suffix(".json"), found.record)
+    return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "traverse")
+    check_one_of(PICTURES, INDICES)
+    indices, own = INDICES.value or [0], own_pictures(run)
+    pictures = None if own is None else own[1]
+    for name, those in (("indices", indices), ("pictures", pictures)):
+        if those is not None and len(those) > 1:
+            raise UserError(
+                f"--{name} has {len(those)} pictures; with --mode=traverse one is "
+                "allowed"
+            )
+    found = traverse(
+        run,
+        NUM_IMAGES.value or NUM_DIMENSIONS,
+        image_index=indices[0],
+        picture=None if pictures is None else pictures[0],
+    )
+    return draw_traversal(run, found)
+
+
+COMMAND = Command(
+    meaning="Draws what each dimension of the code changes in an image.",
+    example="--workdir=runs/vae --pictures=me.jpg",
+    flags={
+        "num_images": f"Here: of dimensions. Default: {NUM_DIMENSIONS}.",
+        "indices": "One is allowed. Default: 0.",
+        "pictures": "One is allowed, instead of a test image.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)
