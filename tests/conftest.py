@@ -6,6 +6,9 @@ from pathlib import Path
 
 # Before JAX is imported: tests of numbers want the same products everywhere.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+# What is compiled runs a few times: how fast it runs is not what most tests are about.
+# Those that are about bits compile as users do, see `compiled_as_users_do`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The tests build the same small programs many times, in several processes.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
@@ -24,6 +27,7 @@ install_import_hook(
     "beartype.beartype",
 )
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
 
@@ -31,6 +35,26 @@ from absl.testing import flagsaver  # noqa: E402
 import vae_jax.main  # noqa: E402, F401
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import cache, synthetic_faces  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """Marks as fast what is not marked as slow, so that `-m fast` takes a minute."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
+
+
+@pytest.fixture(autouse=True)
+def compiled_as_users_do(request, monkeypatch):
+    """Has tests that are marked as optimised, and processes they start, compile well."""
+    if request.node.get_closest_marker("optimised") is None:
+        yield
+        return
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 
+@pytest.mark.optimised
 def test_killed_runs_end_as_one_let_alone():
     done = subprocess.run(
         [sys.executable, "-m", "tests.kill_runs", "--count=5"],

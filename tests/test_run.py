@@ -48,6 +48,7 @@ def test_a_workdir_holds_what_it_promises(tiny_config, tmp_path):
     )
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("feed", ["device", "stream"])
 def test_stopping_and_resuming_changes_no_bit(tiny_config, tmp_path, precision, feed):
@@ -79,6 +80,7 @@ def test_a_run_may_go_on_with_the_other_feed(tiny_config, tmp_path):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.optimised
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny_config, tmp_path):
     tiny_config.train.num_steps = 4
     first = run_lib.train(tiny_config, tmp_path / "a")

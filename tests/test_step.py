@@ -45,6 +45,7 @@ def assert_same_bits(left, right):
 TARGETS = jax.random.normal(jax.random.key(0), (6, 3))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("float16", [False, True])
 def test_a_scan_is_single_updates_bit_for_bit(float16):
     state, update = make(float16=float16)
@@ -251,6 +252,7 @@ def test_a_fault_skips_the_update_and_is_counted(where, value, float16):
         assert np.isfinite(leaf).all()
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("float16", [False, True])
 def test_a_scan_with_faults_is_single_updates_bit_for_bit(float16):
     batches = faults(loss={0: np.nan, 4: np.inf}, gradient={3: np.nan, 4: np.nan})

@@ -306,6 +306,7 @@ def test_a_recipe_takes_words_and_settings_take_none(data_dir, tmp_path):
         assert image.mode == "RGB"
 
 
+@pytest.mark.optimised
 def test_a_kill_and_a_restart_leave_what_one_run_leaves(data_dir, tmp_path):
     tiny = [a for a in TINY if "num_steps" not in a] + ["--config.train.num_steps=200"]
     common = [f"--config={ROOT / 'configs' / 'vae.py'}", *tiny]
@@ -338,6 +339,7 @@ def caches(tmp_path, monkeypatch):
     return tmp_path / "caches"
 
 
+@pytest.mark.optimised
 def test_kept_programs_change_no_bit(data_dir, tmp_path, caches, monkeypatch):
     def train(name):
         return subprocess.Popen(

@@ -119,7 +119,7 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     `standard_errors` are over held-out pictures, the notebook's over draws.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       judge: of a classifier, on the same pictures.
       attribute: to add and to remove.
       seed: of the first draw of the notebook's pictures.

@@ -50,7 +50,7 @@ def encode_train(
     """Returns the training pictures' codes and samples of their posteriors, [N,D].
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       purpose: see `Run.dataset_for`.
       which: an index of the pictures.
     """
@@ -70,7 +70,7 @@ def fitted_density(run: Run, sampler: str) -> Any:
     It is read from codes.npz, and put there where it is new.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       sampler: a key of `FITTED`.
 
     Raises:
@@ -143,7 +143,7 @@ def keep(run: Run) -> None:
     """Writes codes.npz and directions.npz, for use where the pictures are not.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
 
     Raises:
       UserError: the pictures are needed and not there.

@@ -65,7 +65,7 @@ def find_directions(
     held.Smiling.offset and so on.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       seed: of the notebook's pictures.
       guide: of a classifier, to find a `held` direction by.
       attribute: for which.

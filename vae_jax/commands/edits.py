@@ -123,7 +123,7 @@ def edit(
     """Edits images along attributes, by the EMA parameters.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       weights: of each attribute's direction in the sum.
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.

@@ -152,7 +152,7 @@ def interpolate(
     prior's samples and of the user's pictures are unknown.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       indices: of test images, two at least; the first eight where no way points are
         given.
       seeds: of samples of the prior, instead.

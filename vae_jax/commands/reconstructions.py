@@ -47,7 +47,7 @@ def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
     """Reconstructs validation images by the EMA parameters, from their codes.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       num_images: N, the first of the split; all where there are fewer.
 
     Raises:

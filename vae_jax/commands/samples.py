@@ -109,7 +109,7 @@ def sample(
     """Returns samples by the EMA parameters, in [0, 1].
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       sampler: "prior", or a density fitted to codes of the training pictures:
         "gaussian" or "mixture".
       num_images: N.

@@ -60,7 +60,7 @@ def traverse(
     has them; what is not defined is None.
 
     Args:
-      run: of a VAE or an autoencoder.
+      run: of an autoencoder of any kind.
       num_dimensions: to decode, all where there are fewer.
       image_index: of the test image.
       num_values: of each dimension.
