@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def compiled_as_users_do(request, monkeypatch):
-    """Has tests that are marked as optimised, and processes they start, compile well."""
+    """Has tests marked as optimised, and processes that they start, compile well."""
     if request.node.get_closest_marker("optimised") is None:
         yield
         return

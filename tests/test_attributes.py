@@ -63,6 +63,7 @@ def small(name, **settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_effects_are_the_judges_view_of_the_decoded_edit(name):
     model, judge = small(name), small("classifier", attributes="A,B,C")
@@ -79,6 +80,7 @@ def test_effects_are_the_judges_view_of_the_decoded_edit(name):
     )
 
 
+@pytest.mark.slow
 def test_the_held_direction_flips_one_and_holds_the_others():
     model, guide = small("ae"), small("classifier", attributes="A,B,C,D")
     codes = np.random.default_rng(0).normal(size=(600, 6)).astype(np.float32)

@@ -29,6 +29,7 @@ def test_pictures_are_as_large_as_celeba_s(source):
     assert 5_000 < size < 12_000
 
 
+@pytest.mark.slow
 def test_both_writers_write_the_same_examples(source, data_dir, tmp_path):
     data_path.prepare_by_tfds(source, tmp_path / "tfds")
     for split in ("train", "validation", "test"):

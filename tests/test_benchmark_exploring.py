@@ -92,6 +92,7 @@ def test_samples_agree_with_pytorch(pair):
 
 
 # torch.compile brings warnings about torch's own code.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_each_kind_has_a_line_with_the_same_rivals(monkeypatch):
     config = small("VAE")

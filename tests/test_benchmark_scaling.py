@@ -6,6 +6,8 @@ from PIL import Image
 
 from benchmarks import limits, scaling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def slow_machine(monkeypatch):

@@ -14,6 +14,7 @@ def test_durations_are_seconds_and_ratios_are_of_the_same_round():
     assert found["b"] == {"median": 4.0, "lowest": 2.0, "highest": 12.0, "ratio": 2.0}
 
 
+@pytest.mark.slow
 def test_vae_jax_trains_until_its_first_line_and_leaves_its_programs(
     data_dir, tmp_path
 ):

@@ -12,6 +12,8 @@ from benchmarks import __main__ as command
 from benchmarks import accelerator, limits, profiling, scaling, timing, training
 from vae_jax.experiment import assemble
 
+pytestmark = pytest.mark.slow
+
 
 def small(name):
     config = training.plain(training.RECIPES[name](), 4)

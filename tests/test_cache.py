@@ -159,6 +159,7 @@ def test_processes_decode_the_same_pictures(data_dir, faces, shares, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_is_named_by_its_process(tmp_path, shares):
     sizes = {"train": 36, "validation": 2, "test": 2}
     folder = synthetic_faces.prepare(tmp_path, sizes=sizes)
@@ -224,6 +225,7 @@ cache.load("synthetic_faces", sys.argv[1], size=512, resampler="lanczos")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_behind(tmp_path, sent):
     sizes = {"train": 800, "validation": 2, "test": 2}

@@ -200,6 +200,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     two, tmp_path, capsys, kind

@@ -67,6 +67,7 @@ def test_log_odds_are_linear_in_the_features_and_blind_to_labels():
         np.testing.assert_allclose(said.logits, logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_knows_all_attributes(tiny_config, tmp_path):
     config = make_judge(tiny_config)
     config.model.hidden_dim, config.model.latent_dim = 64, 32

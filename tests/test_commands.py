@@ -65,6 +65,7 @@ def judge(data_dir, tmp_path_factory):
     return learn_by_heart(config, tmp_path_factory.mktemp("judge"), 900)
 
 
+@pytest.mark.slow
 def test_a_judge_sees_what_a_run_makes(vae, judge):
     report = evaluation.evaluate_run(vae, judge)
     written = evaluation.write_evaluation(vae, report)
@@ -91,6 +92,7 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert by_attribute == pytest.approx(told["pictures"]["accuracy_by_attribute"])
 
 
+@pytest.mark.slow
 def test_codes_are_held_against_the_factors_of_drawn_faces(tiny_config, tmp_path):
     synthetic_faces.prepare(tmp_path, sizes={"train": 200, "validation": 6, "test": 6})
     tiny_config.dataset.data_dir = str(tmp_path)
@@ -141,6 +143,7 @@ def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_pat
         evaluation.open_judge("guide", str(tmp_path / "other"), vae)
 
 
+@pytest.mark.slow
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):
     directions.write_directions(vae, 0, guide=judge, attribute="Smiling")
     report = attributes.judge_edits(vae, judge, "Smiling", 0)
@@ -311,6 +314,7 @@ def test_an_edit_at_zero_is_the_reconstruction(vae):
     assert list(has) == [False, False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -328,6 +332,7 @@ def test_attributes_that_cannot_be_edited_are_refused(
         edits.parse_weights(run, text)
 
 
+@pytest.mark.slow
 def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):
     tiny_config.train.num_steps = 4
     tiny_config.model.likelihood, tiny_config.model.std = "fixed_gaussian", 0.25

@@ -33,6 +33,7 @@ def shrunk(config):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_a_step(name, data_dir, tmp_path):
     config_lib.validate(recipe(name))

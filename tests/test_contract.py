@@ -30,6 +30,8 @@ from vae_jax.models.contract import (
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.priors import Mixture
 
+pytestmark = pytest.mark.slow
+
 RECIPES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py")
 )

@@ -157,6 +157,7 @@ def test_networks_of_the_same_settings_share_their_compiled_programs(norm):
         assert one != wide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape", "settings"),
     [
@@ -198,6 +199,7 @@ def test_group_norm_is_in_the_blocks():
     assert grown["group"] < 1.1 and grown["none"] > 10
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_and_keeps_fewer_values():
     inputs = (noise((2, 8, 8, 1)), noise((2, 5), seed=1))
 

@@ -71,6 +71,7 @@ def test_the_new_likelihood_sums_to_one(extended):
     assert float(python(extended, "-c", SUM_OF_LEVELS)) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_new_parts_train(extended, data_dir, tmp_path):
     python(
         extended,
@@ -125,6 +126,7 @@ def test_every_page_is_in_the_readme():
         assert f"(docs/{page.name})" in readme, page.name
 
 
+@pytest.mark.slow
 def test_settings_of_the_new_parts_are_listed_and_go_with_them_alone(extended):
     listed = python(extended, "-m", "vae_jax.settings")
     assert re.search(r"`model.largest_scale` .*`model.likelihood` laplace \|", listed)

@@ -51,6 +51,7 @@ def evaluated(model, per_image, batch_size=4, images=IMAGES, seed=2, label_colum
 FIGURES = evaluate.objective_figures(beta_elbo(1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
 def test_each_image_counts_once_whatever_the_batch(model, batch_size):
     figures = evaluated(model, FIGURES, batch_size)
@@ -73,6 +74,7 @@ def test_noise_belongs_to_the_image_not_to_its_place(model):
     np.testing.assert_allclose(all_of_them["kl"], other_seed["kl"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_figures_are_the_models_terms(model):
     figures = evaluated(model, FIGURES)
     for index in (0, 10):
@@ -87,6 +89,7 @@ def test_figures_are_the_models_terms(model):
         np.testing.assert_allclose(figures["mse"][index], mse, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "chunk"), [(1, 1), (7, 3), (7, 7), (7, 16)])
 def test_the_bound_is_the_log_of_the_mean_weight(model, samples, chunk):
     figures = evaluated(model, evaluate.bound_figures(samples, chunk))
@@ -109,6 +112,7 @@ def test_the_bound_rises_from_the_elbo(model):
     assert elbo < few < many
 
 
+@pytest.mark.slow
 def test_log_weights_never_use_the_analytic_kl(model):
     image = to_unit_interval(jnp.asarray(IMAGES[:2]))
     terms = model(image, jax.random.key(0), num_samples=4)
@@ -121,6 +125,7 @@ def test_log_weights_never_use_the_analytic_kl(model):
     np.testing.assert_allclose(log_weights(broken), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bits_per_dim_of_a_uniform_guess_is_eight(model):
     # A decoder that spreads its mass evenly over the levels needs 8 bits, and a
     # posterior at the prior costs nothing.
@@ -138,6 +143,7 @@ def test_bits_per_dim_of_a_uniform_guess_is_eight(model):
     np.testing.assert_allclose(metrics.bits_per_dim(costly), 8 + extra, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_conditional_model_sees_each_images_own_labels():
     model = make("Smiling,Male")
     for per_image in (FIGURES, evaluate.bound_figures(3, 2)):

@@ -94,6 +94,7 @@ def assert_spreads(out, names, block):
             assert float(row[f"{name}_std"]) == pytest.approx(deviation, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_table_has_means_and_deviations_over_seeds(swept):
     assert_spreads(swept, FIGURES, lambda report: report["test"]["ema"])
     row = rows_of(swept / "table.csv")[1]
@@ -141,6 +142,7 @@ def test_a_second_call_reads_what_is_there(swept, tiny, forbidden, capsys):
     assert f"run 4 of 4: {swept / 'beta_4_seed5'}" in told
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_and_no_other(swept, tiny, tmp_path, monkeypatch):
     out, trained = shutil.copytree(swept, tmp_path / "out"), []
     train = run_lib.train
@@ -338,6 +340,7 @@ def compared(swept, tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_notebooks_table_has_all_rows_with_finite_figures(compared, swept):
     rows = rows_of(compared / "out" / "table.csv")
     assert list(dict.fromkeys(row["property"] for row in rows)) == list(PROPERTIES)

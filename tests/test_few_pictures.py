@@ -18,6 +18,8 @@ from vae_jax.commands import (
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[(1, 1), (2, 1), (9, 3)], ids=str)
 def few(request, tmp_path_factory):

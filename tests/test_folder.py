@@ -484,6 +484,7 @@ def prepare_elsewhere(path, place, results):
     results.put(str(folder.prepare(path, place)))
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_it_once_between_them(tmp_path, tfds_dir):
     path = write(tmp_path / "faces", plain(200))
     context = multiprocessing.get_context("spawn")
@@ -536,6 +537,7 @@ def own_config(tiny_config, own_faces):
     return tiny_config
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_folder_and_goes_on_with_it(own_config, tmp_path):
     own_config.train.num_steps = 4
     run = run_lib.train(own_config, tmp_path / "run")
@@ -552,6 +554,7 @@ def test_a_run_trains_on_a_folder_and_goes_on_with_it(own_config, tmp_path):
     assert loaded.dataset.recipe == run.dataset.recipe
 
 
+@pytest.mark.slow
 def test_a_run_needs_its_folder_no_more_once_it_is_prepared(
     own_config, own_faces, tmp_path
 ):
@@ -571,6 +574,7 @@ def test_a_run_needs_its_folder_no_more_once_it_is_prepared(
         print(run_lib.load(tmp_path / "run").dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["same number", "another number", "moved"])
 def test_a_run_goes_on_with_the_same_pictures_alone(
     own_config, own_faces, tmp_path, capsys, change

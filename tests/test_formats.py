@@ -20,6 +20,8 @@ from vae_jax.config import default_config, resumed_differences
 from vae_jax.data import synthetic_faces
 from vae_jax.record import read_config
 
+pytestmark = pytest.mark.slow
+
 KEPT = sorted(Path(__file__).parent.glob("format_*"))
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from vae_jax.experiment import assemble
 
+pytestmark = pytest.mark.slow
+
 RECIPES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "configs").glob("[!_]*.py")
 )

@@ -22,6 +22,8 @@ from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 from vae_jax.training import loop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def short_config(tiny_config):

@@ -21,7 +21,7 @@ import optax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 from PIL import Image
@@ -434,6 +434,7 @@ def test_flags_of_any_text(monkeypatch, capsys):
 
     @fuzz(150)
     @given(st.lists(mode, max_size=1), st.lists(flag | known | TEXTS, max_size=4))
+    @example(["--mode=eval"], ["--workdir=w"])
     def check(modes, words):
         monkeypatch.setattr(sys, "argv", ["vae_jax", *modes, *words])
         with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:

@@ -2,6 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.optimised
 def test_killed_runs_end_as_one_let_alone():

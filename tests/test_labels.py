@@ -59,6 +59,7 @@ def conditional_vae(network="mlp", prior="normal", seed=0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_unknown_labels_are_zeros_and_none_everywhere(network):
     model = conditional_vae(network, prior="conditional")
@@ -86,6 +87,7 @@ def test_unknown_labels_are_zeros_and_none_everywhere(network):
     assert not np.allclose(model.decode(zeros, known).mean, model.decode(zeros).mean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_a_few_steps_teach_the_decoder_what_a_label_looks_like(network):
     # The second attribute is whether the picture is white; the first is noise.

@@ -95,6 +95,7 @@ def test_gradients_on_a_cpu_have_gradients(stride):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_bf16_products_are_near_float32s_and_train_float32_kernels():
     layer = new_conv(BFLOAT16)
     x = noise((2, 5, 6, 3))

@@ -85,6 +85,7 @@ def test_gaussian_log_prob_is_scipys_density(std):
     np.testing.assert_allclose(px.log_prob(jnp.float32(x)), expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("std", [0.002, 0.03, 0.2, 2.0, 100.0])
 def test_gaussian_log_mass_is_the_integral_over_the_bin(std):
     mean, levels = 0.37, np.arange(1, 255)
@@ -194,6 +195,7 @@ def test_learned_logistic_reads_its_maps_as_location_and_log_squared_scale():
     )
 
 
+@pytest.mark.slow
 def test_the_256_levels_sum_to_one():
     def total(px, dtype):
         log_mass = px.log_mass(column(GRID, dtype))
@@ -277,6 +279,7 @@ def test_samples_have_the_mean_that_is_stated(kind):
     assert error > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_extreme_maps_leave_values_and_gradients_finite(kind):
     likelihood = KINDS[kind]

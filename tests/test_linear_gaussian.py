@@ -98,6 +98,7 @@ def test_the_exact_posterior_is_diagonal_and_in_the_encoders_family():
     np.testing.assert_allclose(PRECISION, np.diag(np.diag(PRECISION)), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1, 5, 50])
 def test_bounds_are_the_evidence_at_the_exact_posterior(num_samples):
     images = draw_images(8)
@@ -142,6 +143,7 @@ def test_a_wrong_posterior_costs_its_divergence_from_the_exact_one():
         assert (error < 0.02).all()
 
 
+@pytest.mark.slow
 def test_more_importance_samples_come_closer_to_the_evidence_from_below():
     # Copies of one image, for the mean over samples of each copy's own.
     image = draw_images(1)
@@ -162,6 +164,7 @@ def test_more_importance_samples_come_closer_to_the_evidence_from_below():
     assert abs(bounds[0] - (expected - gap)) < 5 * errors[0]
 
 
+@pytest.mark.slow
 def test_evaluations_bounds_are_the_evidence_at_the_exact_posterior():
     images = draw_images(3)
     keys = jax.random.split(jax.random.key(0), 3)
@@ -173,6 +176,7 @@ def test_evaluations_bounds_are_the_evidence_at_the_exact_posterior():
         np.testing.assert_allclose(figures["iw_bound"], evidence(images), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_evaluations_bound_does_not_depend_on_how_the_samples_are_chunked():
     # 4000 samples whole and in chunks of which the last is cut short.
     image, wrong = draw_images(1)[0], model(np.array([0.3, -0.2]), 1.5)
@@ -183,6 +187,7 @@ def test_evaluations_bound_does_not_depend_on_how_the_samples_are_chunked():
         )
 
 
+@pytest.mark.slow
 def test_evaluations_elbo_is_the_objectives():
     images, key = draw_images(1), jax.random.key(5)
     wrong = model(0.3, 1.5)

@@ -19,6 +19,8 @@ from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path, split_paths
 from vae_jax.training import checkpoint
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     "[x]",
     "runs [old] *?[!a]",

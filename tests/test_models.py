@@ -41,6 +41,7 @@ def test_the_notebooks_parameter_counts(name, latent, hidden, parameters):
     assert count(model) == parameters
 
 
+@pytest.mark.slow
 def test_initial_weights_are_lecun_normal_and_biases_zero():
     kernel = make("vae", 64, 1, hidden_dim=64).encoder.hidden.kernel[...]
     np.testing.assert_allclose(kernel.std(), 1 / np.sqrt(4096), rtol=0.02)
@@ -52,6 +53,7 @@ def test_initial_weights_are_lecun_normal_and_biases_zero():
         assert all((b == 0).all() for b in biases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_parameters_and_outputs_are_float32_in_every_precision(name, precision):
@@ -104,6 +106,7 @@ def test_the_autoencoders_terms_owe_nothing_to_the_key():
     np.testing.assert_array_equal(one.code[0], model.encode(images))
 
 
+@pytest.mark.slow
 def test_the_autoencoders_penalties_are_of_its_decoder_alone():
     model = make("ae")
     images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
@@ -128,6 +131,7 @@ def test_the_autoencoders_penalties_are_of_its_decoder_alone():
     )
 
 
+@pytest.mark.slow
 def test_vae_terms_agree_with_their_definitions():
     model = make("vae")
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
@@ -151,6 +155,7 @@ def test_vae_terms_agree_with_their_definitions():
     np.testing.assert_allclose(kl_per_image(terms), kl, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_objective_weighs_the_kl_and_reports_the_plain_elbo():
     model = make("vae")
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
@@ -166,6 +171,7 @@ def test_objective_weighs_the_kl_and_reports_the_plain_elbo():
     np.testing.assert_allclose(log_px, terms.log_px.mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_kl_that_is_not_analytic_is_sampled():
     model = make("vae")
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))

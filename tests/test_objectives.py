@@ -211,6 +211,7 @@ def test_iwaes_gradient_reaches_the_posterior():
     np.testing.assert_allclose(end.logvar, np.log(0.5), atol=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -241,6 +242,7 @@ def test_the_elbo_that_is_logged_has_no_weights(objective):
     np.testing.assert_allclose(validation + metrics.get("penalty", 0), loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_from_two_halves_means_is_that_of_the_whole():
     terms = make_terms(batch=4)
     halves = [
@@ -278,6 +280,7 @@ def kernel(x, y, scale):
     return float(np.sum(scales / (scales + distance)))
 
 
+@pytest.mark.slow
 def test_mmd_is_the_u_statistic_of_a_double_loop():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(5, 3)), rng.normal(size=(7, 3)) + 1
@@ -309,6 +312,7 @@ def test_mmds_expectation_is_the_distance_of_two_discrete_distributions():
     assert expected > 0.05
 
 
+@pytest.mark.slow
 def test_mmd_of_equal_distributions_is_zero_on_average_and_else_above():
     keys = jax.random.split(jax.random.key(0), 4000)
 
@@ -392,6 +396,7 @@ def integrated_decomposition(posterior):
     )
 
 
+@pytest.mark.slow
 def test_the_kls_parts_are_exact_where_the_batch_is_the_data_set():
     posterior = data_set(6, 2)
     keys = jax.random.split(jax.random.key(0), 20_000)
@@ -405,6 +410,7 @@ def test_the_kls_parts_are_exact_where_the_batch_is_the_data_set():
     assert (np.abs(parts[:, :3].mean(0) - exact) < 4 * error + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_a_small_batch_takes_mutual_information_for_more_than_it_is():
     num_images = 200
     posterior = data_set(num_images, 3)
@@ -435,6 +441,7 @@ def test_a_small_batch_takes_mutual_information_for_more_than_it_is():
     assert means[16] > means[64] + 0.06
 
 
+@pytest.mark.slow
 def test_images_all_alike_tell_nothing_and_images_far_apart_tell_which_they_are():
     # Whatever batch of whatever data set: the two weights of the estimate, apart.
     num_images, mean = 1000, jnp.zeros((5, 3))
@@ -449,6 +456,7 @@ def test_images_all_alike_tell_nothing_and_images_far_apart_tell_which_they_are(
     np.testing.assert_allclose(distinct[:2], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_total_correlation_vanishes_for_a_code_of_independent_dimensions():
     # Means on the full grid {-1, 1}^2: q(z) is a product, exactly.
     mean = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=2)), jnp.float32)
@@ -459,6 +467,7 @@ def test_total_correlation_vanishes_for_a_code_of_independent_dimensions():
     assert (parts[:, 0].mean() > 0.1) and (parts[:, 0].mean() < np.log(4))
 
 
+@pytest.mark.slow
 def test_tc_objective_adds_beta_minus_one_times_the_total_correlation():
     terms = make_terms()
     plain, _ = apply(beta_elbo(), terms)
@@ -507,6 +516,7 @@ def squared_jacobians(decoder, codes):
     return np.square(jax.vmap(jax.jacobian(one))(codes)).sum((1, 2))
 
 
+@pytest.mark.slow
 def test_decoder_gradient_is_the_squared_norm_of_the_jacobian_on_average():
     model = AE(_Encode(), _Decode(), (3,))
     images = jax.random.uniform(jax.random.key(0), (3, 2, 2, 2))
@@ -524,6 +534,7 @@ def test_decoder_gradient_is_the_squared_norm_of_the_jacobian_on_average():
     assert (error < 0.03 * expected).all()
 
 
+@pytest.mark.slow
 def test_rae_adds_each_penalty_at_its_weight():
     model = AE(_Encode(), _Decode(), (3,))
     images = jax.random.uniform(jax.random.key(0), (3, 2, 2, 2))
@@ -551,6 +562,7 @@ def test_rae_adds_each_penalty_at_its_weight():
     assert abs(losses.mean() - expected) < 4 * error < 0.1 * mean_square
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", ["l2", "gradient"])
 def test_raes_penalty_shrinks_the_decoder(penalty):
     images = jax.random.uniform(jax.random.key(0), (3, 2, 2, 2))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from scipy import special, stats
 
@@ -127,6 +128,7 @@ def test_mixtures_samples_have_its_moments_and_marginals():
         assert stats.kstest(z[:, d], cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_mixture_of_gaussians_learns_means_variances_and_weights():
     model = vae(prior="mixture")
     graphdef, variables = build.split(model)
@@ -203,6 +205,7 @@ def test_conditional_prior_starts_as_the_standard_normal_for_every_label():
     np.testing.assert_array_equal(pz.logvar, np.zeros((2, 3)))
 
 
+@pytest.mark.slow
 def test_conditional_priors_kl_is_the_one_between_two_gaussians():
     model = vae(prior="conditional", attributes="A,B")
     model.prior.linear.kernel[...] = 0.7 * jax.random.normal(jax.random.key(4), (2, 6))
@@ -234,6 +237,7 @@ def test_conditional_priors_kl_is_the_one_between_two_gaussians():
     assert not np.allclose(closed[0], closed[1])
 
 
+@pytest.mark.slow
 def test_what_mmd_compares_codes_with_are_draws_of_the_prior(monkeypatch):
     model = vae(prior="mixture")
     model.prior.mean[...] = model.prior.mean[...] + 4

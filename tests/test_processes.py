@@ -22,6 +22,8 @@ from vae_jax.config import default_config
 from vae_jax.errors import UserError
 from vae_jax.report.writer import read_lines
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

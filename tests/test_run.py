@@ -14,6 +14,8 @@ from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
 from vae_jax.exploration.sampling import sample_prior
 
+pytestmark = pytest.mark.slow
+
 
 def ae(config):
     config.model.name, config.objective.name = "ae", "mse"

@@ -88,6 +88,7 @@ def test_components_find_the_clusters():
     assert distances.min(1).max() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ae", "vae"])
 def test_fitted_samples_are_decoded_draws_of_the_codes_distribution(name):
     model = make(name)

@@ -54,6 +54,8 @@ from vae_jax import sharding
 from vae_jax.config import default_config
 from vae_jax.models import build
 
+pytestmark = pytest.mark.slow
+
 config = default_config()
 config.model.network = sys.argv[1]
 config.model.width, config.model.hidden_dim = 8, 8

@@ -45,6 +45,7 @@ def assert_same_bits(left, right):
 TARGETS = jax.random.normal(jax.random.key(0), (6, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.parametrize("float16", [False, True])
 def test_a_scan_is_single_updates_bit_for_bit(float16):
@@ -219,6 +220,7 @@ def run_faulty(batches, float16=False, single=False):
 LEARNT = ("params", "ema_params", "opt_state", "state")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("float16", [False, True])
 @pytest.mark.parametrize(
     ("where", "value"),
@@ -293,6 +295,7 @@ def test_float16_that_never_gets_finite_is_a_fault_once_the_scale_is_least():
     assert float(state.loss_scale.scale) == 1 and int(state.skipped) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_two_thousand_steps_of_half_precision_stay_finite(precision):
     config = default_config()

@@ -86,6 +86,7 @@ def load(version):
     return cache.load("celeb_a", version.parents[1], size=16, channels=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [2, 5_000])
 def test_pixels_and_attributes_are_those_of_array_record(
     prepared, copy, share, monkeypatch

@@ -26,6 +26,8 @@ from vae_jax.commands import (
 from vae_jax.commands.reconstructions import reconstruct
 from vae_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 
 from vae_jax import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "--config.precision=fp32",

@@ -11,6 +11,8 @@ from vae_jax import run as run_lib
 from vae_jax.data import cache, celeba
 from vae_jax.models.likelihoods import to_unit_interval
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[3] / "shared" / "celeba"
 
 pytestmark = pytest.mark.skipif(
