@@ -27,6 +27,7 @@ def test_vae_jax_trains_until_its_first_line_and_leaves_its_programs(
     assert sum(name.startswith("jit_dispatch") for name in names) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_too_early_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="ended without an update"):
         # Nothing is prepared in a file.

@@ -26,6 +26,8 @@ from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.exploration import judging, sampling
 
+pytestmark = pytest.mark.slow
+
 
 def learn_by_heart(config, tmp_path, steps):
     """Trains to know the 40 training faces, which then are the test split as well."""
@@ -65,7 +67,6 @@ def judge(data_dir, tmp_path_factory):
     return learn_by_heart(config, tmp_path_factory.mktemp("judge"), 900)
 
 
-@pytest.mark.slow
 def test_a_judge_sees_what_a_run_makes(vae, judge):
     report = evaluation.evaluate_run(vae, judge)
     written = evaluation.write_evaluation(vae, report)
@@ -92,7 +93,6 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert by_attribute == pytest.approx(told["pictures"]["accuracy_by_attribute"])
 
 
-@pytest.mark.slow
 def test_codes_are_held_against_the_factors_of_drawn_faces(tiny_config, tmp_path):
     synthetic_faces.prepare(tmp_path, sizes={"train": 200, "validation": 6, "test": 6})
     tiny_config.dataset.data_dir = str(tmp_path)
@@ -143,7 +143,6 @@ def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_pat
         evaluation.open_judge("guide", str(tmp_path / "other"), vae)
 
 
-@pytest.mark.slow
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):
     directions.write_directions(vae, 0, guide=judge, attribute="Smiling")
     report = attributes.judge_edits(vae, judge, "Smiling", 0)
@@ -314,7 +313,6 @@ def test_an_edit_at_zero_is_the_reconstruction(vae):
     assert list(has) == [False, False, True, True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -332,7 +330,6 @@ def test_attributes_that_cannot_be_edited_are_refused(
         edits.parse_weights(run, text)
 
 
-@pytest.mark.slow
 def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):
     tiny_config.train.num_steps = 4
     tiny_config.model.likelihood, tiny_config.model.std = "fixed_gaussian", 0.25

@@ -67,6 +67,7 @@ def python(folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_new_likelihood_sums_to_one(extended):
     assert float(python(extended, "-c", SUM_OF_LEVELS)) == pytest.approx(1, abs=1e-4)
 

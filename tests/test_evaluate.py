@@ -103,6 +103,7 @@ def test_the_bound_is_the_log_of_the_mean_weight(model, samples, chunk):
     np.testing.assert_allclose(figures["iw_bound"][4], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bound_rises_from_the_elbo(model):
     elbo = evaluated(model, FIGURES)["elbo"].mean()
     few, many = (

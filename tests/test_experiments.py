@@ -22,7 +22,10 @@ from vae_jax.command_line import parse_flags
 from vae_jax.errors import UserError
 
 # ml_collections loads recipes by a method that Python means to remove.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[1]
 VAE = f"--config={ROOT / 'configs' / 'vae.py'}"
@@ -94,7 +97,6 @@ def assert_spreads(out, names, block):
             assert float(row[f"{name}_std"]) == pytest.approx(deviation, abs=1e-12)
 
 
-@pytest.mark.slow
 def test_the_table_has_means_and_deviations_over_seeds(swept):
     assert_spreads(swept, FIGURES, lambda report: report["test"]["ema"])
     row = rows_of(swept / "table.csv")[1]
@@ -142,7 +144,6 @@ def test_a_second_call_reads_what_is_there(swept, tiny, forbidden, capsys):
     assert f"run 4 of 4: {swept / 'beta_4_seed5'}" in told
 
 
-@pytest.mark.slow
 def test_an_unfinished_run_goes_on_and_no_other(swept, tiny, tmp_path, monkeypatch):
     out, trained = shutil.copytree(swept, tmp_path / "out"), []
     train = run_lib.train
@@ -340,7 +341,6 @@ def compared(swept, tiny, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 def test_the_notebooks_table_has_all_rows_with_finite_figures(compared, swept):
     rows = rows_of(compared / "out" / "table.csv")
     assert list(dict.fromkeys(row["property"] for row in rows)) == list(PROPERTIES)

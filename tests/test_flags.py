@@ -67,6 +67,7 @@ def test_the_example_of_a_mode_takes_its_flags(mode):
             assert main.flags.FLAGS(argv) == ["vae_jax"]
 
 
+@pytest.mark.slow
 def test_help_in_a_process_of_its_own_is_quick_and_quiet(tmp_path):
     seconds = []
     while not seconds or min(seconds) > 3 and len(seconds) < 4:
@@ -89,6 +90,7 @@ def test_help_of_no_mode_is_a_mistake(capsys, monkeypatch):
         assert len(err.splitlines()) == 1 and "--mode" in err
 
 
+@pytest.mark.slow
 def test_a_command_that_is_imported_defines_no_flag(tmp_path):
     done = python(
         "-c",
@@ -144,6 +146,7 @@ def test_a_recipe_that_fails_is_told_in_a_line(recipe, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_flagfile_that_is_not_there_is_told_in_a_line(tmp_path):
     done = python("-m", "vae_jax.main", "--flagfile=nowhere", cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -68,6 +68,7 @@ def test_parameters_and_outputs_are_float32_in_every_precision(name, precision):
     assert (difference == 0) == (precision == "fp32")
 
 
+@pytest.mark.slow
 def test_autoencoder_is_the_notebooks_formula():
     model = make("ae")
     p = build.split(model)[1].params

@@ -144,6 +144,7 @@ def test_mixture_of_gaussians_learns_means_variances_and_weights():
     np.testing.assert_allclose(slopes["logits"].sum(), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vamps_density_is_the_mean_of_posteriors_at_its_pseudo_inputs():
     model = vae(prior="vamp")
     pseudo = model.prior.pseudo_inputs[...]

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TRAINING = """
 import json, sys
 import jax
@@ -53,8 +55,6 @@ from flax import nnx
 from vae_jax import sharding
 from vae_jax.config import default_config
 from vae_jax.models import build
-
-pytestmark = pytest.mark.slow
 
 config = default_config()
 config.model.network = sys.argv[1]

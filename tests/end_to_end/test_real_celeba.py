@@ -11,14 +11,15 @@ from vae_jax import run as run_lib
 from vae_jax.data import cache, celeba
 from vae_jax.models.likelihoods import to_unit_interval
 
-pytestmark = pytest.mark.slow
-
 SOURCE = Path(__file__).parents[3] / "shared" / "celeba"
 
-pytestmark = pytest.mark.skipif(
-    not (SOURCE / "img_align_celeba.zip").exists(),
-    reason=f"the official CelebA files are not in {SOURCE}",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (SOURCE / "img_align_celeba.zip").exists(),
+        reason=f"the official CelebA files are not in {SOURCE}",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
