@@ -26,6 +26,8 @@ def _vae(batch_size: int) -> Config:
 def _conv_vae(width: int, size: int, batch_size: int) -> Config:
     config = training.plain(conv_vae.get_config("gaussian"), batch_size)
     config.model.width, config.dataset.size = width, size
+    # The networks of docs/speed.md.
+    config.model.width_from = "finest"
     # A step takes long enough for one to be a dispatch.
     config.train.steps_per_dispatch = 1
     return config

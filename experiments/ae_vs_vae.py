@@ -49,6 +49,7 @@ from vae_jax.evaluation import evaluate
 from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
+from vae_jax.models.contract import code_size
 from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import plots
 from vae_jax.report.writer import read_lines
@@ -171,7 +172,7 @@ def _reconstructions(run: Run, number: int) -> Images:
 
 def _samples(run: Run, number: int) -> dict[str, Images]:
     """Returns decoded codes of N(0, I), and of a mixture fitted to codes."""
-    shape = (number, run.config.model.latent_dim)
+    shape = (number, code_size(run.model().code_shape))
     normal = np.random.default_rng(SEED).normal(size=shape).astype(np.float32)
     return {
         "N(0, I)": sampling.decode_codes(run.model(), normal),
@@ -191,7 +192,7 @@ def _dimensions(run: Run, report: dict[str, Any]) -> dict[str, Figures]:
     return {
         "Final training loss": {loss: last["loss"]},
         "Final validation loss": {loss: report["validation"]["ema"]["loss"]},
-        "Latent dimension": {"": settings.latent_dim}
+        "Latent dimension": {"": code_size(run.model().code_shape)}
         | ({} if units is None else {"active": units}),
         "Hidden dimension": {"": hidden},
         "Parameters": {"": recorded["num_parameters"]},

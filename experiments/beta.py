@@ -27,6 +27,7 @@ from experiments.sweep import (
     write_table,
 )
 from vae_jax.errors import UserError
+from vae_jax.models.build import MODELS, OBJECTIVES
 
 FIGURES = ["elbo", "kl", "log_px", "bits_per_dim", "mse", "active_units"]
 DISENTANGLEMENT = {
@@ -78,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options, settings = parse(parser, argv)
     model = read_config(options.config, settings).model.name
-    if model != "vae":
+    if MODELS[model].terms != OBJECTIVES["elbo"].terms:
         raise UserError(
-            f"--config is {options.config!r}, a recipe of model {model}; beta goes "
-            "with vae"
+            f"--config is {options.config!r}, a recipe of model {model}, which has no "
+            "likelihood and so no beta"
         )
     points = {f"beta_{beta}": {"objective.beta": beta} for beta in options.beta}
     results = sweep(

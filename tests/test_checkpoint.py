@@ -173,7 +173,7 @@ def damages(folder):
         "empty manifest": (lambda: table.write_text("{}"), "manifest.json is damaged"),
         "other format": (
             lambda: table.write_text(
-                table.read_text().replace('"format": 1', '"format": 3')
+                table.read_text().replace('"format": 2', '"format": 3')
             ),
             "manifest.json is damaged",
         ),
@@ -274,10 +274,10 @@ def test_files_that_nobody_reads_do_no_harm(two, tmp_path, capsys):
 
 def test_a_newer_format_is_refused_and_not_taken_for_damage(tmp_path, monkeypatch):
     save(tmp_path, 2)
-    monkeypatch.setattr(manifest, "FORMAT", 2)
+    monkeypatch.setattr(manifest, "FORMAT", 3)
     save(tmp_path, 3, losses=[1.0])
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"3 is of format 2; this vae_jax knows 1: upd"):
+    with pytest.raises(UserError, match=r"3 is of format 3; this vae_jax knows 2: upd"):
         restore(tmp_path)
 
 
@@ -384,7 +384,7 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):
 
 def test_the_manifest_is_what_it_says(two):
     content = json.loads((two / "1" / "manifest.json").read_text())
-    assert (content["format"], content["step"], content["loss"]) == (1, 1, -1.0)
+    assert (content["format"], content["step"], content["loss"]) == (2, 1, -1.0)
     there = {p for p in (two / "1").rglob("*") if p.is_file()}
     described = {two / "1" / name for name in content["files"]}
     assert there - described == {two / "1" / "manifest.json"} and described < there

@@ -315,8 +315,14 @@ def test_settings_of_single_parts_are_read_as_the_optimisers_are():
         "prior": {"learning_rate": 1e-3, "clip_norm": None},
         "encoder": {"name": "adam"},
     }
+    text = "encoder.name=adam,encoder.weight_decay=0"
+    config_lib.validate(changed(parts__optimizer=text))
+    with pytest.raises(UserError, match="encoder is frozen"):
+        config_lib.validate(changed(parts__optimizer=text, parts__frozen="encoder"))
     for text, said in (
         ("prior", "has 'prior'; allowed is PART.SETTING=VALUE"),
+        ("encoder.name=adam", "of encoder, optimizer.weight_decay: adam has none"),
+        ("prior.name=adam,prior.name=adamw", "prior.name twice"),
         ("prior.rate=1", "a SETTING of .*learning_rate"),
         ("prior.learning_rate=-1", "allowed is a number above 0"),
         ("prior.learning_rate=x", "allowed is a number above 0"),

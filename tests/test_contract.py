@@ -597,3 +597,8 @@ def test_a_run_keeps_its_state_over_a_stop_and_in_its_checkpoints(
     record = json.loads((tmp_path / "parts" / "run.json").read_text())
     sizes = [leaf.size for leaf in jax.tree.leaves(whole.variables["raw"].params)]
     assert record["num_parameters"] == sum(sizes)
+    # Another run starts where this one's state was.
+    tiny_config.init_from = str(tmp_path / "whole")
+    tiny_config.train.num_steps = 4
+    started = run_lib.train(tiny_config, tmp_path / "started")
+    assert float(started.variables["raw"].state["count"]) == (12 + 4) * 8

@@ -1,5 +1,6 @@
 """Every command works with codes [h,w,d] as it does with vectors."""
 
+import dataclasses
 import json
 
 import jax
@@ -19,6 +20,7 @@ from vae_jax.commands import (
     samples,
     traversals,
 )
+from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 
 pytestmark = pytest.mark.slow
@@ -89,3 +91,13 @@ def test_figures_are_over_all_numbers_of_a_code(run):
     found = reconstructions.reconstruct(run, 4)
     assert jax.tree.leaves(found.record)
     assert reconstructions.draw_reconstructions(run, found).exists()
+
+
+def test_a_density_of_too_many_numbers_is_not_fitted(run, monkeypatch):
+    monkeypatch.setattr(codes, "LARGEST_FITTED", NUMBERS - 1)
+    assert not codes.can_be_fitted(run, "gaussian")
+    changed = dataclasses.replace(run, step=run.step + 1)
+    with pytest.raises(UserError, match="has a covariance of all numbers.*have 32$"):
+        samples.sample(changed, "gaussian", 2, 0)
+    monkeypatch.setattr(codes, "LARGEST_FITTED", NUMBERS)
+    assert codes.can_be_fitted(run, "gaussian")

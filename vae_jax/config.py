@@ -1,8 +1,7 @@
 """A run's config: all settings at once, and the combinations that are refused.
 
 A recipe in configs/ takes `default_config()` and changes what differs. Everything is
-checked before any work begins; past this file and `run.py`, functions take plain
-arguments.
+checked before any work begins.
 """
 
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from ml_collections import config_dict
 from vae_jax.errors import UserError
 from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.settings import ONLY_WITH, SETTINGS
+from vae_jax.training.step import OPTIMIZERS
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.
 Config: TypeAlias = Any
@@ -87,7 +87,13 @@ def validate(config: Config) -> None:
             refusal = setting.parts[values[name]].check(values)
             if refusal is not None:
                 refuse(*refusal)
-    optimizer_by_part(values["parts.optimizer"])
+    for part, own in optimizer_by_part(values["parts.optimizer"]).items():
+        if part in values["parts.frozen"].split(","):
+            refuse("parts.optimizer", f"{part} is frozen and has no use for it")
+        merged = values | {f"optimizer.{each}": value for each, value in own.items()}
+        refusal = OPTIMIZERS[merged["optimizer.name"]].check(merged)
+        if refusal is not None:
+            refuse("parts.optimizer", f"of {part}, {refusal[0]}: {refusal[1]}")
     if values["parts.initialised"] and values["init_from"] is None:
         refuse("parts.initialised", "it goes with init_from, which is None")
     for name, base in (
@@ -125,7 +131,11 @@ def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"config.parts.optimizer has {each!r}; allowed is {setting.allowed}"
             ) from error
-        found.setdefault(part, {})[own] = parsed
+        if own in found.setdefault(part, {}):
+            raise UserError(
+                f"config.parts.optimizer has {part}.{own} twice; allowed is once"
+            )
+        found[part][own] = parsed
     return found
 
 

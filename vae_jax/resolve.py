@@ -69,6 +69,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.dataset.name = recorded.dataset.name
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
+        config.model.width_from = recorded.model.width_from
     else:
         _check_new_workdir(config, workdir)
     config = _without_auto(config)
@@ -216,7 +217,7 @@ def _check_init_from(config: Config) -> None:
 
     new = [name for name in shapes[0] if name not in taken]
     for part in experiment.names_of_parts(config.parts.initialised):
-        lacking = [name for name in new if name.startswith(f"params/{part}/")]
+        lacking = [name for name in new if name.split("/")[1] == part]
         if lacking:
             raise UserError(
                 f"config.parts.initialised has {part!r}, which the run in {workdir} "

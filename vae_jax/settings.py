@@ -46,13 +46,15 @@ SETTINGS = gather(
         **step.SETTINGS,
         "parts.frozen": text(
             "",
-            "Parts of the model that keep their initial parameters: encoder,prior.",
+            "Parts of the model that keep their initial parameters and state, for "
+            "example encoder,prior.",
             "names of parts with commas between, or nothing",
         ),
         "parts.optimizer": text(
             "",
             "Settings of the optimiser for single parts of the model, which are then "
-            "clipped by themselves: prior.learning_rate=1e-3,decoder.clip_norm=10.",
+            "clipped by themselves, for example "
+            "prior.learning_rate=1e-3,decoder.clip_norm=10.",
             "PART.SETTING=VALUE with commas between, or nothing",
         ),
         "parts.initialised": text(

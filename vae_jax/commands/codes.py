@@ -14,7 +14,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.exploration.batching import map_batches
 from vae_jax.keys import Stream, key
-from vae_jax.models.contract import flatten
+from vae_jax.models.contract import code_size, flatten
 from vae_jax.models.elbo import kl_by_dimension
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.run import Run
@@ -22,25 +22,39 @@ from vae_jax.run import Run
 FILE = "codes.npz"
 # Components of the Gaussian mixture that is fitted to codes.
 FITTED = {"gaussian": 1, "mixture": 10}
+# Numbers in a code; of twice as many a covariance takes 134 MB, and minutes to sample.
+LARGEST_FITTED = 2048
 
 
-def is_enough(sampler: str, num_codes: int) -> bool:
-    """Says whether a sampler can be fitted to so many codes."""
-    return num_codes >= max(2, FITTED[sampler])
+def can_be_fitted(run: Run, sampler: str) -> bool:
+    """Says whether a sampler can be fitted to the codes of a run's training images."""
+    enough = run.num_train >= max(2, FITTED[sampler])
+    return enough and _numbers(run) <= LARGEST_FITTED
 
 
-def check_enough(sampler: str, num_codes: int, what: str) -> None:
-    """Raises UserError where a sampler has too few codes to be fitted to.
+def _numbers(run: Run) -> int:
+    return code_size(run.model().code_shape)
+
+
+def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
+    """Raises UserError where a sampler cannot be fitted to codes.
 
     Args:
+      run: whose codes they are.
       sampler: a key of `FITTED`.
       num_codes: there are.
       what: they are of.
     """
-    if not is_enough(sampler, num_codes):
+    if num_codes < max(2, FITTED[sampler]):
         raise UserError(
             f"--sampler={sampler} is fitted to {max(2, FITTED[sampler])} training "
             f"pictures at least; {what} are {num_codes}"
+        )
+    if _numbers(run) > LARGEST_FITTED:
+        raise UserError(
+            f"--sampler={sampler} has a covariance of all numbers in a code, "
+            f"{LARGEST_FITTED} at most; those of the run in {run.workdir} have "
+            f"{_numbers(run)}"
         )
 
 
@@ -80,7 +94,7 @@ def fitted_density(run: Run, sampler: str) -> Any:
     names = [f"{sampler}.{part}" for part in sampling.DENSITY_PARTS]
     if all(name in saved for name in names):
         return sampling.density_of(*(saved[name] for name in names))
-    check_enough(sampler, run.num_train, "the run's")
+    check_fitted(run, sampler, run.num_train, "the run's")
     _, samples = encode_train(run, f"--sampler={sampler}")
     fitted = sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
     kept.keep(run, FILE, saved | _density_arrays(sampler, fitted))
@@ -150,7 +164,7 @@ def keep(run: Run) -> None:
     """
     purpose = "what a run keeps of its codes"
     saved, found = kept.read(run, FILE), kept.read(run, directions.FILE)
-    fits = is_enough("gaussian", run.num_train) and "gaussian.means" not in saved
+    fits = can_be_fitted(run, "gaussian") and "gaussian.means" not in saved
     directs = bool(run.attribute_names) and not found
     new = {}
     if fits or directs:

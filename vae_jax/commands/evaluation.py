@@ -9,7 +9,7 @@ import numpy as np
 from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
-from vae_jax.commands.codes import is_enough
+from vae_jax.commands.codes import can_be_fitted
 from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.opening import open_run
 from vae_jax.commands.samples import SAMPLERS, sample
@@ -224,7 +224,7 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
     for sampler in SAMPLERS:
         if sampler == "prior" and not abilities.has_prior(run):
             continue
-        if sampler != "prior" and not is_enough(sampler, run.num_train):
+        if sampler != "prior" and not can_be_fitted(run, sampler):
             continue
         drawn = sample(run, sampler, num_images, run.config.seed)
         features, _ = judging.judge_images(classifier, drawn)

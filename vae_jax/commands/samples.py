@@ -136,7 +136,7 @@ def sample(
         known = run.labels("train")
         which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
         what = "those that have all --attributes"
-        codes_lib.check_enough(sampler, int(which.sum()), what)
+        codes_lib.check_fitted(run, sampler, int(which.sum()), what)
         _, codes = codes_lib.encode_train(run, purpose, which)
         fitted = sampling.fit_codes(codes, codes_lib.FITTED[sampler], run.config.seed)
     fitted.set_params(random_state=seed)

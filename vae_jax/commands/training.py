@@ -52,7 +52,7 @@ def draw_run(run: Run, num_images: int = NUM_DRAWN, seed: int = 0) -> list[Path]
     written.append(reconstructions.draw_reconstructions(run, found))
     codes.keep(run)
     samplers = []
-    if codes.is_enough("gaussian", run.num_train):
+    if codes.can_be_fitted(run, "gaussian"):
         samplers.append("gaussian")
     if abilities.has_prior(run):
         samplers.append("prior")

@@ -108,7 +108,7 @@ def sample_prior(
       key: of the samples.
       num_samples: N.
       labels: [A], the same for all images; None for unknown ones.
-      temperature: below 1 narrows the prior around its modes, see `contract.Prior`.
+      temperature: below 1 narrows each component of the prior around its mean.
     """
     known = None if labels is None else jnp.asarray(labels)
     z = model.prior_of(known).sample(key, num_samples, temperature)

@@ -73,7 +73,7 @@ class Prior(Protocol):
     def sample(
         self, key: Key[Array, ""], num_samples: int, temperature: float = 1.0
     ) -> Float[Array, "S *batch N"]:
-        """Draws samples; a temperature below 1 narrows the prior around its modes."""
+        """Draws samples; a temperature below 1 narrows each component."""
         ...
 
     def log_prob(self, z: Float[Array, "*sample N"]) -> Float[Array, "*sample_batch"]:
@@ -85,8 +85,10 @@ class Prior(Protocol):
 class Autoencoder(Protocol):
     """A model that encodes images and decodes codes.
 
-    A model with `State` also has `update_state(terms)`, which assigns to it, and which
-    training calls once an update, after the loss.
+    A model with `State` also has `update_state(terms)`, which assigns to it. Training
+    calls it with the terms of each batch, before the parameters change; what it assigns
+    is dropped where the update is skipped. A model whose codes are random has
+    `posterior(images, labels)`, a distribution over the numbers in each code.
 
     Attributes:
       code_shape: of the code of one image.
@@ -113,7 +115,7 @@ class Autoencoder(Protocol):
         ...
 
     def prior_of(self, labels: Labels = None) -> Prior:
-        """Returns the prior, where there is one; of labels that are None, of all."""
+        """Returns the prior p(z|y); labels that are not given are unknown."""
         ...
 
     def __call__(

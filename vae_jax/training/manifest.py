@@ -17,7 +17,7 @@ from vae_jax.report.writer import write_whole
 
 # Of the layout of a checkpoint. Whatever comes later keeps `format` and `sha256`, so
 # that this program can tell a newer checkpoint from a damaged one.
-FORMAT = 1
+FORMAT = 2
 NAME = "manifest.json"
 
 

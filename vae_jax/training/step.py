@@ -249,7 +249,8 @@ def build_update(
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
-    Where the loss or a gradient is not finite, the update is skipped: nothing advances
+    Where the loss, a gradient or the new state of the model is not finite, the update
+    is skipped: nothing advances
     but `step`, the counts of such updates, and the loss scale of float16.
 
     The metrics are `loss_fn`'s, `applied`, 1 or 0, and `faults`, see `TrainState`.
@@ -259,8 +260,8 @@ def build_update(
       optimizer: see `build_optimizer`.
       ema_decay: see `ema_decay_at`.
       seed: the random numbers of a step are a function of (seed, step).
-      frozen: parts of the parameters that are not trained: no gradient of theirs is
-        computed.
+      frozen: parts that are not trained: no gradient of theirs is computed, and their
+        state stays as it is.
     """
 
     def update(state: TrainState, batch: PyTree):
@@ -277,7 +278,10 @@ def build_update(
         )(trained(state.params, frozen))
         if state.loss_scale is not None:
             grads = jax.tree.map(lambda g: g / scale, grads)
+        held = [name for name in frozen if name in state.state]
         finite = jnp.isfinite(loss) & _all_finite(grads)
+        for leaf in jax.tree.leaves(model_state):
+            finite &= jnp.isfinite(leaf).all()
 
         def apply(before):
             learning = trained(before.params, frozen)
@@ -293,7 +297,7 @@ def build_update(
                 params={**before.params, **learnt},
                 ema_params={**before.ema_params, **averaged},
                 opt_state=opt_state,
-                state=model_state,
+                state=model_state | {n: before.state[n] for n in held},
             )
 
         # A choice leaf by leaf, of the new or the old, would keep XLA from writing the

@@ -276,14 +276,15 @@ CONV = Part(
     _networks,
     {
         "width": width_setting(
-            "Channels of conv's narrowest stage; the widest has four times as many."
+            "A quarter of the channels of conv's coarsest stage; no stage has fewer."
         ),
         "width_from": choice(
-            "coarsest",
-            "Stage at which conv's widths are counted: the coarsest is the widest, and "
-            "each finer one half of it, down to the width; or the finest is the "
-            "narrowest, and each coarser one twice of it, as in earlier versions. At "
-            "64 pixels both are the same.",
+            "auto",
+            "Stage at which conv's widths are counted: the coarsest has four times the "
+            "width, and each finer one half of the one below, down to the width; or "
+            "the finest has the width, and each coarser one twice, up to four times. "
+            "At 64 pixels both are the same; auto is the coarsest, or what a run of an "
+            "earlier version has.",
             WIDTHS_FROM,
         ),
         "code_size": optional(

@@ -15,7 +15,7 @@ PATCH = 4
 # The stages halve the resolution while it is above this; what is left is flattened.
 COARSEST = 7
 # Where `width` is counted, see `stage_widths`.
-WIDTHS_FROM = ("coarsest", "finest")
+WIDTHS_FROM = ("auto", "coarsest", "finest")
 
 
 def resolutions(size: int, code_size: int | None = None) -> list[int]:
@@ -56,10 +56,10 @@ def stage_widths(
     Args:
       size: of the images.
       width: channels of the narrowest stage.
-      width_from: "coarsest": the coarsest stage of these images has four times as many,
-        and each finer one half of the one below, so that a network of larger images
-        contains that of smaller ones. "finest": the channels double from the finest
-        stage on, up to four times.
+      width_from: "coarsest", which "auto" is: the coarsest stage of these images has
+        four times as many, and each finer one half of the one below, so that a network
+        of larger images contains that of smaller ones. "finest": the channels double
+        from the finest stage on, up to four times.
       code_size: see `resolutions`.
     """
     sizes = resolutions(size)
@@ -72,9 +72,8 @@ def stage_widths(
 
 def width_from_of_format_1(size: int) -> str:
     """Returns how a run of the first format counted the widths for images of a size."""
-    at_width_1 = (stage_widths(size, 1, width_from) for width_from in WIDTHS_FROM)
-    coarsest, finest = at_width_1
-    return "coarsest" if coarsest == finest else "finest"
+    coarsest, finest = (stage_widths(size, 1, at) for at in ("coarsest", "finest"))
+    return "auto" if coarsest == finest else "finest"
 
 
 def moved_since_format_1(size: int) -> list[tuple[str, str]]:
