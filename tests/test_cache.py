@@ -221,14 +221,15 @@ import os, sys
 from vae_jax.data import cache, decoding
 decoding._SHARE = 20
 os.cpu_count = lambda: 2
-cache.load("synthetic_faces", sys.argv[1], size=512, resampler="lanczos")
+wide = {"size": 512, "channels": 3, "resampler": "lanczos"}
+cache.load("synthetic_faces", sys.argv[1], **wide)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_behind(tmp_path, sent):
-    sizes = {"train": 800, "validation": 2, "test": 2}
+    sizes = {"train": 1600, "validation": 2, "test": 2}
     synthetic_faces.prepare(tmp_path, sizes=sizes)
     # Not a file, which has no main guard either: nothing of it is run again.
     run = subprocess.Popen([sys.executable, "-c", STARTED, str(tmp_path)])
@@ -249,7 +250,7 @@ def test_no_process_is_left_behind(tmp_path, sent):
     while processes_about(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert processes_about(tmp_path) == []
-    assert progress[:, 0].sum() < 804
+    assert progress[:, 0].sum() < 1604
 
 
 def processes_about(folder):
