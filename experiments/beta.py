@@ -79,10 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options, settings = parse(parser, argv)
     model = read_config(options.config, settings).model.name
-    if MODELS[model].terms != OBJECTIVES["elbo"].terms:
+    terms = OBJECTIVES["elbo"].terms
+    if MODELS[model].terms != terms:
+        others = [name for name, part in MODELS.items() if part.terms == terms]
         raise UserError(
-            f"--config is {options.config!r}, a recipe of model {model}, which has no "
-            "likelihood and so no beta"
+            f"--config is {options.config!r}, a recipe of model {model}; beta goes "
+            f"with {' or '.join(others)}"
         )
     points = {f"beta_{beta}": {"objective.beta": beta} for beta in options.beta}
     results = sweep(

@@ -217,7 +217,9 @@ def test_full_disk(data_dir, tmp_path):
 
 
 STARTED = """
-import os, sys
+import os, signal, sys
+# A shell that starts the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from vae_jax.data import cache, decoding
 decoding._SHARE = 20
 os.cpu_count = lambda: 2

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from vae_jax.training.step import TrainState
 # Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
 # tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
 _MISREAD = frozenset("*?[]\\")
+_SAVING = threading.Lock()
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
@@ -124,7 +126,9 @@ def _unread(path: Path, state: TrainState) -> list[str]:
 
 def _write_by_orbax(path: Path, state: TrainState) -> None:
     try:
-        ocp.save(str(path), state)
+        # One at a time in a process: of two, one was seen to lose its folder.
+        with _SAVING:
+            ocp.save(str(path), state)
     # tensorstore raises ValueError for most, and NotImplementedError for others.
     except Exception as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
