@@ -340,3 +340,33 @@ def test_scaled_gradients_are_the_plain_ones():
     scaled, _ = scanned(scaled_update, scaled, TARGETS)
     # The scale is a power of two: nothing is rounded by it.
     assert_same_bits(plain.params, scaled.params)
+
+
+def test_the_state_of_a_frozen_part_stays_and_a_bad_one_skips_the_update():
+    def loss_fn(params, state, batch, key, step):
+        state = {name: count + batch for name, count in state.items()}
+        loss = jnp.sum(params["a"]["w"] ** 2) + jnp.sum(params["b"]["w"] ** 2)
+        return loss, ({"loss": loss}, state)
+
+    params = {"a": {"w": jnp.ones(2)}, "b": {"w": jnp.ones(2)}}
+    given = {"a": jnp.float32(0), "b": jnp.float32(0)}
+    optimizer = optax.sgd(0.1)
+    settings = {"ema_decay": 0.9, "seed": 0, "frozen": ("a",)}
+    update = jax.jit(step_lib.build_update(loss_fn, optimizer, **settings))
+    before = step_lib.create_state(
+        params, given, optimizer, float16=False, frozen=("a",)
+    )
+    after, metrics = update(before, jnp.float32(3))
+    assert metrics["applied"] == 1
+    assert {n: float(a) for n, a in after.state.items()} == {"a": 0, "b": 3}
+    np.testing.assert_array_equal(after.params["a"]["w"], params["a"]["w"])
+    assert not np.array_equal(after.params["b"]["w"], params["b"]["w"])
+    skipped, metrics = update(after, jnp.float32(jnp.nan))
+    assert metrics["applied"] == 0 and skipped.skipped == 1
+    for name in LEARNT:
+        for a, b in zip(
+            jax.tree.leaves(getattr(after, name)),
+            jax.tree.leaves(getattr(skipped, name)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)

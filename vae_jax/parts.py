@@ -167,12 +167,11 @@ def gather(declared: Mapping[str, Setting]) -> dict[str, Setting]:
         for part in (setting.parts or {}).values():
             of_part = {f"{section}.{own}": s for own, s in part.settings.items()}
             for own, its in gather(of_part).items():
-                before = found.get(own, its)
+                before = found.setdefault(own, its)
                 assert (before.default, before.allowed) == (its.default, its.allowed)
                 if its.meaning not in before.meaning:
-                    its = replace(its, meaning=f"{before.meaning} {its.meaning}")
-                    found[own] = its
-                found.setdefault(own, its)
+                    meaning = f"{before.meaning} {its.meaning}"
+                    found[own] = replace(before, meaning=meaning)
     return found
 
 

@@ -12,6 +12,7 @@ from vae_jax.commands import abilities
 from vae_jax.commands.codes import can_be_fitted
 from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.opening import open_run
+from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.config import Config
 from vae_jax.data.faces.jpegs import factors_of
@@ -19,7 +20,6 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.exploration import judging, sampling
 from vae_jax.models import build
-from vae_jax.models.likelihoods import LEVELS
 from vae_jax.report import tables
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -202,11 +202,8 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
             "accuracy_by_attribute": dict(zip(names, rates.tolist(), strict=True)),
         }
 
-    def unit(images: np.ndarray) -> np.ndarray:
-        return images.astype(np.float32) / (LEVELS - 1)
-
     num_images = len(test.images)
-    real, real_logits = judging.judge_images(classifier, unit(test.images))
+    real, real_logits = judging.judge_images(classifier, in_unit_interval(test.images))
     codes = sampling.encode_images(model, test.images, labels)
     reconstructions = sampling.decode_codes(model, codes, labels)
     rebuilt, rebuilt_logits = judging.judge_images(classifier, reconstructions)
@@ -217,7 +214,7 @@ def _judged(run: Run, judge: Run) -> dict[str, Any]:
         "reconstructions": told(rebuilt_logits) | judging.likeness(real, rebuilt),
     }
     # What other real pictures come to: no model need do better.
-    others = unit(run.dataset.splits["train"].images[:num_images])
+    others = in_unit_interval(run.dataset.splits["train"].images[:num_images])
     report["training_pictures"] = judging.likeness(
         real, judging.judge_images(classifier, others)[0]
     )

@@ -140,8 +140,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     for name, those in (("indices", indices), ("pictures", pictures)):
         if those is not None and len(those) > 1:
             raise UserError(
-                f"--{name} has {len(those)} pictures; with --mode=traverse one is "
-                "allowed"
+                f"--{name} has {len(those)} images; with --mode=traverse one is allowed"
             )
     found = traverse(
         run,
@@ -156,7 +155,7 @@ COMMAND = Command(
     meaning="Draws what each dimension of the code changes in an image.",
     example="--workdir=runs/vae --pictures=me.jpg",
     flags={
-        "num_images": f"Here: of dimensions. Default: {NUM_DIMENSIONS}.",
+        "num_images": f"Here it counts dimensions. Default: {NUM_DIMENSIONS}.",
         "indices": "One is allowed. Default: 0.",
         "pictures": "One is allowed, instead of a test image.",
         "checkpoint": "Default: latest.",
