@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def test_saving_does_not_see_later_updates(tmp_path):
             state = bump(state)
     restored = restore(tmp_path, like=state)
     assert (np.asarray(restored.params["layers"][0]) == 1).all()
+
+
+def test_threads_save_and_load_beside_one_another(tmp_path):
+    """Without turns, about one of ten saves loses its folder to another's load."""
+
+    def save_and_load(name):
+        for step in range(8):
+            save(tmp_path / name, step)
+            assert restored_step(tmp_path / name) == step
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save_and_load, "abcd"))
 
 
 def test_another_architecture_is_refused_leaf_by_leaf(tmp_path):

@@ -32,7 +32,7 @@ from vae_jax.training.step import TrainState
 # Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
 # tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
 _MISREAD = frozenset("*?[]\\")
-_SAVING = threading.Lock()
+_ORBAX = threading.Lock()
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
@@ -62,11 +62,16 @@ def differences(expected: Any, found: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _for_orbax(folder: Path) -> Iterator[Path]:
-    """Yields a path of a folder by which Orbax finds it, absolute; all must ask."""
+    """Yields a path of a folder by which Orbax finds it, absolute; all must ask.
+
+    One thread at a time: a load of another thread, which has Orbax count its
+    operations on, was seen to have a save write before its folder was made.
+    """
     # Orbax takes no relative path.
     folder = folder.absolute()
     if not _MISREAD & set(str(folder)):
-        yield folder
+        with _ORBAX:
+            yield folder
         return
     name = processes.on_first(lambda: f"vae_jax-{secrets.token_hex(8)}")
     link = Path(tempfile.gettempdir(), name)
@@ -79,7 +84,8 @@ def _for_orbax(folder: Path) -> Iterator[Path]:
     with writing(link), contextlib.suppress(FileExistsError):
         link.symlink_to(folder, target_is_directory=True)
     try:
-        yield link
+        with _ORBAX:
+            yield link
     finally:
         processes.wait_for_all()
         link.unlink(missing_ok=True)
@@ -126,9 +132,7 @@ def _unread(path: Path, state: TrainState) -> list[str]:
 
 def _write_by_orbax(path: Path, state: TrainState) -> None:
     try:
-        # One at a time in a process: of two, one was seen to lose its folder.
-        with _SAVING:
-            ocp.save(str(path), state)
+        ocp.save(str(path), state)
     # tensorstore raises ValueError for most, and NotImplementedError for others.
     except Exception as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
