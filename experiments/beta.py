@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = read_config(options.config, settings).model.name
     terms = OBJECTIVES["elbo"].terms
     if MODELS[model].terms != terms:
-        others = [name for name, part in MODELS.items() if part.terms == terms]
+        others = [name for name, option in MODELS.items() if option.terms == terms]
         raise UserError(
             f"--config is {options.config!r}, a recipe of model {model}; beta goes "
             f"with {' or '.join(others)}"

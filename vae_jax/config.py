@@ -75,7 +75,7 @@ def validate(config: Config) -> None:
                 f"and that is {values[chooser]}",
             )
     terms = MODELS[values["model.name"]].terms
-    objectives = [name for name, part in OBJECTIVES.items() if part.terms == terms]
+    objectives = [name for name, option in OBJECTIVES.items() if option.terms == terms]
     if values["objective.name"] not in objectives:
         refuse(
             "objective.name",
@@ -83,8 +83,8 @@ def validate(config: Config) -> None:
             f"{' or '.join(objectives)}",
         )
     for name, setting in SETTINGS.items():
-        if setting.parts is not None:
-            refusal = setting.parts[values[name]].check(values)
+        if setting.options is not None:
+            refusal = setting.options[values[name]].check(values)
             if refusal is not None:
                 refuse(*refusal)
     for part, own in optimizer_by_part(values["parts.optimizer"]).items():

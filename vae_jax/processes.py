@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vae_jax.errors import UserError
-from vae_jax.parts import resumable, text
+from vae_jax.options import resumable, text
 
 T = TypeVar("T")
 WORDS = ("auto", "on", "off")

@@ -16,7 +16,7 @@ import jax
 from vae_jax import config as config_lib
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.models.networks import stages
+from vae_jax.models import build
 from vae_jax.report.writer import write_json
 
 PACKAGES = (
@@ -102,10 +102,7 @@ def read_config(workdir: Path) -> Config:
     config = config_lib.default_config()
     try:
         recorded = _read(workdir, "config")
-        if recorded.get("model", {}).get("network") == "conv":
-            # Earlier programs did not write it down.
-            counted = stages.width_from_of_format_1(recorded["dataset"]["size"])
-            recorded["model"].setdefault("width_from", counted)
+        config.update(build.unsaid_in_format_1(recorded))
         config.update(recorded)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error

@@ -80,7 +80,7 @@ class Run:
         except UserError as error:
             raise UserError(
                 f"{purpose} needs the pictures that the run in {self.workdir} was "
-                f"trained on; --config.dataset.data_dir says where they are now: "
+                f"trained on; config.dataset.data_dir says where they are now: "
                 f"{error}"
             ) from error
 
@@ -98,9 +98,9 @@ class Run:
         """How many pictures the run was trained on."""
         return self.recipe["pictures"]["train"]
 
-    def model(self, params: str = "ema") -> Any:
+    def model(self, kind: str = "ema") -> Any:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
-        return build.merge(self.experiment.graphdef, self.variables[params])
+        return build.merge(self.experiment.graphdef, self.variables[kind])
 
     def labels(self, split: str) -> jax.Array | None:
         """Returns what the model is told of a split's pictures, [N,A], or None."""

@@ -1,4 +1,4 @@
-"""Every setting of an experiment, gathered from the parts that declare them.
+"""Every setting of an experiment, gathered from the options that declare them.
 
 `python -m vae_jax.settings > docs/settings.md` writes the table of them.
 """
@@ -7,7 +7,7 @@ from vae_jax import processes, sharding
 from vae_jax.data import batches, cache
 from vae_jax.evaluation import evaluate
 from vae_jax.models import build
-from vae_jax.parts import (
+from vae_jax.options import (
     Setting,
     choice,
     gather,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vae_jax.parts import choice
+from vae_jax.options import choice
 
 DATA_AXIS = "data"
 # Elements; to gather less costs more than to hold it everywhere.

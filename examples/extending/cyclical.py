@@ -1,11 +1,11 @@
-"""Cyclical annealing of the KL: an example of a part, see docs/extending.md."""
+"""Cyclical annealing of the KL: an example of an option, see docs/extending.md."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from vae_jax.models.elbo import Figures, elbo_figures
 from vae_jax.models.objectives import Objective, Scalar
-from vae_jax.parts import Part, whole
+from vae_jax.options import Option, whole
 
 
 def cyclical_elbo(period: int) -> Objective:
@@ -22,7 +22,7 @@ def cyclical_elbo(period: int) -> Objective:
     return Objective(elbo_figures, loss)
 
 
-CYCLICAL = Part(
+CYCLICAL = Option(
     lambda num_images, period: cyclical_elbo(period),
     {"period": whole(2000, "Steps of one cycle of the weight of the KL.")},
     terms="likelihoods",

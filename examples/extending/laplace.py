@@ -1,4 +1,4 @@
-"""A likelihood of Laplace densities: an example of a part, see docs/extending.md."""
+"""A likelihood of Laplace densities: an example of an option, see docs/extending.md."""
 
 import math
 
@@ -8,7 +8,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
 from vae_jax.models.likelihoods import LEVELS, ROUNDING_STD, sum_pixels
-from vae_jax.parts import Part, positive
+from vae_jax.options import Option, positive
 
 
 @struct.dataclass
@@ -65,7 +65,7 @@ class LearnedLaplace(nnx.Module):
         return Laplace(mean, self.largest_scale * scale + ROUNDING_STD)
 
 
-LAPLACE = Part(
+LAPLACE = Option(
     LearnedLaplace,
     {"largest_scale": positive(0.5, "Largest scale of a pixel's Laplace density.")},
 )

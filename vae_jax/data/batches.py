@@ -17,7 +17,7 @@ import numpy as np
 
 from vae_jax.data.cache import Split
 from vae_jax.keys import Stream
-from vae_jax.parts import choice, resumable
+from vae_jax.options import choice, resumable
 
 Batch = dict[str, Any]
 

@@ -26,7 +26,7 @@ from vae_jax.data import crops, decoding, places, synthetic_faces
 from vae_jax.data import folder as pictures_folder
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
-from vae_jax.parts import Setting, choice, path, resumable, whole
+from vae_jax.options import Setting, choice, path, resumable, whole
 
 DATASETS = ("celeb_a", "synthetic_faces", "folder")
 SPLITS = ("train", "validation", "test")

@@ -25,7 +25,7 @@ from vae_jax.models.elbo import log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.objectives import Objective
-from vae_jax.parts import whole
+from vae_jax.options import whole
 
 SSIM_WINDOW = 11
 SETTINGS = {

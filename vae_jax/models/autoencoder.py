@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 from vae_jax.models.contract import CodeShape, Labels, Prior, Terms
 from vae_jax.models.likelihoods import Deterministic
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
-from vae_jax.parts import Part
+from vae_jax.options import Option
 
 
 class AE(nnx.Module):
@@ -77,4 +77,4 @@ def _build(frame: Frame, networks: Networks) -> AE:
     )
 
 
-AUTOENCODER = Part(_build, terms="reconstructions")
+AUTOENCODER = Option(_build, terms="reconstructions")

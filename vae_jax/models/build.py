@@ -19,7 +19,7 @@ from vae_jax.models.networks.mlp import MLP
 from vae_jax.models.networks.strided import STRIDED
 from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VARIATIONAL_AUTOENCODER
-from vae_jax.parts import choice, make, whole
+from vae_jax.options import choice, make, whole
 
 NETWORKS = {"mlp": MLP, "conv": CONV, "strided": STRIDED}
 MODELS = {
@@ -128,6 +128,18 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Variables]:
 def merge(graphdef: nnx.GraphDef, variables: Variables) -> Any:
     """Returns the model of a structure and its arrays; undoes `split`."""
     return nnx.merge(graphdef, variables.params, variables.state)
+
+
+def unsaid_in_format_1(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings that runs of the first format had, and did not write down.
+
+    Args:
+      recorded: the config in their run.json.
+    """
+    if recorded.get("model", {}).get("network") != "conv":
+        return {}
+    size = recorded["dataset"]["size"]
+    return {"model": {"width_from": stages.width_from_of_format_1(size)}}
 
 
 def moved_since_format_1(settings: Any, image_size: int) -> list[tuple[str, str]]:

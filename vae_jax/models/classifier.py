@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Key
 
 from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.networks.layers import Frame, Networks
-from vae_jax.parts import Part, Refusal, Values
+from vae_jax.options import Option, Refusal, Values
 
 
 @struct.dataclass
@@ -74,7 +74,7 @@ def _check(values: Values) -> Refusal | None:
     return None
 
 
-CLASSIFIER = Part(
+CLASSIFIER = Option(
     _build,
     {"attributes": ATTRIBUTES},
     check=_check,

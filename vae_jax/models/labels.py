@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from vae_jax.parts import text
+from vae_jax.options import text
 
 
 def _are_names(value: str) -> bool:

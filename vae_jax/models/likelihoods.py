@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key, UInt8
 
-from vae_jax.parts import Part, Refusal, Values, positive
+from vae_jax.options import Option, Refusal, Values, positive
 
 LEVELS = 256
 
@@ -340,10 +340,10 @@ def _check_optimal(values: Values) -> Refusal | None:
     return None
 
 
-GAUSSIAN = Part(LearnedGaussian)
-SHARED_GAUSSIAN = Part(SharedGaussian)
-OPTIMAL_GAUSSIAN = Part(lambda: SharedGaussian(optimal=True), check=_check_optimal)
-FIXED_GAUSSIAN = Part(
+GAUSSIAN = Option(LearnedGaussian)
+SHARED_GAUSSIAN = Option(SharedGaussian)
+OPTIMAL_GAUSSIAN = Option(lambda: SharedGaussian(optimal=True), check=_check_optimal)
+FIXED_GAUSSIAN = Option(
     FixedGaussian,
     {
         "std": positive(
@@ -351,5 +351,5 @@ FIXED_GAUSSIAN = Part(
         )
     },
 )
-BERNOULLI = Part(BernoulliPixels)
-LOGISTIC = Part(LearnedLogistic)
+BERNOULLI = Option(BernoulliPixels)
+LOGISTIC = Option(LearnedLogistic)

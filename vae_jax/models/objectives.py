@@ -30,7 +30,7 @@ from vae_jax.models.penalties import (
     squared_parameters,
     total_correlation_terms,
 )
-from vae_jax.parts import Part, Refusal, Values, choice, weight, whole
+from vae_jax.options import Option, Refusal, Values, choice, weight, whole
 
 Scalar = Float[Array, ""]
 
@@ -274,7 +274,7 @@ _BETA = weight(
 )
 _NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
 # What makes an objective is given the number of training images as well.
-ELBO = Part(
+ELBO = Option(
     lambda num_images, **own: beta_elbo(**own),
     {
         "beta": _BETA,
@@ -288,7 +288,7 @@ ELBO = Part(
     },
     terms="likelihoods",
 )
-CAPACITY = Part(
+CAPACITY = Option(
     lambda num_images, **own: capacity_elbo(**own),
     {
         "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
@@ -301,13 +301,13 @@ CAPACITY = Part(
     },
     terms="likelihoods",
 )
-IWAE = Part(
+IWAE = Option(
     lambda num_images, **own: importance_weighted(**own),
     {"num_samples": _NUM_SAMPLES},
     check=_check_iwae,
     terms="likelihoods",
 )
-MMD = Part(
+MMD = Option(
     lambda num_images, **own: mmd_elbo(**own),
     {
         "beta": _BETA,
@@ -318,14 +318,14 @@ MMD = Part(
     check=_check_mmd,
     terms="likelihoods",
 )
-TC = Part(
+TC = Option(
     lambda num_images, **own: tc_elbo(**own, num_images=num_images),
     {"beta": _BETA},
     check=_check_prior_of_all,
     terms="likelihoods",
 )
-MSE = Part(lambda num_images: mean_squared_error(), terms="reconstructions")
-RAE = Part(
+MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")
+RAE = Option(
     lambda num_images, **own: mean_squared_error(**own),
     {
         "code_weight": weight(1e-6, "Weight of half the code's squared norm."),
@@ -339,4 +339,4 @@ RAE = Part(
     },
     terms="reconstructions",
 )
-CROSS_ENTROPY = Part(lambda num_images: cross_entropy(), terms="predictions")
+CROSS_ENTROPY = Option(lambda num_images: cross_entropy(), terms="predictions")

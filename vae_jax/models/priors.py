@@ -15,7 +15,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.parts import Part, Refusal, Values, whole
+from vae_jax.options import Option, Refusal, Values, whole
 
 # From images to the posterior of each.
 Encode = Callable[[Float[Array, "K H W C"]], DiagonalGaussian]
@@ -204,19 +204,19 @@ def _check_vamp(values: Values) -> Refusal | None:
 _COMPONENTS = {
     "prior_components": whole(64, "Components of the prior (mixture, vamp).")
 }
-NORMAL = Part(lambda frame: StandardNormal(frame.code_size))
-CONDITIONAL = Part(
+NORMAL = Option(lambda frame: StandardNormal(frame.code_size))
+CONDITIONAL = Option(
     lambda frame: ConditionalNormal(frame.code_size, frame.num_labels, rngs=frame.rngs),
     check=_check_conditional,
 )
-MIXTURE = Part(
+MIXTURE = Option(
     lambda frame, prior_components: MixtureOfGaussians(
         frame.code_size, prior_components, rngs=frame.rngs
     ),
     _COMPONENTS,
     check=_check_sampled_kl,
 )
-VAMP = Part(
+VAMP = Option(
     lambda frame, prior_components: VampPrior(
         frame.image_shape, prior_components, rngs=frame.rngs
     ),

@@ -19,7 +19,7 @@ from vae_jax.models.contract import (
 from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.parts import Part, Refusal, Values, choice, make, share
+from vae_jax.options import Option, Refusal, Values, choice, make, share
 
 LIKELIHOODS = {
     "gaussian": likelihoods.GAUSSIAN,
@@ -178,7 +178,7 @@ def _check(values: Values) -> Refusal | None:
     return None
 
 
-VARIATIONAL_AUTOENCODER = Part(
+VARIATIONAL_AUTOENCODER = Option(
     _build,
     {
         "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),

@@ -10,8 +10,8 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.keys import Stream, key
-from vae_jax.parts import (
-    Part,
+from vae_jax.options import (
+    Option,
     Refusal,
     Values,
     choice,
@@ -52,8 +52,8 @@ def _check_adam(values: Values) -> Refusal | None:
 
 # From the learning rate and the weight decay.
 OPTIMIZERS = {
-    "adam": Part(lambda rate, weight_decay: optax.adam(rate), check=_check_adam),
-    "adamw": Part(
+    "adam": Option(lambda rate, weight_decay: optax.adam(rate), check=_check_adam),
+    "adamw": Option(
         lambda rate, weight_decay: optax.adamw(rate, weight_decay=weight_decay)
     ),
 }

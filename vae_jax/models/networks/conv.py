@@ -36,8 +36,8 @@ from vae_jax.models.networks.stages import (
     stage_widths,
     width_setting,
 )
-from vae_jax.parts import (
-    Part,
+from vae_jax.options import (
+    Option,
     Refusal,
     Values,
     choice,
@@ -272,7 +272,7 @@ def _check(values: Values) -> Refusal | None:
     return refused
 
 
-CONV = Part(
+CONV = Option(
     _networks,
     {
         "width": width_setting(

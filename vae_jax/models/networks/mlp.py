@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import Frame, Networks, head_layer
-from vae_jax.parts import Part, whole
+from vae_jax.options import Option, whole
 
 
 class Encoder(nnx.Module):
@@ -94,4 +94,4 @@ def _networks(frame: Frame, hidden_dim: int) -> Networks:
     )
 
 
-MLP = Part(_networks, {"hidden_dim": whole(512, "Width of the hidden layers.")})
+MLP = Option(_networks, {"hidden_dim": whole(512, "Width of the hidden layers.")})

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import Conv3x3, mix_channels, norm_layer
-from vae_jax.parts import Refusal, Setting, Values
+from vae_jax.options import Refusal, Setting, Values
 
 PATCH = 4
 # The stages halve the resolution while it is above this; what is left is flattened.

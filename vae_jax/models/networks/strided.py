@@ -12,7 +12,7 @@ from vae_jax.models.networks.layers import (
     norm_layer,
 )
 from vae_jax.models.networks.stages import check_size, resolutions, width_setting
-from vae_jax.parts import Part, Refusal, Values
+from vae_jax.options import Option, Refusal, Values
 
 
 class StridedEncoder(nnx.Module):
@@ -76,7 +76,7 @@ def _check(values: Values) -> Refusal | None:
     return check_size(values)
 
 
-STRIDED = Part(
+STRIDED = Option(
     _networks,
     {
         "width": width_setting(

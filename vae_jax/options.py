@@ -1,9 +1,9 @@
-"""How the parts of an experiment declare their settings, beside their code.
+"""How the options of an experiment declare their settings, beside their code.
 
-A part is what a setting chooses by its name: a network, a prior, an objective. It is a
-line in a table, `{"vamp": Part(make, {"prior_components": whole(64, "...")})}`; the
-setting that chooses from the table brings in the settings of all parts, and each goes
-with the parts that declare it, and with no other.
+An option is what a setting chooses by its name: a network, a prior, an objective. It is
+a line in a table, `{"vamp": Option(make, {"prior_components": whole(64, "...")})}`; the
+setting that chooses from the table brings in the settings of all its options, and each
+goes with the options that declare it, and with no other.
 """
 
 import math
@@ -20,15 +20,15 @@ Refusal: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Part:
+class Option:
     """One choice of a setting.
 
     Attributes:
-      make: from what all parts of the table are given, and its own settings as keyword
-        arguments, to the part.
+      make: from what all options of the table are given, and its own settings as
+        keyword arguments, to what is chosen.
       settings: of its own, by their names within the section of the setting that
         chooses it.
-      check: returns what is wrong with all settings where this part is chosen, None
+      check: returns what is wrong with all settings where this option is chosen, None
         where nothing is.
       terms: for models and objectives: what the model returns and the objective reads.
     """
@@ -49,7 +49,7 @@ class Setting:
       allowed: which values, in words.
       accepts: says whether a value is allowed.
       optional_type: of a value other than None, where None is the default.
-      parts: that its values choose.
+      options: what its values choose.
       resumable: whether a run may go on with another value.
     """
 
@@ -58,7 +58,7 @@ class Setting:
     allowed: str
     accepts: Callable[[Any], bool]
     optional_type: type | None = None
-    parts: Mapping[str, Part] | None = None
+    options: Mapping[str, Option] | None = None
     resumable: bool = False
 
 
@@ -115,16 +115,16 @@ def share(default: float, meaning: str) -> Setting:
 
 
 def choice(default: str, meaning: str, options: Any) -> Setting:
-    """Declares one of several names; of a table of parts, those bring settings in."""
+    """Declares one of several names; the options of a table bring settings in."""
     names = tuple(options)
     chosen = options if isinstance(options, Mapping) else {}
-    is_table = any(isinstance(part, Part) for part in chosen.values())
+    is_table = any(isinstance(option, Option) for option in chosen.values())
     return Setting(
         default,
         meaning,
         "one of " + ", ".join(names),
         names.__contains__,
-        parts=chosen if is_table else None,
+        options=chosen if is_table else None,
     )
 
 
@@ -156,17 +156,17 @@ def path(meaning: str) -> Setting:
 
 
 def gather(declared: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Returns settings with those of the parts that they choose, by dotted names.
+    """Returns settings with those of the options they choose, by dotted names.
 
-    What several parts declare is one setting: its meanings are told one after another.
+    What several options declare is one setting: its meanings are told in turn.
     """
     found: dict[str, Setting] = {}
     for name, setting in declared.items():
         found[name] = setting
         section = name.rpartition(".")[0]
-        for part in (setting.parts or {}).values():
-            of_part = {f"{section}.{own}": s for own, s in part.settings.items()}
-            for own, its in gather(of_part).items():
+        for option in (setting.options or {}).values():
+            of_option = {f"{section}.{own}": s for own, s in option.settings.items()}
+            for own, its in gather(of_option).items():
                 before = found.setdefault(own, its)
                 assert (before.default, before.allowed) == (its.default, its.allowed)
                 if its.meaning not in before.meaning:
@@ -176,27 +176,27 @@ def gather(declared: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def goes_with(settings: Mapping[str, Setting]) -> dict[str, tuple[str, list[str]]]:
-    """Returns which choices bring a setting in, as (chooser, names of parts).
+    """Returns which choices bring a setting in, as (chooser, names of options).
 
     Settings that are always there are left out.
     """
     found: dict[str, tuple[str, list[str]]] = {}
     for chooser, setting in settings.items():
         section = chooser.rpartition(".")[0]
-        for name, part in (setting.parts or {}).items():
-            for own in part.settings:
+        for name, option in (setting.options or {}).items():
+            for own in option.settings:
                 found.setdefault(f"{section}.{own}", (chooser, []))[1].append(name)
     return found
 
 
-def make(parts: Mapping[str, Part], name: str, settings: Any, *context: Any) -> Any:
-    """Makes the part of a table that is called `name`.
+def make(table: Mapping[str, Option], name: str, settings: Any, *context: Any) -> Any:
+    """Makes what the option `name` of a table stands for.
 
     Args:
-      parts: the table.
+      table: the options.
       name: of one of them.
-      settings: the section of the config that holds the parts' own.
-      *context: what every part of the table is given.
+      settings: the section of the config that holds the options' own.
+      *context: what every option of the table is given.
     """
-    part = parts[name]
-    return part.make(*context, **{own: settings[own] for own in part.settings})
+    option = table[name]
+    return option.make(*context, **{own: settings[own] for own in option.settings})
