@@ -20,6 +20,9 @@ from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.training import step as step_lib
 
+# In which a classifier's images must be those of the run that it judges or guides.
+SEEN_BY_CLASSIFIERS = ("name", "crop", "resampler", "size", "channels")
+
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
     """Returns the data set that the settings under `config.dataset` name.
@@ -77,8 +80,11 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     if config.model.attributes == "auto":
         config.model.attributes = ",".join(dataset.attribute_names)
     _check_parts(config)
-    if config.init_from is not None and not resumes:
-        _check_init_from(config)
+    if not resumes:
+        if config.init_from is not None:
+            _check_init_from(config)
+        if config.objective.perceptual_weight:
+            _check_guide(config)
     label_columns(config, dataset)
     num_train = len(dataset.splits["train"].images)
     if config.objective.name == "tc" and num_train < 2:
@@ -235,6 +241,40 @@ def _check_init_from(config: Config) -> None:
             f"in {workdir}; new are (shapes here, there) {told(new)}; left there are "
             f"{told(left)}"
         )
+
+
+def _check_guide(config: Config) -> None:
+    """Raises UserError where a run's guide is not there or sees other images."""
+    if config.objective.guide is None:
+        raise UserError(
+            "config.objective.guide is None, and config.objective.perceptual_weight "
+            f"{config.objective.perceptual_weight} needs the workdir of a classifier "
+            "that sees the same images:\n"
+            "  python -m vae_jax.main --config=configs/judge.py --workdir=runs/guide "
+            "--config.seed=1"
+        )
+    workdir = local_path(config.objective.guide, "config.objective.guide")
+    named = f"config.objective.guide is {config.objective.guide!r}"
+    try:
+        guide = record.read_config(workdir)
+    except UserError as error:
+        raise UserError(f"{named}: {error}") from error
+    if guide.model.network != "strided":
+        raise UserError(
+            f"{named}, a run with model.network {guide.model.network}; allowed is a "
+            "classifier of configs/judge.py, with strided"
+        )
+    if guide.model.width != config.objective.guide_width:
+        raise UserError(
+            f"{named}, a run with model.width {guide.model.width}; "
+            f"config.objective.guide_width is {config.objective.guide_width}"
+        )
+    for setting in SEEN_BY_CLASSIFIERS:
+        theirs, ours = guide.dataset[setting], config.dataset[setting]
+        if theirs != ours:
+            raise UserError(
+                f"{named}, trained with dataset.{setting} {theirs}; this run has {ours}"
+            )
 
 
 def _shape(array: Any) -> str:

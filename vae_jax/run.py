@@ -24,7 +24,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.experiment import Experiment, assemble, fitting
 from vae_jax.local_paths import local_path
-from vae_jax.models import build
+from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import Writer, writing
@@ -182,10 +182,14 @@ def _train(config: Config, workdir: Path) -> Run:
         moved = assembled.moved_since_format_1()
         state = checkpoints.restore("latest", like, moved)
         if state is None:
-            given = None
+            given: dict[str, Any] = {}
             if config.init_from is not None:
                 there = load(config.init_from).variables["ema"]
-                given = jax.device_get(fitting(assembled.shapes, there))
+                given |= fitting(assembled.shapes, there)
+            if config.objective.perceptual_weight:
+                arrays = guide.arrays_of(load(config.objective.guide).variables["ema"])
+                given |= {f"state/guide/arrays/{n}": a for n, a in arrays.items()}
+            given = jax.device_get(given)
             shardings = jax.tree.map(lambda a: a.sharding, like)
             state = assembled.initial_state(given, shardings)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax import processes
+from vae_jax import processes, resolve
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
 from vae_jax.commands.codes import can_be_fitted
@@ -64,7 +64,7 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
     except UserError as error:
         raise UserError(f"--{flag} is '{workdir}': {error}") from error
     abilities.check_judge(judge, flag)
-    for setting in ("name", "crop", "resampler", "size", "channels"):
+    for setting in resolve.SEEN_BY_CLASSIFIERS:
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
         if theirs != ours:
             raise UserError(

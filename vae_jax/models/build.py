@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods, objectives
+from vae_jax.models import likelihoods, objectives, sharpening
 from vae_jax.models.autoencoder import AUTOENCODER
 from vae_jax.models.classifier import CLASSIFIER
 from vae_jax.models.contract import State, Variables
@@ -74,6 +74,7 @@ def label_names(settings: Any) -> tuple[str, ...]:
 def build_model(
     settings: Any,
     *,
+    objective: Any = None,
     precision: str,
     image_shape: tuple[int, int, int],
     rngs: nnx.Rngs,
@@ -82,6 +83,8 @@ def build_model(
 
     Args:
       settings: see `settings.SETTINGS`.
+      objective: the settings under `config.objective`, which may bring in parts that
+        help in training; None for a model without them.
       precision: a key of `PRECISIONS`, of the activations.
       image_shape: (height, width, channels).
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
@@ -95,7 +98,10 @@ def build_model(
         rngs=rngs,
     )
     networks = make(NETWORKS, settings.network, settings, frame)
-    return make(MODELS, settings.name, settings, frame, networks)
+    model = make(MODELS, settings.name, settings, frame, networks)
+    if objective is not None:
+        sharpening.add_parts(model, objective, frame)
+    return model
 
 
 def label_dropout(settings: Any) -> float:

@@ -46,8 +46,8 @@ class Variables:
 class ImageDistribution(Protocol):
     """A distribution over images in [0, 1].
 
-    Where a model has a likelihood it has `std`, `log_prob(images)`, `log_mass(images)`
-    and `sample(key)` as well, see models/likelihoods.py.
+    Where a model has a likelihood it has `std`, `log_prob(images)`, `log_mass(images)`,
+    `sample(key)` and `PLACE` as well, see models/likelihoods.py.
     """
 
     @property
@@ -169,6 +169,7 @@ class Terms:
         likelihood.
       log_mass: log-probability of the image's 8-bit levels, the discretised counterpart
         of `log_px`; None where the model has no likelihood.
+      px: p(x|z), whose `mean` it is.
       layers: of latent variables; none for a deterministic code.
     """
 
@@ -176,6 +177,7 @@ class Terms:
     code: Code
     log_px: Float[Array, "S B"] | None = None
     log_mass: Float[Array, "S B"] | None = None
+    px: ImageDistribution | None = None
     layers: tuple[Layer, ...] = ()
 
 

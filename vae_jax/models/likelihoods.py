@@ -2,7 +2,8 @@
 
 A likelihood is a module whose `num_maps` says how many maps of the image's shape it
 wants from the decoder, and which turns them into a distribution with `mean`,
-`std`, `log_prob`, `log_mass` and `sample`.
+`std`, `log_prob`, `log_mass` and `sample`. Its `PLACE` names the attribute that says
+where it lies, beside those that say how wide it is.
 """
 
 import math
@@ -87,6 +88,8 @@ class Gaussian:
       std: the standard deviations, on the same scale; one for all where scalar.
     """
 
+    PLACE = "mean"
+
     mean: Float[Array, "*batch H W C"]
     std: Float[Array, "*std"]
 
@@ -157,6 +160,8 @@ class Bernoulli:
       logits: log-odds of white.
     """
 
+    PLACE = "logits"
+
     logits: Float[Array, "*batch H W C"]
 
     @property
@@ -207,6 +212,8 @@ class DiscretizedLogistic:
       location: the centres, in [0, 1].
       scale: on the same scale; the standard deviation is pi / sqrt(3) times that.
     """
+
+    PLACE = "location"
 
     location: Float[Array, "*batch H W C"]
     scale: Float[Array, "*batch H W C"]

@@ -7,13 +7,14 @@ same in training and in validation. Only here are terms averaged and weighted.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from vae_jax.models import sharpening
 from vae_jax.models.classifier import Prediction
 from vae_jax.models.contract import Labels, Terms
 from vae_jax.models.elbo import (
@@ -30,6 +31,7 @@ from vae_jax.models.penalties import (
     squared_parameters,
     total_correlation_terms,
 )
+from vae_jax.models.sharpening import Sharpening
 from vae_jax.options import Option, Refusal, Values, choice, weight, whole
 
 Scalar = Float[Array, ""]
@@ -46,12 +48,15 @@ class Objective:
         parameters; what they hold as "penalty" is added to the loss in training.
         Validation is without.
       num_samples: of z, for each image.
+      sharpening: what pulls at reconstructions beside the loss; None for nothing.
+        Validation is without.
     """
 
     figures: Callable[[Any, Images], Figures]
     loss: Callable[[Figures, Int[Array, ""]], Scalar]
     penalty: Callable[..., Figures] = lambda model, terms, labels, key: {}
     num_samples: int = 1
+    sharpening: Sharpening | None = None
 
     def __call__(
         self,
@@ -74,6 +79,9 @@ class Objective:
         if hasattr(model, "update_state"):
             model.update_state(terms)
         loss = self.loss(means, step) + penalties.get("penalty", 0.0)
+        if self.sharpening is not None:
+            added, seen = self.sharpening(model, terms, images, step)
+            loss, penalties = loss + added, penalties | seen
         scalars = {name: mean for name, mean in means.items() if mean.ndim == 0}
         return loss, {"loss": loss, **scalars, **penalties}
 
@@ -269,60 +277,86 @@ def _check_iwae(values: Values) -> Refusal | None:
     return None
 
 
+def _with_sharpening(option: Option) -> Option:
+    """Returns an option whose objective may pull at the reconstructions as well."""
+
+    def make(num_images: int, **own: Any) -> Objective:
+        names = [name for name in own if name in sharpening.SETTINGS]
+        sharp = {name: own.pop(name) for name in names}
+        objective = option.make(num_images, **own)
+        return replace(objective, sharpening=sharpening.build_sharpening(**sharp))
+
+    def check(values: Values) -> Refusal | None:
+        return option.check(values) or sharpening.check(values)
+
+    settings = {**option.settings, **sharpening.SETTINGS}
+    return replace(option, make=make, settings=settings, check=check)
+
+
 _BETA = weight(
     1.0, "Weight of the KL (elbo, mmd), or of the total correlation (tc), in the ELBO."
 )
 _NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
 # What makes an objective is given the number of training images as well.
-ELBO = Option(
-    lambda num_images, **own: beta_elbo(**own),
-    {
-        "beta": _BETA,
-        "kl_warmup_steps": whole(
-            0, "Steps over which the weight of the KL rises from 0.", low=0
-        ),
-        "free_bits": weight(
-            0.0, "Nats of the mean KL of each dimension that cost nothing."
-        ),
-        "num_samples": _NUM_SAMPLES,
-    },
-    terms="likelihoods",
+ELBO = _with_sharpening(
+    Option(
+        lambda num_images, **own: beta_elbo(**own),
+        {
+            "beta": _BETA,
+            "kl_warmup_steps": whole(
+                0, "Steps over which the weight of the KL rises from 0.", low=0
+            ),
+            "free_bits": weight(
+                0.0, "Nats of the mean KL of each dimension that cost nothing."
+            ),
+            "num_samples": _NUM_SAMPLES,
+        },
+        terms="likelihoods",
+    )
 )
-CAPACITY = Option(
-    lambda num_images, **own: capacity_elbo(**own),
-    {
-        "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
-        "capacity_steps": whole(
-            5000, "Steps over which that capacity rises from 0.", low=0
-        ),
-        "gamma": weight(
-            100.0, "Weight of the distance between the mean KL and the capacity."
-        ),
-    },
-    terms="likelihoods",
+CAPACITY = _with_sharpening(
+    Option(
+        lambda num_images, **own: capacity_elbo(**own),
+        {
+            "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
+            "capacity_steps": whole(
+                5000, "Steps over which that capacity rises from 0.", low=0
+            ),
+            "gamma": weight(
+                100.0, "Weight of the distance between the mean KL and the capacity."
+            ),
+        },
+        terms="likelihoods",
+    )
 )
-IWAE = Option(
-    lambda num_images, **own: importance_weighted(**own),
-    {"num_samples": _NUM_SAMPLES},
-    check=_check_iwae,
-    terms="likelihoods",
+IWAE = _with_sharpening(
+    Option(
+        lambda num_images, **own: importance_weighted(**own),
+        {"num_samples": _NUM_SAMPLES},
+        check=_check_iwae,
+        terms="likelihoods",
+    )
 )
-MMD = Option(
-    lambda num_images, **own: mmd_elbo(**own),
-    {
-        "beta": _BETA,
-        "mmd_weight": weight(
-            1000.0, "Weight of the MMD between codes and draws of the prior."
-        ),
-    },
-    check=_check_mmd,
-    terms="likelihoods",
+MMD = _with_sharpening(
+    Option(
+        lambda num_images, **own: mmd_elbo(**own),
+        {
+            "beta": _BETA,
+            "mmd_weight": weight(
+                1000.0, "Weight of the MMD between codes and draws of the prior."
+            ),
+        },
+        check=_check_mmd,
+        terms="likelihoods",
+    )
 )
-TC = Option(
-    lambda num_images, **own: tc_elbo(**own, num_images=num_images),
-    {"beta": _BETA},
-    check=_check_prior_of_all,
-    terms="likelihoods",
+TC = _with_sharpening(
+    Option(
+        lambda num_images, **own: tc_elbo(**own, num_images=num_images),
+        {"beta": _BETA},
+        check=_check_prior_of_all,
+        terms="likelihoods",
+    )
 )
 MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")
 RAE = Option(

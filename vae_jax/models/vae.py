@@ -134,6 +134,7 @@ class VAE(nnx.Module):
             code=code,
             log_px=px.log_prob(images),
             log_mass=px.log_mass(images),
+            px=px,
             layers=(
                 Layer(
                     posterior=posterior,

@@ -50,11 +50,15 @@ def _check_adam(values: Values) -> Refusal | None:
     return None
 
 
-# From the learning rate and the weight decay.
+# From the learning rate, the weight decay, b1 and b2.
 OPTIMIZERS = {
-    "adam": Option(lambda rate, weight_decay: optax.adam(rate), check=_check_adam),
+    "adam": Option(
+        lambda rate, weight_decay, **betas: optax.adam(rate, **betas), check=_check_adam
+    ),
     "adamw": Option(
-        lambda rate, weight_decay: optax.adamw(rate, weight_decay=weight_decay)
+        lambda rate, weight_decay, **betas: optax.adamw(
+            rate, weight_decay=weight_decay, **betas
+        )
     ),
 }
 SETTINGS = {
@@ -73,6 +77,8 @@ SETTINGS = {
     "optimizer.warmup_steps": whole(
         0, "Steps over which the learning rate rises from 0, linearly.", low=0
     ),
+    "optimizer.b1": share(0.9, "Decay of Adam's mean of the gradients."),
+    "optimizer.b2": share(0.999, "Decay of Adam's mean of their squares."),
     "optimizer.clip_norm": optional(
         float, positive(1.0, "Bound on the global norm of the gradients.")
     ),
@@ -143,6 +149,8 @@ def build_optimizer(
     weight_decay: float,
     schedule: str,
     warmup_steps: int,
+    b1: float = 0.9,
+    b2: float = 0.999,
     clip_norm: float | None,
     num_steps: int,
 ) -> optax.GradientTransformation:
@@ -154,11 +162,13 @@ def build_optimizer(
       weight_decay: of adamw, on every parameter, as in the notebook.
       schedule: see `learning_rate_schedule`.
       warmup_steps: of the schedule.
+      b1: decay of the mean of the gradients.
+      b2: decay of the mean of their squares.
       clip_norm: bound on the gradients' global norm; None for none.
       num_steps: of the whole training.
     """
     rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, num_steps)
-    optimizer = OPTIMIZERS[name].make(rate, weight_decay)
+    optimizer = OPTIMIZERS[name].make(rate, weight_decay, b1=b1, b2=b2)
     if clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

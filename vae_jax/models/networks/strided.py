@@ -47,11 +47,16 @@ class StridedEncoder(nnx.Module):
         coarsest = resolutions(image_shape[0])[-1]
         self.head = head_layer(coarsest**2 * widths[-1], features, dtype, rngs)
 
+    def maps(self, images: Float[Array, "B H W C"]) -> tuple[Array, ...]:
+        """Returns what each layer sees, [B,h,w,c] each, the finest first."""
+        found = [images]
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            found.append(nnx.relu(norm(layer(found[-1]))))
+        return tuple(found[1:])
+
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """Returns the features of each image."""
-        x = images
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = nnx.relu(norm(layer(x)))
+        x = self.maps(images)[-1]
         return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
 
 

@@ -1,0 +1,467 @@
+"""Perceptual and adversarial pulls against closed forms and finite differences."""
+
+import dataclasses
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.conftest import new_tiny_config
+from vae_jax import config as config_lib
+from vae_jax import run as run_lib
+from vae_jax.errors import UserError
+from vae_jax.models import build
+from vae_jax.models.contract import Terms, Variables
+from vae_jax.models.guide import perceptual_distance
+from vae_jax.models.networks.critic import Critic
+from vae_jax.models.sharpening import Scales, Sharpening
+from vae_jax.models.vae import LIKELIHOODS
+from vae_jax.options import make
+
+SHAPE = (16, 16, 1)
+LATE = jnp.int32(10_000)
+BATCH = 16
+
+
+def config_of(**objective):
+    config = config_lib.default_config()
+    config.dataset.size = 16
+    config.model.latent_dim, config.model.hidden_dim = 3, 8
+    config.objective.guide_width = config.objective.critic_width = 2
+    config.objective.update(objective)
+    return config
+
+
+def build_of(config, seed=0):
+    """Returns a model's structure and variables, of which no array is all zeros."""
+    model = build.build_model(
+        config.model,
+        objective=config.objective,
+        precision="fp32",
+        image_shape=SHAPE,
+        rngs=nnx.Rngs(seed),
+    )
+    graphdef, variables = build.split(model)
+    leaves, structure = jax.tree.flatten(variables.params)
+    rng = np.random.default_rng(seed)
+    moved = [a + jnp.float32(0.1 * rng.normal(size=a.shape)) for a in leaves]
+    params = jax.tree.unflatten(structure, moved)
+    return graphdef, Variables(params, variables.state)
+
+
+@pytest.fixture(scope="module")
+def images():
+    levels = np.random.default_rng(3).integers(0, 256, (BATCH, *SHAPE))
+    return jnp.asarray(levels, jnp.uint8)
+
+
+def both(**settings):
+    weights = {"perceptual_weight": 0.3, "adversarial_weight": 0.2}
+    return config_of(**weights | settings)
+
+
+def step_of(config, images, step=LATE):
+    """Returns gradients, metrics and state of one step, and what it began with."""
+    graphdef, variables = build_of(config)
+    objective = build.build_objective(config.objective, 100)
+    loss_fn = build.build_loss_fn(graphdef, objective)
+
+    def run(params):
+        return loss_fn(
+            params, variables.state, {"image": images}, jax.random.key(1), step
+        )
+
+    grads, (metrics, state) = jax.jit(jax.grad(run, has_aux=True))(variables.params)
+    return grads, metrics, state, (graphdef, variables)
+
+
+def along(direction, tree):
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), direction, tree)
+    return float(sum(jax.tree.leaves(products)))
+
+
+def direction_like(tree, seed):
+    rng = np.random.default_rng(seed)
+    drawn = jax.tree.map(lambda a: jnp.float32(rng.normal(size=a.shape)), tree)
+    return jax.tree.map(lambda a: a / math.sqrt(along(drawn, drawn)), drawn)
+
+
+def slope(function, params, direction, size=2e-3):
+    """Returns a central difference of a function along a direction."""
+    ends = [
+        float(
+            function(
+                jax.tree.map(lambda a, d, s=sign: a + s * size * d, params, direction)
+            )
+        )
+        for sign in (1, -1)
+    ]
+    return (ends[0] - ends[1]) / (2 * size)
+
+
+def test_every_part_learns_from_its_own_loss_alone(images):
+    config = both()
+    grads, metrics, state, (graphdef, variables) = step_of(config, images)
+    x, key = images / jnp.float32(255), jax.random.key(1)
+    plain = build.build_objective(config_of().objective, 100)
+    scales = {name: float(a) for name, a in state["scales"].items()}
+    kept = jax.device_get(variables.params)
+
+    def reconstruct(params):
+        model = build.merge(graphdef, Variables(params, variables.state))
+        return model(x, key, None, 1).mean[0]
+
+    before = build.merge(graphdef, variables)
+    made_before = reconstruct(variables.params)
+
+    @jax.jit
+    def autoencoders_loss(learning):
+        model = build.merge(
+            graphdef, Variables(variables.params | learning, variables.state)
+        )
+        loss, _ = plain(model, x, None, key, LATE)
+        made = reconstruct(variables.params | learning)
+        perceptual = jnp.mean(perceptual_distance(before.guide, made, x))
+        gap = before.critic(x) - before.critic(made)
+        fooled = jnp.mean(jax.nn.softplus(gap))
+        return (
+            loss
+            + 0.3 * scales["perceptual"] * perceptual
+            + 0.2 * scales["adversarial"] * fooled
+        )
+
+    @jax.jit
+    def critics_loss(critic_params):
+        params = variables.params | {"critic": critic_params}
+        model = build.merge(graphdef, Variables(params, variables.state))
+        gap = model.critic(x) - model.critic(made_before)
+        loss = jnp.mean(jax.nn.softplus(-gap))
+        for some in (x[::8], made_before[::8]):
+            gradient = jax.grad(lambda a: jnp.sum(model.critic(a)))(some)
+            loss += 0.5 * jnp.sum(jnp.square(gradient)) / len(some)
+        return loss
+
+    for seed, name in enumerate(("encoder", "decoder")):
+        learning = {name: variables.params[name]}
+        direction = direction_like(learning, seed)
+        expected = slope(autoencoders_loss, learning, direction)
+        assert along(direction, {name: grads[name]}) == pytest.approx(
+            expected, rel=0.02
+        )
+    direction = direction_like(variables.params["critic"], 7)
+    expected = slope(critics_loss, variables.params["critic"], direction)
+    assert along(direction, grads["critic"]) == pytest.approx(expected, rel=0.02)
+    np.testing.assert_equal(
+        jax.device_get(state["guide"]), jax.device_get(variables.state["guide"])
+    )
+    np.testing.assert_equal(jax.device_get(variables.params), kept)
+    # What is added has gradients only.
+    loss, _ = plain(build.merge(graphdef, variables), x, None, key, LATE)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_the_first_steps_are_the_critics_own(images):
+    config = both(perceptual_weight=0.0, critic_steps=50)
+    grads, *_, (graphdef, variables) = step_of(config, images, jnp.int32(49))
+    plain = build.build_loss_fn(
+        graphdef, build.build_objective(config_of().objective, 100)
+    )
+    expected, _ = jax.jit(jax.grad(plain, has_aux=True))(
+        variables.params,
+        variables.state,
+        {"image": images},
+        jax.random.key(1),
+        jnp.int32(49),
+    )
+    for part in ("encoder", "decoder"):
+        for ours, theirs in zip(
+            *map(jax.tree.leaves, (grads[part], expected[part])), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert max(np.abs(a).max() for a in jax.tree.leaves(grads["critic"])) > 0
+    later, *_ = step_of(config, images, jnp.int32(100))
+    difference = jax.tree.map(jnp.subtract, later["decoder"], expected["decoder"])
+    assert along(difference, difference) > 1e-3 * along(
+        expected["decoder"], expected["decoder"]
+    )
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
+    config = both()
+    config.model.likelihood = likelihood
+    graphdef, variables = build_of(config)
+    model = build.merge(graphdef, variables)
+    x = images / jnp.float32(255)
+    rng = np.random.default_rng(0)
+    maps = tuple(
+        jnp.asarray(rng.normal(size=(1, BATCH, *SHAPE)), jnp.float32)
+        for _ in range(model.likelihood.num_maps)
+    )
+    sharpen = Sharpening(0.3, 0.2, 1.0, 0)
+
+    def added(maps):
+        px = make(LIKELIHOODS, likelihood, config.model)(maps)
+        terms = Terms(mean=px.mean, code=jnp.zeros((1, BATCH, 3)), px=px)
+        value, _ = sharpen(build.merge(graphdef, variables), terms, x, LATE)
+        return value
+
+    value, gradients = jax.value_and_grad(added)(maps)
+    assert value == 0
+    place, *widths = map(np.asarray, gradients)
+    assert np.isfinite(place).all() and np.abs(place).max() > 0
+    for width in widths:
+        np.testing.assert_array_equal(width, 0)
+
+
+class _Linear(nnx.Module):
+    """A critic of which everything is known."""
+
+    def __init__(self, weights):
+        self.weights = nnx.Param(weights)
+
+    def __call__(self, images):
+        return images.reshape(len(images), -1) @ self.weights[...]
+
+
+class _Bare:
+    """A model of nothing but a critic."""
+
+    def __init__(self, critic):
+        self.critic, self.scales = critic, Scales()
+
+
+def sharpened(critic, made, x, std=0.5, **settings):
+    """Returns the gradients in the critic's parameters and the place, and metrics."""
+    sharpen = Sharpening(0.0, **{"adversarial_weight": 1.0, **settings})
+    graphdef, params = nnx.split(critic)
+
+    def added(params, mean):
+        model = _Bare(nnx.merge(graphdef, params))
+        px = make(LIKELIHOODS, "fixed_gaussian", config_of().model)((mean[None],))
+        px = px.replace(mean=mean[None], std=jnp.float32(std))
+        terms = Terms(mean=px.mean, code=jnp.zeros((1, len(x), 3)), px=px)
+        return sharpen(model, terms, x, LATE)
+
+    (by_params, by_place), seen = jax.grad(added, argnums=(0, 1), has_aux=True)(
+        nnx.to_pure_dict(params), made
+    )
+    return by_params, by_place, seen
+
+
+def test_the_penalties_of_a_linear_critic_are_its_weights_squares(images):
+    x = images / jnp.float32(255)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=256), jnp.float32)
+    by_params, _, seen = sharpened(
+        _Linear(weights), x, x, critic_penalty=3.0, critic_steps=0
+    )
+    # R1 and R2 are |w|^2 each. Images equal to their originals teach nothing else.
+    assert float(seen["critic_slope"]) == pytest.approx(
+        2 * float(weights @ weights), rel=1e-5
+    )
+    np.testing.assert_allclose(
+        by_params["weights"], 3.0 / 2 * 2 * 2 * weights, rtol=1e-4, atol=1e-5
+    )
+    assert float(seen["critic_gap"]) == pytest.approx(0, abs=1e-6)
+    assert float(seen["critic_loss"]) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_the_scale_is_that_of_the_likelihoods_gradient(images):
+    """For a linear critic and a Gaussian both gradients have a closed form."""
+    x = np.float64(images) / 255
+    made = np.float32(np.random.default_rng(2).uniform(size=x.shape))
+    weights = np.float32(np.random.default_rng(1).normal(size=256))
+    _, by_place, seen = sharpened(
+        _Linear(jnp.asarray(weights)),
+        jnp.asarray(made),
+        jnp.asarray(x, jnp.float32),
+        critic_penalty=0.0,
+        critic_steps=0,
+    )
+    gaps = (x - made).reshape(BATCH, -1) @ weights
+    fooling = -1 / (1 + np.exp(-gaps))[:, None] * weights
+    likelihoods = (made - x).reshape(BATCH, -1) / 0.5**2
+    scale = np.linalg.norm(likelihoods) / np.linalg.norm(fooling)
+    assert float(seen["adversarial_scale"]) == pytest.approx(scale, rel=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(by_place).reshape(BATCH, -1),
+        scale * fooling / BATCH,
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e4, 1e6])
+def test_no_critic_makes_a_gradient_infinite(images, size):
+    """Neither one that knows nothing, nor one whose scores are far apart."""
+    x = images / jnp.float32(255)
+    weights = jnp.full(256, size, jnp.float32)
+    by_params, by_place, seen = sharpened(
+        _Linear(weights), 0.5 * x, x, critic_penalty=0.0, critic_steps=0
+    )
+    for leaf in jax.tree.leaves((by_params, by_place, seen)):
+        assert np.isfinite(leaf).all()
+
+
+def test_one_batch_moves_a_scale_by_little(images):
+    x = images / jnp.float32(255)
+    sharpen = Sharpening(0.0, 1.0, 0.0, 0)
+    model, scales = (
+        _Bare(Critic(SHAPE, 2, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))),
+        [],
+    )
+    for std in (0.5, 0.5, 1e-4, 0.5):
+        px = make(LIKELIHOODS, "fixed_gaussian", config_of().model)((x[None],))
+        px = px.replace(mean=0.5 * x[None], std=jnp.float32(std))
+        sharpen(model, Terms(mean=px.mean, code=x[None, :, 0, 0], px=px), x, LATE)
+        scales.append(float(model.scales.adversarial[...]))
+    assert scales[1] == pytest.approx(scales[0], rel=1e-6)
+    assert scales[2] == pytest.approx(scales[1] * 1.15, rel=1e-5)
+    assert scales[3] < scales[2]
+
+
+@pytest.mark.parametrize("size", [16, 20, 64])
+def test_a_critic_scores_images_of_any_size(size):
+    critic = Critic((size, size, 3), 2, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(5, size, size, 3)))
+    scores = critic(jnp.float32(x))
+    assert scores.shape == (5,) and scores.dtype == jnp.float32
+    # Each image's own: no statistics of the batch.
+    np.testing.assert_allclose(critic(jnp.float32(x[2:3]))[0], scores[2], rtol=1e-5)
+    # Near 1 at the beginning: the gains keep the variance.
+    assert 0.05 < np.std(scores) < 5
+
+
+@pytest.fixture(scope="module")
+def guide_run(data_dir, tmp_path_factory):
+    """A classifier that guides, barely trained."""
+    config = new_tiny_config(data_dir)
+    config.model.name, config.model.network = "classifier", "strided"
+    config.model.attributes, config.model.width = "auto", 2
+    config.model.hidden_dim = 512
+    config.objective.name = "cross_entropy"
+    workdir = tmp_path_factory.mktemp("guides") / "guide"
+    run_lib.train(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def sharp_config(tiny_config, guide_run):
+    tiny_config.objective.update(
+        perceptual_weight=0.3,
+        adversarial_weight=0.2,
+        guide=str(guide_run),
+        guide_width=2,
+        critic_width=2,
+        critic_steps=2,
+    )
+    return tiny_config
+
+
+@pytest.mark.slow
+@pytest.mark.optimised
+def test_a_stopped_run_goes_on_without_its_guide(sharp_config, guide_run, tmp_path):
+    whole = run_lib.train(sharp_config, tmp_path / "whole")
+    guide = shutil.copytree(guide_run, tmp_path / "guide")
+    sharp_config.objective.guide = str(guide)
+    sharp_config.train.num_steps = 8
+    run_lib.train(sharp_config, tmp_path / "parts")
+    shutil.rmtree(guide)
+    sharp_config.train.num_steps = 12
+    resumed = run_lib.train(sharp_config, tmp_path / "parts")
+    for kind in ("ema", "raw"):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            whole.variables[kind],
+            resumed.variables[kind],
+        )
+    logs = [
+        (tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+    there = run_lib.load(guide_run).variables["ema"].params["encoder"]
+    np.testing.assert_array_equal(
+        resumed.variables["ema"].state["guide"]["arrays"]["layers.1.kernel"],
+        there["layers"][1]["kernel"],
+    )
+    assert resumed.variables["ema"].state["scales"]["adversarial"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(sharp_config, tmp_path, precision):
+    sharp_config.precision = precision
+    run = run_lib.train(sharp_config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"skipped": 0.0' in lines and "NaN" not in lines
+    assert run.step == 12
+
+
+@pytest.mark.slow
+def test_a_run_may_start_from_a_plain_one(tiny_config, guide_run, tmp_path, capsys):
+    plain = run_lib.train(tiny_config, tmp_path / "plain")
+    tiny_config.init_from = str(tmp_path / "plain")
+    tiny_config.objective.update(
+        adversarial_weight=0.2, critic_width=2, critic_steps=100
+    )
+    tiny_config.train.num_steps = 4
+    run_lib.train(tiny_config, tmp_path / "sharp")
+    assert "new are" in capsys.readouterr().out
+    assert "critic" not in plain.variables["ema"].params
+
+
+REFUSED = {
+    "guide_of_nothing": ({"guide": "runs/guide"}, "guide.*perceptual_weight"),
+    "critic_of_nothing": (
+        {"critic_width": 8},
+        "critic_width.*objective.adversarial_weight",
+    ),
+    "negative": ({"adversarial_weight": -1.0}, "adversarial_weight.*at least 0"),
+    "other_objective": (
+        {"name": "mse", "adversarial_weight": 0.2},
+        "adversarial_weight.*goes with objective.name",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_would_do_nothing_are_refused(case):
+    settings, said = REFUSED[case]
+    config = config_lib.default_config()
+    if settings.get("name") == "mse":
+        config.model.name = "ae"
+    config.objective.update(settings)
+    with pytest.raises(UserError, match=f"config.objective.{said}"):
+        config_lib.validate(config)
+
+
+def test_a_guide_must_be_there_and_see_the_same_images(sharp_config, tmp_path):
+    def refused(said, **settings):
+        config = sharp_config.copy_and_resolve_references()
+        config.objective.update(
+            {n: v for n, v in settings.items() if n in config.objective}
+        )
+        config.dataset.update(
+            {n: v for n, v in settings.items() if n in config.dataset}
+        )
+        with pytest.raises(UserError, match=said):
+            run_lib.train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused("(?s)config.objective.guide is None.*configs/judge.py", guide=None)
+    refused("config.objective.guide is '.*/nowhere'", guide=str(tmp_path / "nowhere"))
+    refused("model.width 2; config.objective.guide_width is 4", guide_width=4)
+    refused("dataset.channels 1; this run has 3", channels=3)
+
+
+def test_nothing_changes_without_weights():
+    graphdef, variables = build_of(config_of())
+    assert not {"critic", "guide", "scales"} & {*variables.params, *variables.state}
+    objective = build.build_objective(config_of().objective, 100)
+    assert objective.sharpening is None
+    assert dataclasses.is_dataclass(objective)
+    del graphdef

@@ -1,0 +1,73 @@
+"""A guide: the features of a trained classifier, which tell images apart as eyes do."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jaxtyping import Array, Float
+
+from vae_jax.models.contract import State, Variables
+from vae_jax.models.networks.strided import StridedEncoder
+
+# Beside a place's squared length, which may be zero.
+_SMALL = 1e-8
+
+
+def _by_path(params: Any) -> dict[tuple[str | int, ...], Array]:
+    """Returns the arrays that the maps of an encoder need, by their paths."""
+    found: Any = traverse_util.flatten_dict(params)
+    return {path: array for path, array in found.items() if path[0] != "head"}
+
+
+def arrays_of(classifier: Variables) -> dict[str, Array]:
+    """Returns the arrays of a trained classifier that a `Guide` holds, by its names."""
+    found = _by_path(classifier.params["encoder"])
+    return {".".join(map(str, path)): array for path, array in found.items()}
+
+
+class Guide(nnx.Module):
+    """A frozen encoder, whose arrays are a model's `State` and not its parameters.
+
+    Args:
+      encoder: of a classifier; what it holds is overwritten by a trained one's.
+    """
+
+    def __init__(self, encoder: StridedEncoder):
+        # Its features of the whole image have no place in the maps.
+        del encoder.head
+        self.graphdef, params = nnx.split(encoder, nnx.Param)
+        found = _by_path(nnx.to_pure_dict(params))
+        self.paths = tuple(found)
+        self.arrays = nnx.Dict(
+            {".".join(map(str, path)): State(array) for path, array in found.items()}
+        )
+
+    def maps(self, images: Float[Array, "B H W C"]) -> tuple[Array, ...]:
+        """Returns the features of each layer at each place, [B,h,w,c] each."""
+        arrays = [self.arrays[".".join(map(str, path))][...] for path in self.paths]
+        found = dict(zip(self.paths, arrays, strict=True))
+        encoder: Any = nnx.merge(self.graphdef, traverse_util.unflatten_dict(found))
+        return encoder.maps(images)
+
+
+def perceptual_distance(
+    guide: Guide, a: Float[Array, "B H W C"], b: Float[Array, "B H W C"]
+) -> Float[Array, " B"]:
+    """Returns how far images are apart in a guide's features.
+
+    By layer, the squared distance of features that are scaled to length 1 over the
+    channels of each place, its mean over places, and the sum over layers: LPIPS (Zhang
+    et al. 2018, equation 1) without its weights by channel.
+    """
+
+    def unit(features: Array) -> Array:
+        squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
+        return features * jax.lax.rsqrt(squared + _SMALL)
+
+    both = guide.maps(jnp.concatenate([a, b]))
+    distances = [
+        jnp.mean(jnp.sum(jnp.square(x - y), axis=-1), axis=(1, 2))
+        for x, y in (jnp.split(unit(maps.astype(jnp.float32)), 2) for maps in both)
+    ]
+    return jnp.sum(jnp.stack(distances), axis=0)
