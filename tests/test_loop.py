@@ -158,10 +158,10 @@ def test_bad_updates_are_passed_over_counted_and_told(tmp_path, capsys):
     assert np.isfinite(told[8]["loss"]) and "loss" not in told[12]
     notes = [x for x in capsys.readouterr().out.splitlines() if "note" in x]
     assert notes == [
-        "note: 2 of the updates of steps 4 to 7 skipped, first that of step 5: loss or "
-        "gradients not finite",
-        "note: 4 of the updates of steps 8 to 11 skipped, first that of step 8: loss "
-        "or gradients not finite",
+        "note: 2 of the updates of steps 4 to 7 skipped, first that of step 5: not "
+        "finite were loss, mse",
+        "note: 4 of the updates of steps 8 to 11 skipped, first that of step 8: "
+        "not finite were loss, mse",
     ]
 
 

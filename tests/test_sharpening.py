@@ -392,6 +392,19 @@ def test_a_stopped_run_goes_on_without_its_guide(sharp_config, guide_run, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_critic_that_is_no_number_is_named(sharp_config, tmp_path, capsys):
+    # A step that leaves float32.
+    sharp_config.parts.optimizer = "critic.learning_rate=1e38"
+    run_lib.train(sharp_config, tmp_path / "run")
+    (note,) = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "skipped, first" in line
+    ][:1]
+    assert "critic_loss" in note and "elbo" not in note
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(sharp_config, tmp_path, precision):
     sharp_config.precision = precision

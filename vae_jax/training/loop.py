@@ -100,11 +100,13 @@ def _tell_faults(columns: dict[str, np.ndarray], last_step: int) -> None:
     """Says which updates before `last_step` were skipped as faults."""
     (places,) = np.nonzero(columns["faults"])
     if places.size:
-        first_step = last_step - len(columns["faults"])
+        first_step, first = last_step - len(columns["faults"]), places[0]
+        known = [name for name, column in columns.items() if np.isfinite(column[first])]
+        others = ", ".join(sorted(columns.keys() - known))
         tqdm.write(
             f"note: {places.size} of the updates of steps {first_step} to "
-            f"{last_step - 1} skipped, first that of step {first_step + places[0]}: "
-            "loss or gradients not finite"
+            f"{last_step - 1} skipped, first that of step {first_step + first}: "
+            f"not finite were {others or 'gradients alone'}"
         )
 
 
