@@ -427,16 +427,69 @@ def test_a_run_may_start_from_a_plain_one(tiny_config, guide_run, tmp_path, caps
     assert "critic" not in plain.variables["ema"].params
 
 
+def test_a_dial_weighs_what_pulls_at_each_image(images):
+    """Two images of one batch, of which the dial of one stands at 0."""
+    x = images[:2] / jnp.float32(255)
+    critic = _Linear(
+        jnp.asarray(np.random.default_rng(1).normal(size=256), jnp.float32)
+    )
+    sharpen = Sharpening(0.0, 1.0, 0.0, 0)
+
+    def pulled(realism):
+        def added(mean):
+            px = make(LIKELIHOODS, "fixed_gaussian", config_of().model)((mean,))
+            px = px.replace(mean=mean)
+            terms = Terms(mean=mean, code=mean, px=px, realism=realism)
+            return sharpen(_Bare(critic), terms, x, LATE)
+
+        gradient, seen = jax.grad(added, has_aux=True)(0.5 * x[None])
+        return np.asarray(gradient)[0], seen
+
+    first, seen = pulled(jnp.float32([1, 0]))
+    half, seen_half = pulled(jnp.float32([0.5, 0]))
+    np.testing.assert_array_equal(first[1], 0)
+    np.testing.assert_allclose(half[0], 0.5 * first[0], rtol=1e-5)
+    # As strong at 1 as a model without a dial: its scale knows of no dial.
+    assert float(seen["adversarial_scale"]) == pytest.approx(
+        float(seen_half["adversarial_scale"]), rel=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_dial_is_turned_when_a_run_is_looked_into(sharp_config, tmp_path):
+    sharp_config.model.realism = True
+    sharp_config.optimizer.learning_rate = 0.1
+    run = run_lib.train(sharp_config, tmp_path / "run")
+    loaded = run_lib.load(tmp_path / "run")
+    codes = jnp.ones((2, 4))
+
+    def drawn(run, **dial):
+        return np.asarray(run.model().decode(codes, **dial).mean)
+
+    np.testing.assert_array_equal(drawn(run), drawn(loaded))
+    turned = dataclasses.replace(loaded, realism=1.0)
+    assert np.abs(drawn(turned) - drawn(loaded)).max() > 1e-4
+    np.testing.assert_allclose(
+        drawn(turned), drawn(loaded, realism=jnp.ones(2)), rtol=1e-6
+    )
+    # What the decoder reads behind a code.
+    assert loaded.model().decoder.hidden.kernel[...].shape[0] == 4 + 1
+
+
 REFUSED = {
-    "guide_of_nothing": ({"guide": "runs/guide"}, "guide.*perceptual_weight"),
+    "dial_of_nothing": ({"realism": True}, "model.realism.*objective.perceptual"),
+    "guide_of_nothing": ({"guide": "runs/guide"}, "objective.guide.*perceptual_weight"),
     "critic_of_nothing": (
         {"critic_width": 8},
-        "critic_width.*objective.adversarial_weight",
+        "objective.critic_width.*objective.adversarial_weight",
     ),
-    "negative": ({"adversarial_weight": -1.0}, "adversarial_weight.*at least 0"),
+    "negative": (
+        {"adversarial_weight": -1.0},
+        "objective.adversarial_weight.*at least 0",
+    ),
     "other_objective": (
         {"name": "mse", "adversarial_weight": 0.2},
-        "adversarial_weight.*goes with objective.name",
+        "objective.adversarial_weight.*goes with objective.name",
     ),
 }
 
@@ -447,8 +500,11 @@ def test_settings_that_would_do_nothing_are_refused(case):
     config = config_lib.default_config()
     if settings.get("name") == "mse":
         config.model.name = "ae"
-    config.objective.update(settings)
-    with pytest.raises(UserError, match=f"config.objective.{said}"):
+    config.objective.update(
+        {name: value for name, value in settings.items() if name in config.objective}
+    )
+    config.model.realism = settings.get("realism", False)
+    with pytest.raises(UserError, match=f"config.{said}"):
         config_lib.validate(config)
 
 

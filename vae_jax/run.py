@@ -47,6 +47,7 @@ class Run:
       variables: with "ema" and with "raw" parameters, on one device of this process.
       recipe: of the pictures, as run.json has it, see `cache.Dataset`.
       open_dataset: opens them; see `dataset_for`.
+      realism: what the dial of a model that has one is set to, from 0 to 1.
     """
 
     workdir: Path
@@ -55,6 +56,7 @@ class Run:
     variables: dict[str, Variables]
     recipe: dict[str, Any]
     open_dataset: Callable[[], cache.Dataset]
+    realism: float = 0.0
 
     @property
     def config(self) -> Config:
@@ -100,7 +102,10 @@ class Run:
 
     def model(self, kind: str = "ema") -> Any:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
-        return build.merge(self.experiment.graphdef, self.variables[kind])
+        model = build.merge(self.experiment.graphdef, self.variables[kind])
+        if self.realism:
+            model.realism = self.realism
+        return model
 
     def labels(self, split: str) -> jax.Array | None:
         """Returns what the model is told of a split's pictures, [N,A], or None."""

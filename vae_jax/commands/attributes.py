@@ -230,6 +230,7 @@ COMMAND = Command(
         "guide": "Without it, none is found.",
         "attribute": "Default: Smiling.",
         "seed": "Default: 0.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -201,6 +201,7 @@ COMMAND = Command(
         "pictures": "Without them, test images are edited.",
         "num_images": f"Default: {NUM_EDITED}.",
         "seed": "Default: 0.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -242,7 +242,11 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
 COMMAND = Command(
     meaning="Evaluates a model on whole splits: eval.json.",
     example="--workdir=runs/vae --judge=runs/judge",
-    flags={"judge": "Without it, there is no judge.", "checkpoint": "Default: latest."},
+    flags={
+        "judge": "Without it, there is no judge.",
+        "realism": "It is of what the judge sees; the bounds are at 0. Default: 0.",
+        "checkpoint": "Default: latest.",
+    },
     work=_work,
     several_processes=True,
 )

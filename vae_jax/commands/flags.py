@@ -163,6 +163,14 @@ PICTURES = flags.DEFINE_string(
 INDICES = define_numbers(
     "indices", "The indices of test images, from 0, with commas between.", int
 )
+REALISM = flags.DEFINE_float(
+    "realism",
+    None,
+    "The dial of a decoder with model.realism, from 0, calibrated, to 1, sharp.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=VALUES,
+)
 ATTRIBUTE = flags.DEFINE_string(
     "attribute", None, "The attribute that is edited.", flag_values=VALUES
 )

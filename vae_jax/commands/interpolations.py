@@ -234,6 +234,7 @@ COMMAND = Command(
         "seeds": "Instead of test images.",
         "num_steps": f"Default: {NUM_STEPS.default}.",
         "spherical": "Default: straight lines.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

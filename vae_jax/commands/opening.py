@@ -1,11 +1,12 @@
 """The run that a command looks into."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
-from vae_jax.commands.flags import CHECKPOINT
+from vae_jax.commands.flags import CHECKPOINT, REALISM
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.run import Run
@@ -36,7 +37,14 @@ def open_run(config: Config | None, workdir: Path) -> Run:
                 + "\n  ".join(different)
             )
         run.config.eval = config.eval
-    return run
+    if REALISM.value is None:
+        return run
+    if not run.config.model.realism:
+        raise UserError(
+            f"--realism is {REALISM.value}; it goes with a run of "
+            f"config.model.realism=True, and that in {workdir} is of False"
+        )
+    return replace(run, realism=REALISM.value)
 
 
 def open_autoencoder(config: Config | None, workdir: Path, mode: str) -> Run:

@@ -98,6 +98,7 @@ COMMAND = Command(
     example="--workdir=runs/vae --num_images=16",
     flags={
         "num_images": f"Default: {NUM_DRAWN}.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -296,6 +296,7 @@ COMMAND = Command(
         "attributes": "Attributes that are not named are unknown.",
         "folder": "Without it, one file shows all images.",
         "replace": "Default: no.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -158,6 +158,7 @@ COMMAND = Command(
         "num_images": f"Here it counts dimensions. Default: {NUM_DIMENSIONS}.",
         "indices": "One is allowed. Default: 0.",
         "pictures": "One is allowed, instead of a test image.",
+        "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -94,6 +94,7 @@ def build_model(
         image_shape=image_shape,
         latent_dim=settings.latent_dim,
         num_labels=len(label_names(settings)),
+        has_dial=settings.realism,
         dtype=PRECISIONS[precision],
         rngs=rngs,
     )

@@ -170,6 +170,8 @@ class Terms:
       log_mass: log-probability of the image's 8-bit levels, the discretised counterpart
         of `log_px`; None where the model has no likelihood.
       px: p(x|z), whose `mean` it is.
+      realism: how sharp each image was to be, from 0 to 1; None for a model without the
+        dial.
       layers: of latent variables; none for a deterministic code.
     """
 
@@ -178,6 +180,7 @@ class Terms:
     log_px: Float[Array, "S B"] | None = None
     log_mass: Float[Array, "S B"] | None = None
     px: ImageDistribution | None = None
+    realism: Float[Array, " B"] | None = None
     layers: tuple[Layer, ...] = ()
 
 

@@ -70,7 +70,11 @@ class Objective:
 
         A model with `contract.State` is given the terms to update it by.
         """
-        terms = model(images, key, labels, self.num_samples)
+        dial = {}
+        if getattr(model, "has_dial", False):
+            drawn = jax.random.uniform(jax.random.fold_in(key, 4), (len(images),))
+            dial = {"realism": drawn}
+        terms = model(images, key, labels, self.num_samples, **dial)
         means = {
             name: jnp.mean(figure, axis=0)
             for name, figure in self.figures(terms, images).items()

@@ -171,7 +171,7 @@ class Sharpening:
 
         Args:
           model: see `add_parts`; its `scales` move on.
-          terms: of the images.
+          terms: of the images; `realism` weighs the pull at each.
           images: in [0, 1].
           step: updates so far.
         """
@@ -186,10 +186,13 @@ class Sharpening:
         likelihoods = jax.grad(lambda place: -jnp.sum(at(place).log_prob(images)))(here)
         made, pull_back = jax.vjp(lambda place: at(place).mean, here)
 
+        shares = jnp.ones(len(images)) if terms.realism is None else terms.realism
+        by_image = shares[:, None, None, None]
+
         def scaled(gradient: Array, scale: State) -> tuple[Array, Scalar]:
             """Returns a term's gradient at the places, as long as the likelihood's."""
             (at_places,) = pull_back(gradient)
-            scale[...] = _moved(scale[...], likelihoods, at_places)
+            scale[...] = _moved(scale[...], by_image * likelihoods, at_places)
             return scale[...] * at_places, scale[...]
 
         pull, added, logged = jnp.zeros_like(here), jnp.float32(0), {}
@@ -197,11 +200,12 @@ class Sharpening:
             distances, gradient = _value_and_gradient(
                 lambda made: perceptual_distance(model.guide, made, images), made
             )
+            gradient *= by_image
             ours, scale = scaled(gradient, model.scales.perceptual)
             pull += self.perceptual_weight * ours
             logged |= {"perceptual": jnp.mean(distances), "perceptual_scale": scale}
         if self.adversarial_weight:
-            learnt, gradient, seen = self._criticise(model.critic, images, made)
+            learnt, gradient, seen = self._criticise(model.critic, images, made, shares)
             ours, scale = scaled(gradient, model.scales.adversarial)
             pull += self.adversarial_weight * self._turn(step) * ours
             added += learnt
@@ -216,14 +220,14 @@ class Sharpening:
         return jnp.clip((step - self.critic_steps) / (2 * self.critic_steps), 0, 1)
 
     def _criticise(
-        self, critic: nnx.Module, images: Images, made: Images
+        self, critic: nnx.Module, images: Images, made: Images, shares: Array
     ) -> tuple[Scalar, Images, dict[str, Scalar]]:
         """Returns what the critic learns by, the decoder's gradient, what to log.
 
         Each reconstruction is held against its own original: the critic's loss is
         softplus(-gap) of the gap between their scores, and the decoder's softplus(gap).
         One backward pass serves both, for at a made image the gradient of the second
-        is that of the first times -exp(gap).
+        is that of the first times -exp(gap). `shares` weighs the pairs.
         """
         graphdef, variables = nnx.split(critic, nnx.Param)
         params = nnx.to_pure_dict(variables)
@@ -234,7 +238,8 @@ class Sharpening:
 
         def loss_of(params: Any, made: Images) -> tuple[Scalar, Array]:
             real, drawn = jnp.split(score(params, jnp.concatenate([images, made])), 2)
-            return jnp.mean(jax.nn.softplus(drawn - real)), real - drawn
+            losses = jax.nn.softplus(drawn - real)
+            return jnp.mean(shares * losses), real - drawn
 
         def slope_of(params: Any) -> Scalar:
             """Returns R1 + R2 (Mescheder et al. 2018, equation 9)."""

@@ -19,7 +19,7 @@ from vae_jax.models.contract import (
 from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.options import Option, Refusal, Values, choice, make, share
+from vae_jax.options import Option, Refusal, Values, choice, make, share, switch
 
 LIKELIHOODS = {
     "gaussian": likelihoods.GAUSSIAN,
@@ -43,15 +43,23 @@ class VAE(nnx.Module):
     With labels y this is the conditional VAE of Sohn et al. (2015). Labels are 1, -1,
     or 0 for unknown (models/labels.py); wherever they are None all are unknown.
 
+    With a dial the decoder is also told how sharp an image is to be: 0 asks for the
+    likelihood's calibrated mean, 1 for what sharpening makes of it, and training for
+    all between (models/sharpening.py).
+
+    Attributes:
+      realism: what the dial stands at where nothing else is said.
+
     Args:
       encoder: images [B,H,W,C] and labels [B,A] to [B,...,2D], means and log-variances
         of a posterior over codes [B,...,D].
-      decoder: codes with the labels at each place, [N,...,D+A], to
+      decoder: codes with the labels and the dial at each place, [N,...,D+A+1], to
         `likelihood.num_maps` maps of the image's shape.
       likelihood: maps to a distribution over images.
       prior: see models/priors.py.
       code_shape: (D,), or (h, w, D).
       num_labels: A.
+      has_dial: whether there is one.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class VAE(nnx.Module):
         prior: Any,
         code_shape: CodeShape,
         num_labels: int = 0,
+        has_dial: bool = False,
     ):
         self.encoder = encoder
         self.decoder = decoder
@@ -69,6 +78,8 @@ class VAE(nnx.Module):
         self.prior = prior
         self.code_shape = code_shape
         self.num_labels = num_labels
+        self.has_dial = has_dial
+        self.realism = 0.0
 
     def _labels(self, labels: Labels, *batch: int) -> Array:
         if labels is None:
@@ -94,13 +105,23 @@ class VAE(nnx.Module):
         z = posterior.mean if key is None else posterior.sample(key, 1)[0]
         return unflatten(z, self.code_shape)
 
-    def decode(self, code: Float[Array, "*batch_code"], labels: Labels = None) -> Any:
-        """Returns p(x|z,y) of each code."""
+    def decode(
+        self,
+        code: Float[Array, "*batch_code"],
+        labels: Labels = None,
+        realism: Float[Array, " B"] | None = None,
+    ) -> Any:
+        """Returns p(x|z,y) of each code; `realism` sets the dial for each image."""
         rank = len(self.code_shape)
-        known = self._labels(labels, *code.shape[: code.ndim - rank])
+        batch = code.shape[: code.ndim - rank]
+        known = self._labels(labels, *batch)
+        if self.has_dial:
+            dial = jnp.asarray(self.realism if realism is None else realism)
+            dial = jnp.broadcast_to(dial, batch)[..., None]
+            known = jnp.concatenate([known, dial], axis=-1)
         for _ in self.code_shape[:-1]:
             known = known[..., None, :]
-        known = jnp.broadcast_to(known, (*code.shape[:-1], self.num_labels))
+        known = jnp.broadcast_to(known, (*code.shape[:-1], known.shape[-1]))
         codes = jnp.concatenate([code, known], axis=-1)
         return self.likelihood(decode_rows(self.decoder, codes, rank))
 
@@ -115,6 +136,7 @@ class VAE(nnx.Module):
         key: Key[Array, ""],
         labels: Labels = None,
         num_samples: int = 1,
+        realism: Float[Array, " B"] | None = None,
     ) -> Terms:
         """Returns the terms of the objective.
 
@@ -123,11 +145,12 @@ class VAE(nnx.Module):
           key: of the posterior's samples.
           labels: of the images.
           num_samples: S, the samples of z for each image.
+          realism: of each image, from 0 to 1, with a dial.
         """
         posterior, prior = self.posterior(images, labels), self.prior_of(labels)
         z = posterior.sample(key, num_samples)
         code = unflatten(z, self.code_shape)
-        px = self.decode(code, labels)
+        px = self.decode(code, labels, realism)
         # What an objective does not read costs nothing in a compiled step.
         return Terms(
             mean=px.mean,
@@ -135,6 +158,7 @@ class VAE(nnx.Module):
             log_px=px.log_prob(images),
             log_mass=px.log_mass(images),
             px=px,
+            realism=realism,
             layers=(
                 Layer(
                     posterior=posterior,
@@ -146,9 +170,9 @@ class VAE(nnx.Module):
 
 
 def _build(
-    frame: Frame, networks: Networks, likelihood: str, prior: str, **labels: Any
+    frame: Frame, networks: Networks, likelihood: str, prior: str, **others: Any
 ) -> VAE:
-    del labels
+    del others
     assert networks.make_decoder is not None
     px = make(LIKELIHOODS, likelihood, frame.settings)
     code = priors.CodeFrame(
@@ -161,6 +185,7 @@ def _build(
         make(PRIORS, prior, frame.settings, code),
         networks.code_shape,
         frame.num_labels,
+        frame.has_dial,
     )
 
 
@@ -176,6 +201,10 @@ def _check(values: Values) -> Refusal | None:
     if dropped and not values["model.attributes"]:
         reason = "it goes with model.attributes, which are none"
         return "model.attribute_dropout", reason
+    weights = ("perceptual_weight", "adversarial_weight")
+    if values["model.realism"] and not any(values[f"objective.{w}"] for w in weights):
+        reason = f"it goes with objective.{' or objective.'.join(weights)}, which are 0"
+        return "model.realism", reason
     return None
 
 
@@ -186,6 +215,11 @@ VARIATIONAL_AUTOENCODER = Option(
         "prior": choice("normal", "Prior p(z).", PRIORS),
         "attributes": ATTRIBUTES,
         "attribute_dropout": _DROPOUT,
+        "realism": switch(
+            False,
+            "Decoder with a dial, from 0, the likelihood's mean, to 1, as sharp as the "
+            "weights of sharpening make it; training draws it anew for each image.",
+        ),
     },
     check=_check,
     terms="likelihoods",

@@ -39,6 +39,7 @@ from vae_jax.models.networks.stages import (
 from vae_jax.options import (
     Option,
     Refusal,
+    Setting,
     Values,
     choice,
     optional,
@@ -158,6 +159,7 @@ class Decoder(nnx.Module):
         checkerboards of transposed convolutions come from (Odena et al. 2016).
         "resize" ends in a convolution at full resolution, smoother and slower.
       remat: keep only each block's input for the backward pass.
+      patch: pixels on the side of the patches that the finest stage becomes.
       dtype: of the activations.
       rngs: of the initial parameters.
       code_size: the resolution of the code, whose places have `latent_dim` numbers
@@ -175,6 +177,7 @@ class Decoder(nnx.Module):
         norm: str,
         upsampling: str,
         remat: bool,
+        patch: int = PATCH,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         code_size: int | None = None,
@@ -183,6 +186,7 @@ class Decoder(nnx.Module):
         self.num_maps = num_maps
         self.subpixel = upsampling == "subpixel"
         self.remat = remat
+        self.patch = patch
         coarsest, channels = min(widths), [*widths.values()][::-1]
         self.coarsest = (coarsest, coarsest, channels[0])
         places = 1 if self.is_spatial else coarsest**2
@@ -200,7 +204,7 @@ class Decoder(nnx.Module):
         features = num_maps * image_shape[2]
         head = Conv3x3(
             channels[-1],
-            features * PATCH**2 if self.subpixel else features,
+            features * patch**2 if self.subpixel else features,
             dtype=jnp.dtype("float32"),
             rngs=rngs,
         )
@@ -223,9 +227,9 @@ class Decoder(nnx.Module):
             x = run_blocks(stage.blocks, x, self.remat)
         x, head = nnx.silu(x), stages[-1].exit
         if self.subpixel:
-            x = depth_to_space(head(x), PATCH)
+            x = depth_to_space(head(x), self.patch)
         else:
-            x = head(_resize(x, PATCH))
+            x = head(_resize(x, self.patch))
         return tuple(jnp.split(x, self.num_maps, axis=-1))
 
 
@@ -238,9 +242,10 @@ def _networks(
     norm: str,
     upsampling: str,
     remat: bool,
+    decoder_patch: int,
 ) -> Networks:
+    size = frame.image_shape[0]
     common = {
-        "widths": stage_widths(frame.image_shape[0], width, width_from, code_size),
         "code_size": code_size,
         "depth": depth,
         "norm": norm,
@@ -251,12 +256,19 @@ def _networks(
     places = () if code_size is None else (code_size, code_size)
     return Networks(
         (*places, frame.latent_dim),
-        functools.partial(Encoder, frame.image_shape, **common),
+        functools.partial(
+            Encoder,
+            frame.image_shape,
+            widths=stage_widths(size, width, width_from, code_size),
+            **common,
+        ),
         functools.partial(
             Decoder,
-            frame.latent_dim + frame.num_labels,
+            frame.num_inputs,
             frame.image_shape,
+            widths=stage_widths(size, width, width_from, code_size, decoder_patch),
             upsampling=upsampling,
+            patch=decoder_patch,
             **common,
         ),
     )
@@ -300,6 +312,13 @@ CONV = Option(
         "norm": choice("none", "Normalisation before each block.", NORMS),
         "upsampling": choice(
             "subpixel", "Way to twice the resolution in the decoder.", UPSAMPLINGS
+        ),
+        "decoder_patch": Setting(
+            PATCH,
+            "Pixels on the side of the patches that conv's decoder makes: 4, or 2, "
+            "which adds a stage of half the width at twice the resolution.",
+            "4 or 2",
+            lambda value: value in (PATCH, PATCH // 2),
         ),
         "remat": switch(
             False, "Blocks are computed again for the gradient, which saves memory."

@@ -24,6 +24,7 @@ class Frame:
       image_shape: (height, width, channels).
       latent_dim: numbers in a code, or at each place of a spatial one.
       num_labels: of an image; 0 for a model without.
+      has_dial: whether the decoder reads one more number, how sharp the image is to be.
       dtype: of the activations.
       rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
     """
@@ -32,8 +33,14 @@ class Frame:
     image_shape: tuple[int, int, int]
     latent_dim: int
     num_labels: int
+    has_dial: bool
     dtype: jnp.dtype
     rngs: nnx.Rngs
+
+    @property
+    def num_inputs(self) -> int:
+        """Numbers that the decoder reads, at each place of a spatial code."""
+        return self.latent_dim + self.num_labels + self.has_dial
 
 
 class Networks(NamedTuple):
@@ -43,8 +50,9 @@ class Networks(NamedTuple):
       code_shape: of what they exchange, (D,) or (h, w, D).
       make_encoder: from the number of features, `features`, and of labels,
         `condition_dim`, to the encoder, with features at each place of a spatial code.
-      make_decoder: from the number of maps, `num_maps`, to the decoder, which reads the
-        labels behind the numbers of a code; None where there is no decoder.
+      make_decoder: from the number of maps, `num_maps`, to the decoder, which reads
+        `Frame.num_inputs` numbers: of a code, the labels, the dial; None where there is
+        no decoder.
     """
 
     code_shape: tuple[int, ...]

@@ -86,7 +86,7 @@ def _networks(frame: Frame, hidden_dim: int) -> Networks:
         functools.partial(Encoder, frame.image_shape, hidden_dim, **common),
         functools.partial(
             Decoder,
-            frame.latent_dim + frame.num_labels,
+            frame.num_inputs,
             hidden_dim,
             frame.image_shape,
             **common,

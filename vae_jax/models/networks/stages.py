@@ -49,7 +49,11 @@ def resolutions(size: int, code_size: int | None = None) -> list[int]:
 
 
 def stage_widths(
-    size: int, width: int, width_from: str, code_size: int | None = None
+    size: int,
+    width: int,
+    width_from: str,
+    code_size: int | None = None,
+    patch: int = PATCH,
 ) -> dict[int, int]:
     """Returns the channels of each stage by its resolution, finest first.
 
@@ -61,13 +65,16 @@ def stage_widths(
         of larger images contains that of smaller ones. "finest": the channels double
         from the finest stage on, up to four times.
       code_size: see `resolutions`.
+      patch: pixels on the side of a patch of the finest stage, `PATCH` or half of it,
+        which adds a stage of half as many channels.
     """
     sizes = resolutions(size)
     first = 0 if width_from == "finest" else 3 - len(sizes)
     widths = {
         at: width * 2 ** min(max(first + place, 0), 2) for place, at in enumerate(sizes)
     }
-    return {at: widths[at] for at in resolutions(size, code_size)}
+    finer = {size // patch: width // 2} if patch < PATCH else {}
+    return finer | {at: widths[at] for at in resolutions(size, code_size)}
 
 
 def width_from_of_format_1(size: int) -> str:
