@@ -1,6 +1,6 @@
 """--mode=reconstruct: held-out images over what a run makes of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -17,6 +17,8 @@ from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
 NUM_DRAWN = 64
+# Standard deviations of the likelihood.
+MOST_INVENTED = 3.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class Reconstructions:
       originals: of the validation split.
       means: the reconstructions; where the model has a likelihood, the mean of p(x|z).
       stds: the standard deviation of p(x|z), None without a likelihood.
-      record: the mean squared error `mse`, and the mean and the largest deviation.
+      invented: where the run's dial is turned, how far the means are from those at 0,
+        in standard deviations there; else None.
+      record: the mean squared error `mse`, the mean and the largest deviation, and the
+        mean of what was invented.
     """
 
     originals: Float[np.ndarray, "N H W C"]
     means: Float[np.ndarray, "N H W C"]
     stds: Float[np.ndarray, "N H W C"] | None
+    invented: Float[np.ndarray, "N H W C"] | None
     record: dict[str, float]
 
 
@@ -58,18 +64,26 @@ def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
     labels = run.labels("validation")
     labels = None if labels is None else labels[:num_images]
     means, stds = jax.device_get(_reconstruct(run.model(), originals, labels))
+    invented = None
+    if run.realism:
+        calibrated = replace(run, realism=0.0).model()
+        before, widths = jax.device_get(_reconstruct(calibrated, originals, labels))
+        invented = np.abs(means - before) / widths
     originals = np.asarray(originals)
     record = {"mse": float(np.mean(np.square(originals - means)))}
     if stds is not None:
         record |= {"mean_std": float(stds.mean()), "largest_std": float(stds.max())}
-    return Reconstructions(originals, means, stds, record)
+    if invented is not None:
+        record["mean_invented"] = float(invented.mean())
+    return Reconstructions(originals, means, stds, invented, record)
 
 
 def draw_reconstructions(run: Run, found: Reconstructions) -> Path:
     """Writes reconstructions.png to the run's images/, and its record beside it.
 
     Images stand over their reconstructions, and these over the standard deviations:
-    black is 0, white the largest of all.
+    black is 0, white the largest of all. Where the dial is turned, a last row shows
+    what was invented: white is `MOST_INVENTED` standard deviations or more.
 
     Returns:
       The PNG file.
@@ -80,6 +94,8 @@ def draw_reconstructions(run: Run, found: Reconstructions) -> Path:
     rows = [found.originals, found.means]
     if found.stds is not None:
         rows.append(found.stds / found.stds.max())
+    if found.invented is not None:
+        rows.append(np.minimum(found.invented / MOST_INVENTED, 1))
     stacked = np.stack([plots.nearly_square(row) for row in rows], axis=1)
     path = run.image_path("reconstructions.png")
     plots.image_grid(stacked.reshape(-1, *stacked.shape[2:]), path)
