@@ -199,6 +199,15 @@ ELSEWHERE = {
     "objective.code_weight": 0.1,
     "objective.decoder_penalty": "gradient",
     "objective.decoder_weight": 0.1,
+    "objective.perceptual_weight": 0.3,
+    "objective.guide": "runs/guide",
+    "objective.guide_width": 16,
+    "objective.adversarial_weight": 0.2,
+    "objective.critic_width": 16,
+    "objective.critic_penalty": 0.1,
+    "objective.critic_steps": 100,
+    "model.realism": True,
+    "model.decoder_patch": 2,
 }
 OPTIONS = {
     "model.name": build.MODELS,
@@ -218,6 +227,12 @@ NEEDS = {
         "objective.name": "cross_entropy",
     },
     "model.attribute_dropout": {"model.attributes": "Smiling"},
+    "model.realism": {"objective.adversarial_weight": 0.2},
+    "objective.guide": {"objective.perceptual_weight": 0.3},
+    "objective.guide_width": {"objective.perceptual_weight": 0.3},
+    "objective.critic_width": {"objective.adversarial_weight": 0.2},
+    "objective.critic_penalty": {"objective.adversarial_weight": 0.2},
+    "objective.critic_steps": {"objective.adversarial_weight": 0.2},
 }
 CASES = [
     (name, chooser, option, option in choices)
