@@ -166,7 +166,7 @@ INDICES = define_numbers(
 REALISM = flags.DEFINE_float(
     "realism",
     None,
-    "The dial of model.realism, from 0, calibrated, to 1, sharp.",
+    "The dial from 0, calibrated, to 1, sharp.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=VALUES,
