@@ -62,12 +62,13 @@ def perceptual_distance(
     """
 
     def unit(features: Array) -> Array:
+        features = features.astype(jnp.float32)
         squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
         return features * jax.lax.rsqrt(squared + _SMALL)
 
-    both = guide.maps(jnp.concatenate([a, b]))
+    # Not as one batch: where one of them is given, its gradient costs nothing so.
     distances = [
-        jnp.mean(jnp.sum(jnp.square(x - y), axis=-1), axis=(1, 2))
-        for x, y in (jnp.split(unit(maps.astype(jnp.float32)), 2) for maps in both)
+        jnp.mean(jnp.sum(jnp.square(unit(x) - unit(y)), axis=-1), axis=(1, 2))
+        for x, y in zip(guide.maps(a), guide.maps(b), strict=True)
     ]
     return jnp.sum(jnp.stack(distances), axis=0)
