@@ -78,7 +78,7 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert written == vae.workdir / "eval.json"
     assert report == json.loads(written.read_text())
     told = report["judge"]
-    assert "other_judges" not in report
+    assert "other_judges" not in report and "is_guide" not in told
     assert told["num_images"] == 40
     assert told["pictures"]["accuracy"] > 0.95
     guess = vae.dataset.splits["test"].attributes.mean(axis=0)

@@ -12,6 +12,7 @@ from vae_jax.commands import abilities
 from vae_jax.errors import UserError
 from vae_jax.exploration import judging
 from vae_jax.models import build
+from vae_jax.models.guide import arrays_of
 from vae_jax.run import Run
 
 # Precision and recall look at the three nearest of the others.
@@ -62,6 +63,20 @@ def check_judged(run: Run, judges: tuple[Run, ...]) -> None:
                 )
 
 
+def is_guide(run: Run, judge: Run) -> bool:
+    """Says whether a judge is the guide that a run learnt from, in which it looks well.
+
+    By the arrays, as the guide may have been moved or copied.
+    """
+    held = run.variables["ema"].state.get("guide")
+    if held is None:
+        return False
+    ours, theirs = held["arrays"], arrays_of(judge.variables["ema"])
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(ours[name], theirs[name]) for name in ours
+    )
+
+
 class Opinion:
     """What a judge says of a run's test pictures, and of other images beside them.
 
@@ -80,11 +95,14 @@ class Opinion:
         columns = [run.attribute_index(name, "--judge") for name in self._names]
         self._attributes = run.attributes("test")[:, columns]
         self._real, logits = judging.judge_images(self._classifier, pictures)
-        self.report: dict[str, Any] = {
-            "workdir": str(judge.workdir),
-            "num_images": len(pictures),
-            "pictures": self._told(logits),
-        }
+        self.report: dict[str, Any] = {"workdir": str(judge.workdir)}
+        if is_guide(run, judge):
+            self.report["is_guide"] = True
+            print(
+                f"note: the judge {judge.workdir} is the guide that the run in "
+                f"{run.workdir} was trained with: its figures flatter that run"
+            )
+        self.report |= {"num_images": len(pictures), "pictures": self._told(logits)}
 
     def _told(self, logits: np.ndarray) -> dict[str, Any]:
         rates = judging.accuracy(logits, self._attributes)

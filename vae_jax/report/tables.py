@@ -57,6 +57,7 @@ def evaluation_table(report: dict[str, Any]) -> str:
     for judged in judges:
         sets = {n: f for n, f in judged.items() if isinstance(f, dict)}
         title = f"judge {judged['workdir']}" if len(judges) > 1 else "judge"
+        title += " (the guide)" if judged.get("is_guide") else ""
         parts.append(_table(sets, title))
     return "\n\n".join(parts) + "\n"
 
