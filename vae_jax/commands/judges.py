@@ -19,13 +19,13 @@ from vae_jax.run import Run
 FEWEST_JUDGED = 4
 
 
-def open_judge(flag: str, workdir: Path, run: Run) -> Run:
+def open_judge(flag: str, workdir: Path, run: Run | None) -> Run:
     """Opens the run of a classifier that sees pictures as `run` does.
 
     Args:
       flag: that names it, for errors.
       workdir: of the classifier.
-      run: whose pictures it is to judge.
+      run: whose pictures it is to judge; None where any will do.
 
     Raises:
       UserError: it is no classifier, or sees others.
@@ -35,6 +35,8 @@ def open_judge(flag: str, workdir: Path, run: Run) -> Run:
     except UserError as error:
         raise UserError(f"--{flag} is '{workdir}': {error}") from error
     abilities.check_judge(judge, flag)
+    if run is None:
+        return judge
     for setting in resolve.SEEN_BY_CLASSIFIERS:
         theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
         if theirs != ours:
