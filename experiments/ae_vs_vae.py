@@ -41,7 +41,8 @@ from experiments.sweep import finish, write_csv
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
-from vae_jax.commands import abilities, evaluation
+from vae_jax.commands import abilities
+from vae_jax.commands.judges import open_judge
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import sample
 from vae_jax.data.cache import Split
@@ -310,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_pictures(runs)
     features, space = thumbnails, "thumbnail"
     if options.judge is not None:
-        judge = evaluation.open_judge("judge", options.judge, runs["ae"]).model()
+        judge = open_judge("judge", options.judge, runs["ae"]).model()
         features, space = lambda images: judging.judge_images(judge, images)[0], "judge"
     dataset, out = runs["ae"].dataset, options.out
     out.mkdir(parents=True, exist_ok=True)

@@ -8,23 +8,28 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from conftest import new_tiny_config
 from PIL import Image
 from scipy import stats
 
+from vae_jax import main
 from vae_jax import run as run_lib
 from vae_jax.commands import (
     attributes,
     directions,
     edits,
     evaluation,
+    judges,
     reconstructions,
     samples,
 )
 from vae_jax.data import synthetic_faces
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
+from vae_jax.evaluation import sharpness
 from vae_jax.exploration import judging, sampling
+from vae_jax.report import tables
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +78,7 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert written == vae.workdir / "eval.json"
     assert report == json.loads(written.read_text())
     told = report["judge"]
+    assert "other_judges" not in report and "is_guide" not in told
     assert told["num_images"] == 40
     assert told["pictures"]["accuracy"] > 0.95
     guess = vae.dataset.splits["test"].attributes.mean(axis=0)
@@ -93,6 +99,93 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert by_attribute == pytest.approx(told["pictures"]["accuracy_by_attribute"])
 
 
+def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
+    vae, judge, monkeypatch
+):
+    encoded = []
+    encode = sampling.encode_images
+
+    def watched(*arguments):
+        encoded.append(arguments)
+        return encode(*arguments)
+
+    monkeypatch.setattr(sampling, "encode_images", watched)
+    # As many training pictures as there are test pictures, not those of the test.
+    test = vae.dataset.splits["test"]
+    some = dataclasses.replace(test, images=test.images[30:])
+    some = dataclasses.replace(some, attributes=test.attributes[30:])
+    splits = {**vae.dataset.splits, "test": some}
+    dataset = dataclasses.replace(vae.dataset, splits=splits)
+    run = dataclasses.replace(vae, open_dataset=lambda: dataset)
+    found = evaluation.evaluate_run(run)["sharpness"]
+    assert list(found) == ["num_images", "reconstructions", "training_pictures"]
+    assert found["num_images"] == 10
+    pictures = np.float32(some.images) / 255
+    model = vae.model("ema")
+    rebuilt = np.asarray(model.decode(model.encode(jnp.asarray(pictures))).mean)
+    expected = sharpness.compare(rebuilt, pictures)
+    told = found["reconstructions"]
+    assert told.pop("bands") == pytest.approx(expected.pop("bands"), rel=1e-4)
+    mse = [np.mean((a - b) ** 2) for a, b in zip(rebuilt, pictures, strict=True)]
+    expected["psnr"] = np.mean(10 * np.log10(1 / np.float64(mse)))
+    assert told == pytest.approx(expected, rel=1e-4)
+    # The model's reconstructions of few pictures are blurred.
+    assert told["sharpness"] < 1 and 10 < told["psnr"] < 60
+    others = sharpness.compare(np.float32(test.images[:10]) / 255, pictures)
+    bands = others.pop("bands")
+    assert found["training_pictures"].pop("bands") == pytest.approx(bands)
+    assert found["training_pictures"] == pytest.approx(others)
+    assert len(encoded) == 1
+    judged = evaluation.evaluate_run(run, judge, judge)
+    assert len(encoded) == 2
+    names = [f"samples_{sampler}" for sampler in samples.SAMPLERS]
+    assert list(judged["sharpness"]) == [*found, *names]
+    drawn = samples.sample(run, "gaussian", 10, run.config.seed)
+    expected = sharpness.compare(drawn, pictures)["sharpness"]
+    assert judged["sharpness"]["samples_gaussian"]["sharpness"] == pytest.approx(
+        expected
+    )
+    assert not {"sharpness", "judge"} & {*evaluation.evaluate_run(judge)}
+    with pytest.raises(UserError, match="--judge is .*/judge.* holds a classifier"):
+        evaluation.evaluate_run(judge, judge)
+
+
+def test_several_judges_say_what_each_says_alone(vae, judge, tmp_path):
+    config = judge.config.copy_and_resolve_references()
+    config.train.num_steps, config.train.steps_per_dispatch = 4, 2
+    for section in (config.log, config.eval, config.checkpoint):
+        section.every_steps = 4
+    other = run_lib.train(config, tmp_path / "other")
+    both = evaluation.evaluate_run(vae, judge, other)
+    assert both["judge"] == evaluation.evaluate_run(vae, judge)["judge"]
+    assert both["other_judges"] == [evaluation.evaluate_run(vae, other)["judge"]]
+    assert both["other_judges"][0]["workdir"] == str(other.workdir)
+    table = tables.evaluation_table(both)
+    for workdir in (judge.workdir, other.workdir):
+        assert f"judge {workdir} " in table
+
+
+def test_judges_are_listed_for_eval_and_one_goes_with_attributes(
+    vae, judge, tmp_path, capsys
+):
+    shutil.copytree(judge.workdir, tmp_path / "a,b")
+    given = f"--judge={judge.workdir},{tmp_path / 'a,b'}"
+    with flagsaver.flagsaver():
+        main.flags.FLAGS(["vae_jax", "--mode=eval", given])
+        (written,) = evaluation.COMMAND.work(None, vae.workdir)
+    report = json.loads(written.read_text())
+    assert report["judge"]["workdir"] == str(judge.workdir)
+    (other,) = report["other_judges"]
+    assert other.pop("workdir") == str(tmp_path / "a,b")
+    del report["judge"]["workdir"]
+    assert other == report["judge"]
+    assert capsys.readouterr().out.count("judge_frechet") == 2
+    with flagsaver.flagsaver():
+        main.flags.FLAGS(["vae_jax", "--mode=attributes", given])
+        with pytest.raises(UserError, match="^--judge is '.*,.*a,b'; .* is one work"):
+            attributes.COMMAND.work(None, vae.workdir)
+
+
 def test_codes_are_held_against_the_factors_of_drawn_faces(tiny_config, tmp_path):
     synthetic_faces.prepare(tmp_path, sizes={"train": 200, "validation": 6, "test": 6})
     tiny_config.dataset.data_dir = str(tmp_path)
@@ -104,8 +197,14 @@ def test_codes_are_held_against_the_factors_of_drawn_faces(tiny_config, tmp_path
         assert 0 <= found[name] < 0.6
     rows = [vars(synthetic_faces.factors_of("train", index)) for index in range(200)]
     factors = np.array([[row[name] for name in found["factors"]] for row in rows])
+    encode = sampling.encode_images
+
+    def known(model, images, labels):
+        known = len(images) == len(factors)
+        return np.float32(factors) if known else encode(model, images, labels)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "encode_images", lambda *_: np.float32(factors))
+        patch.setattr(sampling, "encode_images", known)
         told = evaluation.evaluate_run(run)["disentanglement"]
     assert told["factor_vae"] == 1.0 and told["mig"] > found["mig"] + 0.2
     assert told["disentanglement"] > 0.9
@@ -133,14 +232,14 @@ def test_standard_errors_are_those_of_a_mean(vae, monkeypatch):
 
 def test_what_is_no_judge_of_these_pictures_is_refused(vae, tiny_config, tmp_path):
     with pytest.raises(UserError, match="--judge is .*vae.* no classifier"):
-        evaluation.open_judge("judge", str(vae.workdir), vae)
+        judges.open_judge("judge", str(vae.workdir), vae)
     config = tiny_config.copy_and_resolve_references()
     config.model.name, config.objective.name = "classifier", "cross_entropy"
     config.model.attributes, config.objective.beta = "Smiling", 1.0
     config.dataset.size, config.train.num_steps = 8, 4
     run_lib.train(config, tmp_path / "other")
     with pytest.raises(UserError, match=r"--guide is .*dataset.size 8; .* has 16"):
-        evaluation.open_judge("guide", str(tmp_path / "other"), vae)
+        judges.open_judge("guide", str(tmp_path / "other"), vae)
 
 
 def test_edits_flip_the_judge_and_are_written_down(vae, judge):

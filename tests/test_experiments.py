@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from conftest import new_tiny_config
 from PIL import Image
+from scipy import ndimage
 
-from experiments import ae_vs_vae, beta, command_line, latent_size, sweep
+from experiments import ae_vs_vae, beta, blur, command_line, latent_size, sweep
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
 from vae_jax.command_line import parse_flags
 from vae_jax.errors import UserError
+from vae_jax.evaluation import distances
+from vae_jax.exploration import judging
 
 # ml_collections loads recipes by a method that Python means to remove.
 pytestmark = [
@@ -430,3 +434,82 @@ def test_sharpness_falls_with_blur():
     assert ae_vs_vae.sharpness(ramp) == pytest.approx(1 / 64)
     blurred = (images + np.roll(images, 1, axis=1)) / 2
     assert ae_vs_vae.sharpness(blurred) < ae_vs_vae.sharpness(images)
+
+
+@pytest.fixture(scope="module")
+def judges(data_dir, tmp_path_factory):
+    """Workdirs of judges: one of all attributes, and one that sees other pictures."""
+    folder = tmp_path_factory.mktemp("judges")
+    for name, size in (("judge", 16), ("other", 8)):
+        config = new_tiny_config(data_dir)
+        config.dataset.size, config.train.num_steps = size, 4
+        config.model.name, config.objective.name = "classifier", "cross_entropy"
+        config.model.attributes = "auto"
+        run_lib.train(config, folder / name)
+    return folder
+
+
+def test_a_judges_distance_of_blurred_pictures_has_a_table_and_a_figure(
+    judges, faces, tmp_path, capsys
+):
+    judge = judges / "judge"
+    blur.main([f"--judge={judge},{judge}", f"--out={tmp_path / 'blur'}"])
+    told = capsys.readouterr().out
+    report = json.loads((tmp_path / "blur" / "blur.json").read_text())
+    assert report["num_images"] == 6
+    assert report["sigmas"] == [0, 0.5, 1, 1.5, 2, 3]
+    assert report["sharpness"][0] == 1
+    assert (np.diff(report["sharpness"]) < 0).all()
+    first, second = report["judges"]
+    assert first == second and first["workdir"] == str(judge)
+    assert first["judge_frechet"][0] == pytest.approx(0, abs=1e-6)
+    pictures = np.float32(faces.splits["test"].images) / 255
+    images = np.stack(
+        [ndimage.gaussian_filter(picture[..., 0], 1.5) for picture in pictures]
+    )
+    model = run_lib.load(judge).model()
+    features = [
+        judging.judge_images(model, each)[0] for each in (pictures, images[..., None])
+    ]
+    expected = distances.frechet_distance(*features)
+    assert first["judge_frechet"][3] == pytest.approx(expected, rel=1e-4)
+    rows = [line.split() for line in told.splitlines()]
+    row = [f"{x:.4g}" for x in (1.5, report["sharpness"][3], *[expected] * 2)]
+    assert row in rows
+    with Image.open(tmp_path / "blur" / "blur.png") as picture:
+        assert picture.size == (880, 374)
+
+
+def test_a_judge_that_does_not_see_blur_is_marked(judges, faces, monkeypatch):
+    judge = run_lib.load(judges / "judge")
+    pictures = np.float32(faces.splits["test"].images) / 255
+
+    def blind(model, images):
+        return np.ones((len(images), 3)), None
+
+    def by_detail(model, images):
+        return np.std(images, axis=(1, 2)), None
+
+    def by_threshold(model, images):
+        # It knows sharp images from others, among which it sees no difference.
+        detail = np.std(images, axis=(1, 2))
+        return np.where(np.mean(detail) > 0.9 * np.std(pictures), detail, 1.0), None
+
+    for seen, rises in ((blind, False), (by_threshold, False), (by_detail, True)):
+        monkeypatch.setattr(blur, "judge_images", seen)
+        report = blur.look(pictures, [judge])
+        assert report["judges"][0]["rises"] is rises
+        assert ("no judge of sharpness" in blur.table(report)) is not rises
+
+
+def test_what_cannot_be_blurred_or_judged_is_told_in_a_line(judges, tmp_path, capsys):
+    judge, other = judges / "judge", judges / "other"
+    for arguments, said in (
+        ([], "--judge"),
+        ([f"--judge={tmp_path}"], f"--judge is '{tmp_path}'"),
+        ([f"--judge={judge},{other}"], "dataset.size 8; .* has 16"),
+        ([f"--judge={judge}", "--config.seed=1"], "--config.seed=1"),
+    ):
+        with pytest.raises(UserError, match=said):
+            blur.main([*arguments, f"--out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()

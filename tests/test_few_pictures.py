@@ -41,6 +41,7 @@ def test_what_the_command_does_after_training(few):
     report = evaluation.evaluate_run(run)
     # NaN is no JSON.
     json.dumps(report, allow_nan=False)
+    assert report["sharpness"]["reconstructions"]["sharpness"] > 0
     found = reconstructions.reconstruct(run, 64)
     reconstructions.draw_reconstructions(run, found)
     codes.keep(run)

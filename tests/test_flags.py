@@ -110,7 +110,8 @@ def test_a_command_that_is_imported_defines_no_flag(tmp_path):
         (["--seed=0", "--mode=eval"], "--seed is 0; .*train or sample or .* is eval"),
         (["--checkpoint=best"], "--checkpoint is 'best'; .*=eval or .* is train"),
         (["--nospherical"], "--spherical is False; .*=interpolate, .* is train"),
-        (["--judge=a/b"], "--judge is 'a/b'; .*=eval or attributes, .* is train"),
+        (["--judge=a/b,c"], "--judge is 'a/b,c'; .*=eval or attributes, .* is train"),
+        (["--alpha=1,2"], "--alpha is '1.0,2.0'; .*=edit, .* is train"),
     ],
 )
 def test_a_flag_without_a_use_is_refused(given, said):

@@ -159,7 +159,8 @@ def test_flags_take_paths_alone_and_expand_home(flag, monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     with flagsaver.flagsaver():
         main.flags.FLAGS(["vae_jax", f"--{flag}=~/runs/x"])
-        assert main.flags.FLAGS[flag].value == Path("/home/anna/runs/x")
+        found = main.flags.FLAGS[flag].value
+        assert found in (Path("/home/anna/runs/x"), [Path("/home/anna/runs/x")])
         with pytest.raises(UserError, match=f"^--{flag} is 's3://b/x'; allowed"):
             main.flags.FLAGS(["vae_jax", f"--{flag}=s3://b/x"])
 
@@ -197,3 +198,18 @@ def test_a_comma_belongs_to_the_name_of_a_file_that_is_there(tmp_path, monkeypat
     for text in ("", "c.png,", "c.png,,c.png", "c.png,gs://b/c.png"):
         with pytest.raises(UserError, match="^--pictures is '.*'; allowed is a path"):
             split_paths(text, "--pictures")
+
+
+def test_a_comma_belongs_to_the_name_of_a_folder_where_folders_are_listed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "c"):
+        Path(name).mkdir()
+    Path("c,d").write_bytes(b"")
+    with flagsaver.flagsaver():
+        main.flags.FLAGS(["vae_jax", "--judge=c,d,a,b,nowhere"])
+        listed = main.flags.FLAGS["judge"].value
+        assert listed == [*map(Path, ("c", "d", "a,b", "nowhere"))]
+        with pytest.raises(UserError, match="^--judge is ''; allowed is a path on"):
+            main.flags.FLAGS(["vae_jax", "--judge=c,,d"])

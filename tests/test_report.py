@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.test_checkpoint import files_of_at_most
 from vae_jax.errors import UserError
-from vae_jax.report import plots
+from vae_jax.report import plots, tables
 from vae_jax.report.writer import Writer, read_lines, write_json
 
 
@@ -211,6 +211,33 @@ def test_curves_pass_over_what_is_no_number_or_not_there(tmp_path):
     ]
     for several in (lines, lines[2:]):
         plots.loss_curves(several, tmp_path / "curves.png")
+
+
+def test_sharpness_is_a_table_of_its_own():
+    of_reconstructions = {
+        "sharpness": 0.291234,
+        "bands": {"0-1/8": 0.99996, "1/2-1": None},
+        "border_ratio": 1.2,
+        "psnr": 21.51234,
+    }
+    of_pictures = of_reconstructions | {"sharpness": None, "border_ratio": None}
+    del of_pictures["psnr"]
+    report = {"validation": {}, "test": {}} | {
+        "sharpness": {
+            "num_images": 6,
+            "reconstructions": of_reconstructions,
+            "training_pictures": of_pictures,
+        }
+    }
+    *_, table = tables.evaluation_table(report).split("\n\n")
+    rows = [line.split() for line in table.splitlines()]
+    assert rows[0] == ["sharpness", "reconstructions", "training_pictures"]
+    assert rows[2:] == [
+        ["sharpness", "0.2912"],
+        ["amplitude,", "0-1/8", "1", "1"],
+        ["border_ratio", "1.2"],
+        ["psnr", "21.5123"],
+    ]
 
 
 LINES = [{"step": 1, "split": "train", "loss": 1.0}]

@@ -13,6 +13,7 @@ from flax import nnx
 from tests.conftest import new_tiny_config
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
+from vae_jax.commands import evaluation, judges
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.contract import Terms, Variables
@@ -21,6 +22,7 @@ from vae_jax.models.networks.critic import Critic
 from vae_jax.models.sharpening import Scales, Sharpening
 from vae_jax.models.vae import LIKELIHOODS
 from vae_jax.options import make
+from vae_jax.report import tables
 
 SHAPE = (16, 16, 1)
 LATE = jnp.int32(10_000)
@@ -402,6 +404,44 @@ def test_a_critic_that_is_no_number_is_named(sharp_config, tmp_path, capsys):
         if "skipped, first" in line
     ][:1]
     assert "critic_loss" in note and "elbo" not in note
+
+
+@pytest.mark.slow
+def test_a_judge_that_was_the_guide_is_told(sharp_config, guide_run, tmp_path, capsys):
+    sharp_config.train.num_steps = 4
+    run = run_lib.train(sharp_config, tmp_path / "run")
+    # Where it is does not matter, nor do another seed's arrays of the same shapes.
+    moved = shutil.copytree(guide_run, tmp_path / "moved")
+    config = run_lib.load(guide_run).config.copy_and_resolve_references()
+    config.seed += 1
+    run_lib.train(config, tmp_path / "other")
+    guide, other = (
+        judges.open_judge("judge", path, run) for path in (moved, tmp_path / "other")
+    )
+    capsys.readouterr()
+    report = evaluation.evaluate_run(run, other, guide)
+    assert "is_guide" not in report["judge"]
+    (told,) = report["other_judges"]
+    assert told["is_guide"] is True
+    said = [line for line in capsys.readouterr().out.splitlines() if "note:" in line]
+    assert said == [
+        f"note: the judge {moved} is the guide that the run in {run.workdir} was "
+        "trained with: its figures flatter that run"
+    ]
+    table = tables.evaluation_table(report)
+    assert f"judge {moved} (the guide)" in table and table.count("the guide") == 1
+
+
+@pytest.mark.slow
+def test_a_judge_of_another_network_is_no_guide(sharp_config, tmp_path):
+    sharp_config.train.num_steps = 4
+    run = run_lib.train(sharp_config, tmp_path / "run")
+    config = new_tiny_config(sharp_config.dataset.data_dir)
+    config.model.name, config.model.network = "classifier", "mlp"
+    config.model.attributes, config.objective.name = "auto", "cross_entropy"
+    config.train.num_steps = 4
+    judge = run_lib.train(config, tmp_path / "judge")
+    assert not judges.is_guide(run, judge)
 
 
 @pytest.mark.slow

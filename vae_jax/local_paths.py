@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from vae_jax.errors import UserError
@@ -39,7 +40,9 @@ def is_local(text: str) -> bool:
     return True
 
 
-def split_paths(text: str, name: str) -> list[Path]:
+def split_paths(
+    text: str, name: str, is_there: Callable[[str], bool] = os.path.isfile
+) -> list[Path]:
     """Returns the paths of a list with commas between.
 
     A comma belongs to a name where a file of that name is there, so that nothing need
@@ -48,6 +51,7 @@ def split_paths(text: str, name: str) -> list[Path]:
     Args:
       text: the list.
       name: of the flag, for errors.
+      is_there: says whether a path is what is listed; of folders os.path.isdir.
 
     Raises:
       UserError: as `local_path` does.
@@ -55,7 +59,7 @@ def split_paths(text: str, name: str) -> list[Path]:
     parts, paths = text.split(","), []
     while parts:
         joined = (",".join(parts[:count]) for count in range(1, len(parts) + 1))
-        there = (text for text in joined if os.path.isfile(os.path.expanduser(text)))
+        there = (text for text in joined if is_there(os.path.expanduser(text)))
         text = next(there, parts[0])
         paths.append(local_path(text, name))
         parts = parts[text.count(",") + 1 :]

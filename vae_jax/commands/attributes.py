@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from vae_jax.commands import directions as directions_lib
-from vae_jax.commands.evaluation import open_judge
 from vae_jax.commands.flags import ATTRIBUTE, JUDGE, SEED, Command, define_path
+from vae_jax.commands.judges import open_judge
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -198,10 +198,14 @@ def write_judgement(run: Run, report: dict[str, Any]) -> Path:
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "attributes")
-    judge, guide = (
-        None if holder.value is None else open_judge(holder.name, holder.value, run)
-        for holder in (JUDGE, GUIDE)
-    )
+    given = JUDGE.value or []
+    if len(given) > 1:
+        told = ",".join(map(str, given))
+        raise UserError(
+            f"--judge is {told!r}; with --mode=attributes allowed is one workdir"
+        )
+    judge = open_judge(JUDGE.name, given[0], run) if given else None
+    guide = None if GUIDE.value is None else open_judge(GUIDE.name, GUIDE.value, run)
     name = "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value
     classifiers = [each for each in (judge, guide) if each is not None]
     if ATTRIBUTE.present and not classifiers:

@@ -1,28 +1,31 @@
 """--mode=eval: figures of a trained run over whole splits, to eval.json."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
-from vae_jax import processes, resolve
-from vae_jax import run as run_lib
+from vae_jax import processes
 from vae_jax.commands import abilities
 from vae_jax.commands.codes import can_be_fitted
 from vae_jax.commands.flags import JUDGE, Command
+from vae_jax.commands.judges import Opinion, check_judged, open_judge
 from vae_jax.commands.opening import open_run
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.config import Config
 from vae_jax.data.faces.jpegs import factors_of
-from vae_jax.errors import UserError
-from vae_jax.evaluation import evaluate
-from vae_jax.exploration import judging, sampling
+from vae_jax.evaluation import evaluate, sharpness
+from vae_jax.exploration import sampling
 from vae_jax.models import build
 from vae_jax.report import tables
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+
+Images: TypeAlias = Float[np.ndarray, "N H W C"]
 
 EVALUATED_SPLITS = ("validation", "test")
 # Of the posterior's mean over images: the bound of Burda et al. (2016), appendix C.
@@ -42,39 +45,11 @@ VISIBLE_FACTORS = (
     "background_lightness",
 )
 NUM_FACTOR_IMAGES = 5000
-# Precision and recall look at the three nearest of the others.
-FEWEST_JUDGED = 4
 # Of fewer, counts in 20 bins say nothing.
 FEWEST_FACTOR_IMAGES = 200
 
 
-def open_judge(flag: str, workdir: Path, run: Run) -> Run:
-    """Opens the run of a classifier that sees pictures as `run` does.
-
-    Args:
-      flag: that names it, for errors.
-      workdir: of the classifier.
-      run: whose pictures it is to judge.
-
-    Raises:
-      UserError: it is no classifier, or sees others.
-    """
-    try:
-        judge = run_lib.load(workdir)
-    except UserError as error:
-        raise UserError(f"--{flag} is '{workdir}': {error}") from error
-    abilities.check_judge(judge, flag)
-    for setting in resolve.SEEN_BY_CLASSIFIERS:
-        theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
-        if theirs != ours:
-            raise UserError(
-                f"--{flag} is '{workdir}', trained with dataset.{setting} {theirs}; "
-                f"the run in {run.workdir} has {ours}"
-            )
-    return judge
-
-
-def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
+def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
     """Evaluates the EMA and raw parameters on whole splits; returns eval.json.
 
     Of several processes all must ask; the figures that follow those by split are the
@@ -85,24 +60,24 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
     posterior mean varies over images by more than `ACTIVE_VARIANCE`; of a classifier
     `accuracy_by_attribute`.
 
+    Of what decodes, `sharpness`: what the EMA parameters' reconstructions of the test
+    split, from the posterior's mean, come to beside the pictures themselves, see
+    `sharpness.compare`, with their `psnr` in dB; the same of as many training pictures,
+    and of samples where there is a judge.
+
     Args:
       run: what is evaluated.
-      judge: of a classifier; the report then has what it says of the EMA parameters'
-        reconstructions and samples, on the test split.
+      judges: of classifiers; the report then has what the first says of those
+        reconstructions, pictures and samples as `judge`, and what the others say as
+        `other_judges`.
 
     Raises:
-      UserError: the pictures are not there, or too few for a judge.
+      UserError: the pictures are not there, or too few for a judge, or the run makes
+        none.
     """
     config = run.config
     dataset = run.dataset_for("an evaluation")
-    if judge is not None:
-        for name in ("train", "test"):
-            count = len(dataset.splits[name].images)
-            if count < FEWEST_JUDGED:
-                raise UserError(
-                    f"--judge compares {FEWEST_JUDGED} pictures at least; the split "
-                    f"{name} of {run.recipe['name']} has {count}"
-                )
+    check_judged(run, judges)
     objective = run.experiment.objective
     parts = [evaluate.objective_figures(objective)]
     if abilities.can_decode(run):
@@ -132,8 +107,8 @@ def evaluate_run(run: Run, judge: Run | None = None) -> dict[str, Any]:
     drawn = run.recipe["name"] == "synthetic_faces"
     if drawn and run.num_train >= FEWEST_FACTOR_IMAGES and abilities.has_posterior(run):
         report["disentanglement"] = _disentanglement(run)
-    if judge is not None:
-        report["judge"] = _judged(run, judge)
+    if abilities.can_decode(run):
+        report |= _beside_pictures(run, judges)
     return report
 
 
@@ -187,53 +162,60 @@ def _disentanglement(run: Run) -> dict[str, Any]:
     }
 
 
-def _judged(run: Run, judge: Run) -> dict[str, Any]:
-    """Returns what a classifier says of test pictures and of what the run makes."""
-    classifier, model = judge.model(), run.model()
-    test, labels = run.dataset.splits["test"], run.labels("test")
-    names = build.label_names(judge.config.model)
-    columns = [run.attribute_index(name, "--judge") for name in names]
-    attributes = run.attributes("test")[:, columns]
+def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
+    """Yields sets of images to hold against the test pictures, as many at most.
 
-    def told(logits: np.ndarray) -> dict[str, Any]:
-        rates = judging.accuracy(logits, attributes)
-        return {
-            "accuracy": float(rates.mean()),
-            "accuracy_by_attribute": dict(zip(names, rates.tolist(), strict=True)),
-        }
-
-    num_images = len(test.images)
-    real, real_logits = judging.judge_images(classifier, in_unit_interval(test.images))
-    codes = sampling.encode_images(model, test.images, labels)
-    reconstructions = sampling.decode_codes(model, codes, labels)
-    rebuilt, rebuilt_logits = judging.judge_images(classifier, reconstructions)
-    report: dict[str, Any] = {
-        "workdir": str(judge.workdir),
-        "num_images": num_images,
-        "pictures": told(real_logits),
-        "reconstructions": told(rebuilt_logits) | judging.likeness(real, rebuilt),
-    }
+    Args:
+      run: of an autoencoder of any kind.
+      judged: whether samples, which take long to draw, are among them.
+    """
+    model, labels = run.model(), run.labels("test")
+    images = run.dataset.splits["test"].images
+    codes = sampling.encode_images(model, images, labels)
+    yield "reconstructions", sampling.decode_codes(model, codes, labels)
     # What other real pictures come to: no model need do better.
-    others = in_unit_interval(run.dataset.splits["train"].images[:num_images])
-    report["training_pictures"] = judging.likeness(
-        real, judging.judge_images(classifier, others)[0]
-    )
-    for sampler in SAMPLERS:
+    others = run.dataset.splits["train"].images[: len(images)]
+    yield "training_pictures", in_unit_interval(others)
+    for sampler in SAMPLERS if judged else ():
         if sampler == "prior" and not abilities.has_prior(run):
             continue
         if sampler != "prior" and not can_be_fitted(run, sampler):
             continue
-        drawn = sample(run, sampler, num_images, run.config.seed)
-        features, _ = judging.judge_images(classifier, drawn)
-        report[f"samples_{sampler}"] = judging.likeness(real, features)
+        drawn = sample(run, sampler, len(images), run.config.seed)
+        yield f"samples_{sampler}", drawn
+
+
+def _psnr(rebuilt: Images, pictures: Images) -> float:
+    """Returns the mean over images in decibels, of 1 as the range of a pixel."""
+    squares = np.square(rebuilt - pictures)
+    mse = np.mean(squares, axis=(1, 2, 3), dtype=np.float64)
+    return float(np.mean(10 * np.log10(1 / mse)))
+
+
+def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
+    """Returns how sharp what the run makes is, and what classifiers say of it."""
+    pictures = in_unit_interval(run.dataset.splits["test"].images)
+    opinions = [Opinion(run, judge, pictures) for judge in judges]
+    sharp: dict[str, Any] = {"num_images": len(pictures)}
+    for name, images in _made(run, bool(judges)):
+        sharp[name] = sharpness.compare(images, pictures)
+        if name == "reconstructions":
+            sharp[name]["psnr"] = _psnr(images, pictures)
+        for opinion in opinions:
+            opinion.add(name, images)
+    report: dict[str, Any] = {"sharpness": sharp}
+    told = [opinion.report for opinion in opinions]
+    if told:
+        report["judge"] = told[0]
+    if len(told) > 1:
+        report["other_judges"] = told[1:]
     return report
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
-    run, judge = open_run(config, workdir), None
-    if JUDGE.value is not None:
-        judge = open_judge("judge", JUDGE.value, run)
-    report = evaluate_run(run, judge)
+    run = open_run(config, workdir)
+    judges = [open_judge(JUDGE.name, path, run) for path in JUDGE.value or ()]
+    report = evaluate_run(run, *judges)
     written = write_evaluation(run, report)
     print(tables.evaluation_table(report))
     return [written]
@@ -243,8 +225,8 @@ COMMAND = Command(
     meaning="Evaluates a model on whole splits: eval.json.",
     example="--workdir=runs/vae --judge=runs/judge",
     flags={
-        "judge": "Without it, there is no judge.",
-        "realism": "It is of what the judge sees; the bounds are at 0. Default: 0.",
+        "judge": "Several have commas between. Without it, there is no judge.",
+        "realism": "It is of what is looked at; the bounds are at 0. Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -4,6 +4,7 @@ The flags of the commands have a place of their own, `VALUES`: importing a comma
 function, in a notebook say, defines no flag of the program. `main` adds them to those.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from absl import flags
 
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.local_paths import local_path
+from vae_jax.local_paths import local_path, split_paths
 
 VALUES = flags.FlagValues()
 # Where nothing is parsed, every flag has its default.
@@ -55,8 +56,11 @@ def check_given(commands: Mapping[str, Command], mode: str) -> None:
         modes = [each for each, command in commands.items() if name in command.flags]
         # What no command names goes with all of them.
         if VALUES[name].present and modes and mode not in modes:
-            value = VALUES[name].value
-            told = str(value) if isinstance(value, Path) else value
+            told = VALUES[name].value
+            if isinstance(told, list):
+                told = ",".join(map(str, told))
+            elif isinstance(told, Path):
+                told = str(told)
             raise UserError(
                 f"--{name} is {told!r}; it goes with --mode={' or '.join(modes)}, and "
                 f"that is {mode}"
@@ -84,6 +88,29 @@ class PathParser(flags.ArgumentParser[Path]):
 def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
     """Defines a flag whose value is a path on this machine, or None."""
     return flags.DEFINE(PathParser(name), name, None, meaning, flag_values=VALUES)
+
+
+class FoldersParser(flags.ArgumentParser[list[Path]]):
+    """Turns the text of a flag into folders on this machine, see `split_paths`."""
+
+    syntactic_help = "paths with commas between"
+
+    def __init__(self, flag: str):
+        super().__init__()
+        self._flag = flag
+
+    def parse(self, argument: str) -> list[Path]:
+        """Returns the paths, or raises UserError in the flag's name."""
+        return split_paths(argument, f"--{self._flag}", os.path.isdir)
+
+    def flag_type(self) -> str:
+        """Returns what absl's help says of the flag."""
+        return "paths"
+
+
+def define_folders(name: str, meaning: str) -> flags.FlagHolder[list[Path] | None]:
+    """Defines a flag whose value is a list of folders on this machine, or None."""
+    return flags.DEFINE(FoldersParser(name), name, None, meaning, flag_values=VALUES)
 
 
 class NumbersParser(flags.ArgumentParser[list[Any]]):
@@ -174,7 +201,7 @@ REALISM = flags.DEFINE_float(
 ATTRIBUTE = flags.DEFINE_string(
     "attribute", None, "The attribute that is edited.", flag_values=VALUES
 )
-JUDGE = define_path(
+JUDGE = define_folders(
     "judge",
     "The workdir of a classifier (configs/judge.py) that judges what the run makes.",
 )

@@ -27,16 +27,38 @@ def _table(columns: dict[str, dict[str, Any]], title: str) -> str:
     return tabulate(rows, [title, *columns], disable_numparse=True)
 
 
+def _sharpness_table(report: dict[str, Any]) -> str:
+    """Returns how sharp each set of images is, where test pictures come to 1."""
+    columns = {}
+    for name, found in report.items():
+        if isinstance(found, dict):
+            bands = {f"amplitude, {n}": ratio for n, ratio in found["bands"].items()}
+            figures = {n: v for n, v in found.items() if n != "bands"}
+            columns[name] = {
+                n: None if v is None else round(v, 4)
+                for n, v in ({"sharpness": None} | bands | figures).items()
+            }
+    return _table(columns, "sharpness")
+
+
 def evaluation_table(report: dict[str, Any]) -> str:
-    """Returns eval.json's scalars, means over images with their standard errors."""
-    judged = report.get("judge")
+    """Returns eval.json's scalars, means over images with their standard errors.
+
+    Amplitudes are those of bands of spatial frequency, as shares of Nyquist's.
+    """
+    judges = [report["judge"]] if "judge" in report else []
+    judges += report.get("other_judges", [])
     factors = report.get("disentanglement")
     parts = [_table(report[split], split) for split in ("validation", "test")]
     if factors is not None:
         parts.append(_table({"ema": factors}, "disentanglement"))
-    if judged is not None:
+    if "sharpness" in report:
+        parts.append(_sharpness_table(report["sharpness"]))
+    for judged in judges:
         sets = {n: f for n, f in judged.items() if isinstance(f, dict)}
-        parts.append(_table(sets, "judge"))
+        title = f"judge {judged['workdir']}" if len(judges) > 1 else "judge"
+        title += " (the guide)" if judged.get("is_guide") else ""
+        parts.append(_table(sets, title))
     return "\n\n".join(parts) + "\n"
 
 
