@@ -23,7 +23,7 @@ from tabulate import tabulate
 from experiments.command_line import Settings, config_arguments, read_config
 from vae_jax import record
 from vae_jax import run as run_lib
-from vae_jax.commands import evaluation
+from vae_jax.commands import evaluation, judges
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 
@@ -31,16 +31,24 @@ from vae_jax.errors import UserError
 Results: TypeAlias = dict[str, dict[str, Float[np.ndarray, " seeds"]]]
 
 
-def _report_at(workdir: Path, step: int | None) -> dict[str, Any] | None:
-    """Returns eval.json if it is of the parameters at `step`, otherwise None."""
+def _report_at(
+    workdir: Path, step: int | None, judge: Path | None = None
+) -> dict[str, Any] | None:
+    """Returns eval.json if it is of the parameters at `step` and has what `judge` says.
+
+    Otherwise None.
+    """
     path = workdir / "eval.json"
     if not path.exists():
         return None
     report = json.loads(path.read_text())
-    return report if report["test"]["ema"]["step"] == step else None
+    judged = judge is None or report.get("judge", {}).get("workdir") == str(judge)
+    return report if judged and report["test"]["ema"]["step"] == step else None
 
 
-def finished_report(config: Config, workdir: Path) -> dict[str, Any] | None:
+def finished_report(
+    config: Config, workdir: Path, judge: Path | None = None
+) -> dict[str, Any] | None:
     """Returns eval.json's report of a finished run, None where there is work to do.
 
     Raises:
@@ -49,17 +57,22 @@ def finished_report(config: Config, workdir: Path) -> dict[str, Any] | None:
     if not (workdir / "run.json").exists():
         return None
     record.check_config(workdir, record.read_config(workdir), config)
-    return _report_at(workdir, config.train.num_steps)
+    return _report_at(workdir, config.train.num_steps, judge)
 
 
-def finish(config: Config, workdir: Path) -> dict[str, Any]:
+def finish(config: Config, workdir: Path, judge: Path | None = None) -> dict[str, Any]:
     """Trains and evaluates a run, as far as that is not done; returns eval.json.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      judge: the workdir of a classifier that judges it.
 
     Raises:
       UserError: as `run.train`.
       KeyboardInterrupt: training was stopped before its end, and is saved.
     """
-    report = finished_report(config, workdir)
+    report = finished_report(config, workdir, judge)
     if report is not None:
         return report
     run = run_lib.train(config, workdir)
@@ -68,9 +81,10 @@ def finish(config: Config, workdir: Path) -> dict[str, Any]:
             f"stopped at step {run.step} of {workdir}; the same command goes on from "
             "there"
         )
-    report = _report_at(workdir, run.step)
+    report = _report_at(workdir, run.step, judge)
     if report is None:
-        report = evaluation.evaluate_run(run)
+        opened = [] if judge is None else [judges.open_judge("judge", judge, run)]
+        report = evaluation.evaluate_run(run, *opened)
         evaluation.write_evaluation(run, report)
     return report
 
@@ -78,9 +92,16 @@ def finish(config: Config, workdir: Path) -> dict[str, Any]:
 def figures_of(report: dict[str, Any]) -> dict[str, float]:
     """Returns eval.json's scalars of the EMA parameters on the test split.
 
-    And those of `disentanglement`, where the factors of the pictures are known.
+    And those of `disentanglement`, where the factors of the pictures are known; and
+    those of sets of images, their names before them, `reconstructions_psnr` and so on.
     """
     blocks = [report["test"]["ema"], report.get("disentanglement", {})]
+    for looked_at in (report.get("sharpness", {}), report.get("judge", {})):
+        blocks += [
+            {f"{images}_{name}": value for name, value in figures.items()}
+            for images, figures in looked_at.items()
+            if isinstance(figures, dict)
+        ]
     return {
         name: float(value)
         for block in blocks
@@ -97,6 +118,7 @@ def sweep(
     out: Path,
     *,
     dry_run: bool = False,
+    judge: Path | None = None,
 ) -> Results | None:
     """Trains and evaluates a run for each point and seed, one by one.
 
@@ -110,6 +132,7 @@ def sweep(
       seeds: of each point.
       out: folder of the runs.
       dry_run: print the runs' shell commands and do nothing else.
+      judge: the workdir of a classifier that judges each run.
 
     Returns:
       The figures of `figures_of` that all runs have; None of a dry run.
@@ -130,7 +153,7 @@ def sweep(
     }
     configs = {at: read_config(recipe, of_run) for at, of_run in runs.items()}
     workdirs = {(p, s): out / f"{p}_seed{s}" for p, s in runs}
-    reports = {at: finished_report(configs[at], workdirs[at]) for at in runs}
+    reports = {at: finished_report(configs[at], workdirs[at], judge) for at in runs}
     if dry_run:
         for at, of_run in runs.items():
             main = ["python", "-m", "vae_jax.main", f"--workdir={workdirs[at]}"]
@@ -139,7 +162,7 @@ def sweep(
     for number, at in enumerate(runs, 1):
         known = "" if reports[at] is None else ", which is finished"
         print(f"run {number} of {len(runs)}: {workdirs[at]}{known}")
-        reports[at] = reports[at] or finish(configs[at], workdirs[at])
+        reports[at] = reports[at] or finish(configs[at], workdirs[at], judge)
     figures = {at: figures_of(report or {}) for at, report in reports.items()}
     common = [
         name

@@ -16,7 +16,7 @@ from conftest import new_tiny_config
 from PIL import Image
 from scipy import ndimage
 
-from experiments import ae_vs_vae, beta, blur, command_line, latent_size, sweep
+from experiments import ae_vs_vae, beta, blur, command_line, latent_size, realism, sweep
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
@@ -185,7 +185,7 @@ def test_an_unfinished_run_goes_on_and_no_other(swept, tiny, tmp_path, monkeypat
 def test_sizes_of_the_code_have_a_table_and_a_panel_for_each_figure(
     recipe, figures, width, tmp_path, monkeypatch
 ):
-    def finish(config, workdir):
+    def finish(config, workdir, judge=None):
         # Figures that tell of which run they are.
         figure = 10.0 * config.model.latent_dim + config.seed
         return {"test": {"ema": dict.fromkeys(figures, figure) | {"step": 1}}}
@@ -212,7 +212,7 @@ def test_sizes_of_the_code_have_a_table_and_a_panel_for_each_figure(
 def test_a_sweep_that_is_stopped_says_so_and_begins_no_other_run(
     tiny, tmp_path, monkeypatch, capsys
 ):
-    def stopped(config, workdir):
+    def stopped(config, workdir, judge=None):
         config.train.num_steps = 4
         of_it = SimpleNamespace(config=config)
         return run_lib.Run(workdir, of_it, 2, {}, {}, None)  # pyright: ignore
@@ -478,6 +478,44 @@ def test_a_judges_distance_of_blurred_pictures_has_a_table_and_a_figure(
     assert row in rows
     with Image.open(tmp_path / "blur" / "blur.png") as picture:
         assert picture.size == (880, 374)
+
+
+def test_weights_of_sharpness_have_a_table_and_a_figure(tiny, judges, tmp_path):
+    command = [
+        VAE,
+        "--weights=0:0,0:0.5",
+        "--seeds=3",
+        f"--judge={judges / 'judge'}",
+        f"--out={tmp_path}",
+        *tiny,
+    ]
+    realism.main(command)
+    rows = rows_of(tmp_path / "table.csv")
+    assert [row["objective.adversarial_weight"] for row in rows] == ["0", "0.5"]
+    workdir = tmp_path / "perceptual_0_adversarial_0.5_seed3"
+    report = json.loads((workdir / "eval.json").read_text())
+    for images, block in (
+        ("reconstructions", "sharpness"),
+        ("samples_gaussian", "judge"),
+    ):
+        for name, value in report[block][images].items():
+            column = f"{images}_{name}_mean"
+            if column in rows[1]:
+                assert float(rows[1][column]) == pytest.approx(value)
+    assert float(rows[1]["bits_per_dim_mean"]) == pytest.approx(
+        report["test"]["ema"]["bits_per_dim"]
+    )
+    assert rows[0]["reconstructions_psnr_mean"] != rows[1]["reconstructions_psnr_mean"]
+    with Image.open(tmp_path / "realism.png") as picture:
+        assert picture.size == (2200, 374)
+    # Once judged, it is read.
+    written = (workdir / "eval.json").stat().st_mtime_ns
+    realism.main(command)
+    assert (workdir / "eval.json").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="--judge is not given"):
+        realism.main([VAE])
+    with pytest.raises(UserError, match="'0.3'; allowed is PERCEPTUAL:ADVERSARIAL"):
+        realism.main([VAE, "--weights=0.3"])
 
 
 def test_a_judge_that_does_not_see_blur_is_marked(judges, faces, monkeypatch):

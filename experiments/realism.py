@@ -1,0 +1,113 @@
+"""What sharpness costs, and what it brings: a VAE under several weights of both pulls.
+
+  python -m experiments.realism --config=configs/sharp_vae.py --judge=runs/judge \
+      --weights=0:0,0.3:0,0:0.2,0.3:0.2
+
+trains a model for each pair PERCEPTUAL:ADVERSARIAL and each seed, and writes,
+under --out, table.md, table.csv and realism.png: PSNR and bits/dim, which pay, and
+sharpness and the judge's Frechet distance, precision and recall, of reconstructions of
+the test images and of samples of a Gaussian fitted to codes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.command_line import (
+    add_path_flag,
+    add_sweep_flags,
+    cli,
+    listed,
+    new_parser,
+    parse,
+)
+from experiments.sweep import Results, mean_and_std, new_figure, sweep, write_table
+from vae_jax.errors import UserError
+
+PANELS = {
+    "reconstructions_psnr": "PSNR, dB",
+    "bits_per_dim": "bits/dim",
+    "reconstructions_sharpness": "sharpness, real images 1",
+    "reconstructions_judge_frechet": "judge's Frechet, reconstructions",
+    "samples_gaussian_judge_frechet": "judge's Frechet, Gaussian samples",
+}
+FIGURES = [
+    *PANELS,
+    "reconstructions_precision",
+    "reconstructions_recall",
+    "samples_gaussian_precision",
+    "samples_gaussian_recall",
+]
+
+
+def weights(text: str) -> list[str]:
+    """Returns the pairs of a flag such as --weights=0:0,0.3:0.2.
+
+    Raises:
+      ArgumentTypeError: one is no pair of numbers.
+    """
+    pairs = listed(text)
+    for pair in pairs:
+        try:
+            _, _ = map(float, pair.split(":"))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"{pair!r}; allowed is PERCEPTUAL:ADVERSARIAL, two numbers"
+            ) from error
+    return pairs
+
+
+def draw(pairs: Sequence[str], results: Results, path: Path) -> None:
+    """Draws realism.png from the results of `sweep`, one bar for each pair."""
+    figure, axes = new_figure(len(PANELS))
+    places = np.arange(len(pairs))
+    for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+        means, stds = mean_and_std(results, name)
+        axis.errorbar(places, means, yerr=stds, marker="o", linestyle="", capsize=3)
+        axis.set_xticks(places, pairs)
+        axis.set_title(title)
+        axis.set_xlabel("perceptual : adversarial")
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, `argv` without the program's name."""
+    parser = new_parser("experiments.realism", __doc__)
+    add_sweep_flags(parser)
+    parser.set_defaults(config="configs/sharp_vae.py")
+    add_path_flag(parser, "--judge", "The workdir of a classifier; it is needed.")
+    parser.add_argument(
+        "--weights",
+        type=weights,
+        default="0:0,0.3:0,0:0.2,0.3:0.2",
+        help="PERCEPTUAL:ADVERSARIAL, commas between; 0:0,0.3:0,0:0.2,0.3:0.2.",
+    )
+    options, settings = parse(parser, argv)
+    if options.judge is None:
+        raise UserError("--judge is not given; it names the workdir of a classifier")
+    points = {}
+    for pair in options.weights:
+        perceptual, adversarial = pair.split(":")
+        points[f"perceptual_{perceptual}_adversarial_{adversarial}"] = {
+            "objective.perceptual_weight": perceptual,
+            "objective.adversarial_weight": adversarial,
+        } | ({} if float(perceptual) else {"objective.guide": None})
+    results = sweep(
+        options.config,
+        settings,
+        points,
+        options.seeds,
+        options.out,
+        dry_run=options.dry_run,
+        judge=options.judge,
+    )
+    if results is None:
+        return
+    print(write_table(points, results, FIGURES, options.out))
+    draw(options.weights, results, options.out / "realism.png")
+
+
+if __name__ == "__main__":
+    cli(main)
