@@ -37,11 +37,16 @@ def shrunk(config):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_a_step(name, data_dir, tmp_path):
     config_lib.validate(recipe(name))
-    config = shrunk(recipe(name))
-    config.dataset.name, config.dataset.data_dir = "synthetic_faces", str(data_dir)
-    config.train.num_steps = 1
-    run = run_lib.train(config, tmp_path)
-    lines = read_lines(tmp_path / "metrics.jsonl")
+    guide = tmp_path / "guide"
+    for each in ("judge", name) if recipe(name).objective.guide else (name,):
+        config = shrunk(recipe(each))
+        config.dataset.name, config.dataset.data_dir = "synthetic_faces", str(data_dir)
+        config.train.num_steps = 1
+        if config.objective.guide:
+            config.objective.guide, config.objective.guide_width = str(guide), 8
+        workdir = tmp_path / "run" if each == name else guide
+        run = run_lib.train(config, workdir)
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [line["split"] for line in lines] == ["train", "validation"]
     assert np.isfinite([line["loss"] for line in lines]).all()
     assert run.step == 1
