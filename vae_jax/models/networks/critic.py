@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import Conv3x3, head_layer, space_to_depth
+from vae_jax.models.networks.layers import Conv3x3, space_to_depth
 
 PATCH = 2
 COARSEST = 4
@@ -51,7 +51,15 @@ class Critic(nnx.Module):
                 [1, *[2] * len(widths)], itertools.pairwise(widths), strict=False
             )
         )
-        self.head = head_layer(at**2 * widths[-1], 1, dtype, rngs)
+        # A bias would be the same for all images, and learn nothing from differences.
+        self.head = nnx.Linear(
+            at**2 * widths[-1],
+            1,
+            use_bias=False,
+            dtype=dtype,
+            preferred_element_type=jnp.float32,
+            rngs=rngs,
+        )
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, " B"]:
         """Returns the score of each image in [0, 1]."""
