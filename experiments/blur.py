@@ -3,8 +3,9 @@
   python -m experiments.blur --judge=runs/judge,runs/other
 
 blurs test pictures by Gaussians and holds them against the same pictures as they are. A
-judge whose distance does not rise with every wider blur is no judge of sharpness; the
-table marks it. Under --out come blur.json, the table's figures, and blur.png.
+judge whose distance does not rise with every wider blur, or stays below that of as many
+other pictures at sigma 1, is no judge of sharpness; the table marks it. Under --out
+come blur.json, the table's figures, and blur.png.
 """
 
 import os
@@ -47,14 +48,23 @@ def blurred(
     return ndimage.gaussian_filter(pictures, (0, sigma, sigma, 0))
 
 
-def look(pictures: Float[np.ndarray, "N H W C"], judges: Sequence[Run]) -> dict:
+def look(
+    pictures: Float[np.ndarray, "N H W C"],
+    others: Float[np.ndarray, "M H W C"],
+    judges: Sequence[Run],
+) -> dict:
     """Returns blur.json: what blur does to sharpness and to judges' distances.
 
     Args:
       pictures: in [0, 1].
+      others: real pictures, too.
       judges: of classifiers, see `open_judge`.
     """
     real = [judge_images(judge.model(), pictures)[0] for judge in judges]
+    floors = [
+        frechet_distance(known, judge_images(judge.model(), others)[0])
+        for judge, known in zip(judges, real, strict=True)
+    ]
     sharpness, distances = [], [[] for _ in judges]
     for sigma in SIGMAS:
         images = blurred(pictures, sigma)
@@ -70,9 +80,12 @@ def look(pictures: Float[np.ndarray, "N H W C"], judges: Sequence[Run]) -> dict:
             {
                 "workdir": str(judge.workdir),
                 "judge_frechet": found,
-                "rises": bool(np.all(np.diff(found) > 0)),
+                "other_pictures": floor,
+                "sees_blur": bool(
+                    np.all(np.diff(found) > 0) and found[SIGMAS.index(1.0)] > floor
+                ),
             }
-            for judge, found in zip(judges, distances, strict=True)
+            for judge, found, floor in zip(judges, distances, floors, strict=True)
         ],
     }
 
@@ -81,7 +94,7 @@ def table(report: dict[str, Any]) -> str:
     """Returns blur.json as a table, judges that do not see blur marked."""
     headers, columns = ["sigma", "sharpness"], [report["sigmas"], report["sharpness"]]
     for judge in report["judges"]:
-        mark = "" if judge["rises"] else "\nno judge of sharpness"
+        mark = "" if judge["sees_blur"] else "\nno judge of sharpness"
         headers.append(judge["workdir"] + mark)
         columns.append(judge["judge_frechet"])
     rows = list(zip(*columns, strict=True))
@@ -94,7 +107,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.plot(report["sigmas"], report["sharpness"], "o-")
     left.set_ylabel("sharpness, as a share of the pictures'")
     for judge in report["judges"]:
-        label = judge["workdir"] + ("" if judge["rises"] else " (does not rise)")
+        label = judge["workdir"] + ("" if judge["sees_blur"] else " (sees none)")
         right.plot(report["sigmas"], judge["judge_frechet"], "o-", label=label)
     right.set_ylabel("judge's Frechet distance")
     right.legend()
@@ -119,13 +132,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     judges: list[Run] = []
     for workdir in options.judge:
         judges.append(open_judge("judge", workdir, judges[0] if judges else None))
-    images = judges[0].dataset_for("a judge's test").splits["test"].images
+    splits = judges[0].dataset_for("a judge's test").splits
+    images = splits["test"].images
     if len(images) < 2:
         raise UserError(
             f"--judge compares 2 pictures at least; the split test of "
             f"{judges[0].recipe['name']} has {len(images)}"
         )
-    report = look(in_unit_interval(images[:NUM_IMAGES]), judges)
+    pictures = in_unit_interval(images[:NUM_IMAGES])
+    others = in_unit_interval(splits["train"].images[: len(pictures)])
+    report = look(pictures, others, judges)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "blur.json", report)
     draw(report, options.out / "blur.png")

@@ -12,10 +12,12 @@ the test images and of samples of a Gaussian fitted to codes.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.command_line import (
+    Settings,
     add_path_flag,
     add_sweep_flags,
     cli,
@@ -33,6 +35,8 @@ PANELS = {
     "reconstructions_judge_frechet": "judge's Frechet, reconstructions",
     "samples_gaussian_judge_frechet": "judge's Frechet, Gaussian samples",
 }
+# Settings that have a use with one of the weights alone.
+OF_PULLS = ("objective.guide", "objective.critic", "model.realism")
 FIGURES = [
     *PANELS,
     "reconstructions_precision",
@@ -59,15 +63,45 @@ def weights(text: str) -> list[str]:
     return pairs
 
 
+def point_of(pair: str, settings: Settings) -> dict[str, Any]:
+    """Returns the settings of one pair of weights.
+
+    Args:
+      pair: PERCEPTUAL:ADVERSARIAL.
+      settings: of the command line; those that have no use where a weight is 0 are left
+        out there.
+    """
+    perceptual, adversarial = pair.split(":")
+    useless = [
+        *([] if float(perceptual) else ["objective.guide"]),
+        *([] if float(adversarial) else ["objective.critic"]),
+        *([] if float(perceptual) or float(adversarial) else ["model.realism"]),
+    ]
+    own = {
+        name: value
+        for name, value in settings.items()
+        if name.startswith(OF_PULLS) and not name.startswith(tuple(useless))
+    }
+    weighted = {
+        "objective.perceptual_weight": perceptual,
+        "objective.adversarial_weight": adversarial,
+    }
+    # The recipe may name a guide.
+    return weighted | own | ({} if float(perceptual) else {"objective.guide": None})
+
+
 def draw(pairs: Sequence[str], results: Results, path: Path) -> None:
     """Draws realism.png from the results of `sweep`, one bar for each pair."""
-    figure, axes = new_figure(len(PANELS))
+    some = next(iter(results.values()))
+    # A large code has no Gaussian fitted to it.
+    shown = [name for name in PANELS if name in some]
+    figure, axes = new_figure(len(shown))
     places = np.arange(len(pairs))
-    for axis, (name, title) in zip(axes, PANELS.items(), strict=True):
+    for axis, name in zip(axes, shown, strict=True):
         means, stds = mean_and_std(results, name)
         axis.errorbar(places, means, yerr=stds, marker="o", linestyle="", capsize=3)
         axis.set_xticks(places, pairs)
-        axis.set_title(title)
+        axis.set_title(PANELS[name])
         axis.set_xlabel("perceptual : adversarial")
     figure.savefig(path, dpi=110)
 
@@ -87,13 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, settings = parse(parser, argv)
     if options.judge is None:
         raise UserError("--judge is not given; it names the workdir of a classifier")
-    points = {}
-    for pair in options.weights:
-        perceptual, adversarial = pair.split(":")
-        points[f"perceptual_{perceptual}_adversarial_{adversarial}"] = {
-            "objective.perceptual_weight": perceptual,
-            "objective.adversarial_weight": adversarial,
-        } | ({} if float(perceptual) else {"objective.guide": None})
+    points = {pair: point_of(pair, settings) for pair in options.weights}
+    settings = {n: v for n, v in settings.items() if not n.startswith(OF_PULLS)}
     results = sweep(
         options.config,
         settings,

@@ -42,7 +42,10 @@ def _report_at(
     if not path.exists():
         return None
     report = json.loads(path.read_text())
-    judged = judge is None or report.get("judge", {}).get("workdir") == str(judge)
+    judged = judge is None or (
+        report.get("judge", {}).get("workdir") == str(judge)
+        and report["sharpness"]["realism"] == 0
+    )
     return report if judged and report["test"]["ema"]["step"] == step else None
 
 

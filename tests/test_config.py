@@ -323,7 +323,7 @@ def test_meanings_are_sentences():
 
 
 def test_settings_of_single_parts_are_read_as_the_optimisers_are():
-    found = config_lib.optimizer_by_part(
+    found = config_lib.parse_optimizers(
         "prior.learning_rate=1e-3,prior.clip_norm=None,encoder.name=adam"
     )
     assert found == {

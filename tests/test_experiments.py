@@ -487,21 +487,23 @@ def test_weights_of_sharpness_have_a_table_and_a_figure(tiny, judges, tmp_path):
         "--seeds=3",
         f"--judge={judges / 'judge'}",
         f"--out={tmp_path}",
+        "--config.objective.critic_width=4",
         *tiny,
     ]
     realism.main(command)
     rows = rows_of(tmp_path / "table.csv")
     assert [row["objective.adversarial_weight"] for row in rows] == ["0", "0.5"]
-    workdir = tmp_path / "perceptual_0_adversarial_0.5_seed3"
+    workdir = tmp_path / "0:0.5_seed3"
     report = json.loads((workdir / "eval.json").read_text())
     for images, block in (
         ("reconstructions", "sharpness"),
         ("samples_gaussian", "judge"),
     ):
-        for name, value in report[block][images].items():
-            column = f"{images}_{name}_mean"
-            if column in rows[1]:
-                assert float(rows[1][column]) == pytest.approx(value)
+        told = [n for n in report[block][images] if f"{images}_{n}_mean" in rows[1]]
+        assert len(told) == {"sharpness": 2, "judge": 3}[block]
+        for name in told:
+            value = float(rows[1][f"{images}_{name}_mean"])
+            assert value == pytest.approx(report[block][images][name])
     assert float(rows[1]["bits_per_dim_mean"]) == pytest.approx(
         report["test"]["ema"]["bits_per_dim"]
     )
@@ -535,8 +537,9 @@ def test_a_judge_that_does_not_see_blur_is_marked(judges, faces, monkeypatch):
 
     for seen, rises in ((blind, False), (by_threshold, False), (by_detail, True)):
         monkeypatch.setattr(blur, "judge_images", seen)
-        report = blur.look(pictures, [judge])
-        assert report["judges"][0]["rises"] is rises
+        # Other pictures are as far as those a little blurred.
+        report = blur.look(pictures, blur.blurred(pictures, 0.5), [judge])
+        assert report["judges"][0]["sees_blur"] is rises
         assert ("no judge of sharpness" in blur.table(report)) is not rises
 
 

@@ -10,7 +10,9 @@ import ml_collections
 from ml_collections import config_dict
 
 from vae_jax.errors import UserError
+from vae_jax.models import sharpening
 from vae_jax.models.build import MODELS, OBJECTIVES
+from vae_jax.options import Values
 from vae_jax.settings import ONLY_WITH, SETTINGS
 from vae_jax.training.step import OPTIMIZERS
 
@@ -87,9 +89,10 @@ def validate(config: Config) -> None:
             refusal = setting.options[values[name]].check(values)
             if refusal is not None:
                 refuse(*refusal)
-    for part, own in optimizer_by_part(values["parts.optimizer"]).items():
+    for part in parse_optimizers(values["parts.optimizer"]):
         if part in values["parts.frozen"].split(","):
             refuse("parts.optimizer", f"{part} is frozen and has no use for it")
+    for part, own in optimizer_by_part(values).items():
         merged = values | {f"optimizer.{each}": value for each, value in own.items()}
         refusal = OPTIMIZERS[merged["optimizer.name"]].check(merged)
         if refusal is not None:
@@ -105,7 +108,19 @@ def validate(config: Config) -> None:
             refuse(name, f"it must be a multiple of {base}, {values[base]}")
 
 
-def optimizer_by_part(text: str) -> dict[str, dict[str, Any]]:
+def optimizer_by_part(values: Values) -> dict[str, dict[str, Any]]:
+    """Returns the settings of the optimiser that parts of the model have of their own.
+
+    Args:
+      values: all settings, by their dotted names.
+    """
+    own = parse_optimizers(values["parts.optimizer"])
+    if values["objective.adversarial_weight"]:
+        own["critic"] = sharpening.OPTIMIZER | own.get("critic", {})
+    return own
+
+
+def parse_optimizers(text: str) -> dict[str, dict[str, Any]]:
     """Returns what `config.parts.optimizer` says: settings by part of the model.
 
     Raises:

@@ -14,10 +14,10 @@ import optax
 from flax import nnx
 
 from vae_jax import sharding
-from vae_jax.config import Config, optimizer_by_part
+from vae_jax.config import Config, flatten, optimizer_by_part
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
-from vae_jax.models import build, sharpening
+from vae_jax.models import build
 from vae_jax.models.contract import Variables
 from vae_jax.models.objectives import Objective
 from vae_jax.training import step
@@ -188,9 +188,7 @@ def names_of_parts(setting: str) -> tuple[str, ...]:
 
 
 def _build_optimizer(config: Config) -> optax.GradientTransformation:
-    own, num_steps = optimizer_by_part(config.parts.optimizer), config.train.num_steps
-    if config.objective.adversarial_weight:
-        own["critic"] = sharpening.OPTIMIZER | own.get("critic", {})
+    own, num_steps = optimizer_by_part(flatten(config)), config.train.num_steps
 
     def build_one(settings: dict[str, Any]) -> optax.GradientTransformation:
         changed = {**config.optimizer, **settings}

@@ -20,9 +20,6 @@ from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.training import step as step_lib
 
-# In which a classifier's images must be those of the run that it judges or guides.
-SEEN_BY_CLASSIFIERS = ("name", "crop", "resampler", "size", "channels")
-
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
     """Returns the data set that the settings under `config.dataset` name.
@@ -73,6 +70,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.dataset.crop = recorded.dataset.crop
         config.precision = recorded.precision
         config.model.width_from = recorded.model.width_from
+        config.objective.guide = recorded.objective.guide
     else:
         _check_new_workdir(config, workdir)
     config = _without_auto(config)
@@ -181,7 +179,7 @@ def _check_parts(config: Config) -> None:
     """Raises UserError where a setting names what is no part of the model."""
     settings = {
         "parts.frozen": experiment.names_of_parts(config.parts.frozen),
-        "parts.optimizer": config_lib.optimizer_by_part(config.parts.optimizer),
+        "parts.optimizer": config_lib.parse_optimizers(config.parts.optimizer),
         "parts.initialised": experiment.names_of_parts(config.parts.initialised),
     }
     if not any(settings.values()):
@@ -243,6 +241,23 @@ def _check_init_from(config: Config) -> None:
         )
 
 
+def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> None:
+    """Raises UserError where a classifier and a run see images of different kinds.
+
+    Args:
+      theirs: the config of the classifier.
+      ours: that of the run which it judges or guides.
+      named: how the classifier was named, for the error.
+      run: what the run is called there.
+    """
+    for setting in ("name", "crop", "resampler", "size", "channels"):
+        one, other = theirs.dataset[setting], ours.dataset[setting]
+        if one != other:
+            raise UserError(
+                f"{named}, trained with dataset.{setting} {one}; {run} has {other}"
+            )
+
+
 def _check_guide(config: Config) -> None:
     """Raises UserError where a run's guide is not there or sees other images."""
     if config.objective.guide is None:
@@ -269,12 +284,7 @@ def _check_guide(config: Config) -> None:
             f"{named}, a run with model.width {guide.model.width}; "
             f"config.objective.guide_width is {config.objective.guide_width}"
         )
-    for setting in SEEN_BY_CLASSIFIERS:
-        theirs, ours = guide.dataset[setting], config.dataset[setting]
-        if theirs != ours:
-            raise UserError(
-                f"{named}, trained with dataset.{setting} {theirs}; this run has {ours}"
-            )
+    check_same_images(guide, config, named, "this run")
 
 
 def _shape(array: Any) -> str:

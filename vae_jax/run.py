@@ -103,6 +103,11 @@ class Run:
     def model(self, kind: str = "ema") -> Any:
         """Returns the model with its "ema" or "raw" parameters, ready to call."""
         model = build.merge(self.experiment.graphdef, self.variables[kind])
+        if self.realism and not self.config.model.realism:
+            raise UserError(
+                f"realism is {self.realism}; it goes with a run of "
+                f"config.model.realism=True, and that in {self.workdir} is of False"
+            )
         if self.realism:
             model.realism = self.realism
         return model
@@ -192,7 +197,7 @@ def _train(config: Config, workdir: Path) -> Run:
                 there = load(config.init_from).variables["ema"]
                 given |= fitting(assembled.shapes, there)
             if config.objective.perceptual_weight:
-                arrays = guide.arrays_of(load(config.objective.guide).variables["ema"])
+                arrays = guide.arrays_of(_load_guide(config).variables["ema"])
                 given |= {f"state/guide/arrays/{n}": a for n, a in arrays.items()}
             given = jax.device_get(given)
             shardings = jax.tree.map(lambda a: a.sharding, like)
@@ -245,6 +250,15 @@ def _train(config: Config, workdir: Path) -> Run:
                 checkpoints=checkpoints,
             )
     return _run_of(state, workdir, assembled, recipe, lambda: dataset)
+
+
+def _load_guide(config: Config) -> Run:
+    try:
+        return load(config.objective.guide)
+    except UserError as error:
+        raise UserError(
+            f"config.objective.guide is {config.objective.guide!r}: {error}"
+        ) from error
 
 
 def _run_of(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from vae_jax.models.elbo import Figures, elbo_figures
-from vae_jax.models.objectives import Objective, Scalar
+from vae_jax.models.objectives import Objective, Scalar, with_sharpening
 from vae_jax.options import Option, whole
 
 
@@ -22,8 +22,10 @@ def cyclical_elbo(period: int) -> Objective:
     return Objective(elbo_figures, loss)
 
 
-CYCLICAL = Option(
-    lambda num_images, period: cyclical_elbo(period),
-    {"period": whole(2000, "Steps of one cycle of the weight of the KL.")},
-    terms="likelihoods",
+CYCLICAL = with_sharpening(
+    Option(
+        lambda num_images, period: cyclical_elbo(period),
+        {"period": whole(2000, "Steps of one cycle of the weight of the KL.")},
+        terms="likelihoods",
+    )
 )

@@ -20,6 +20,8 @@ class Laplace:
       scale: the mean absolute deviations, on the same scale.
     """
 
+    PLACE = "mean"
+
     mean: Float[Array, "*batch H W C"]
     scale: Float[Array, "*batch H W C"]
 

@@ -19,6 +19,11 @@ def has_posterior(run: Run) -> bool:
     return can_decode(run) and hasattr(run.model(), "posterior")
 
 
+def dial_of(run: Run) -> dict[str, float]:
+    """Returns what a record says of a run's dial; nothing where it has none."""
+    return {"realism": run.realism} if run.config.model.realism else {}
+
+
 def check_decoder(run: Run, asked: str) -> None:
     """Raises UserError where what was asked for takes an autoencoder."""
     if not can_decode(run):

@@ -83,7 +83,8 @@ def find_directions(
         known = known_attributes(guide, attribute)
         labels = run.labels("train")
         held = attributes.held_direction(
-            run.model(),
+            # Kept for every place of a dial, so found at one.
+            dataclasses.replace(run, realism=0.0).model(),
             guide.model(),
             codes,
             known.index(attribute),

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
 
+from vae_jax.commands import abilities
 from vae_jax.commands import directions as directions_lib
 from vae_jax.commands.flags import (
     ATTRIBUTE,
@@ -150,6 +151,7 @@ def edit(
         edited = (codes + alpha * direction(codes)).astype(np.float32)
         columns.append(sampling.decode_codes(model, edited, labels))
     record = {
+        **abilities.dial_of(run),
         "attributes": weights,
         "estimator": estimator,
         "alphas": list(alphas),

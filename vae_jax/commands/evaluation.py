@@ -21,6 +21,7 @@ from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.evaluation import evaluate, sharpness
 from vae_jax.exploration import sampling
 from vae_jax.models import build
+from vae_jax.models.likelihoods import ROUNDING_STD
 from vae_jax.report import tables
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -45,6 +46,7 @@ VISIBLE_FACTORS = (
     "background_lightness",
 )
 NUM_FACTOR_IMAGES = 5000
+NUM_LOOKED_AT = 1000
 # Of fewer, counts in 20 bins say nothing.
 FEWEST_FACTOR_IMAGES = 200
 
@@ -162,6 +164,15 @@ def _disentanglement(run: Run) -> dict[str, Any]:
     }
 
 
+def _pictures(run: Run, judged: bool) -> np.ndarray:
+    """Returns the test pictures that are looked at, [N,H,W,C] uint8.
+
+    A judge's figures depend on their number, and are of all. The others are means that
+    so many settle: without a judge, a large test split need not fit into memory.
+    """
+    return run.dataset.splits["test"].images[: None if judged else NUM_LOOKED_AT]
+
+
 def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     """Yields sets of images to hold against the test pictures, as many at most.
 
@@ -170,7 +181,8 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
       judged: whether samples, which take long to draw, are among them.
     """
     model, labels = run.model(), run.labels("test")
-    images = run.dataset.splits["test"].images
+    images = _pictures(run, judged)
+    labels = None if labels is None else labels[: len(images)]
     codes = sampling.encode_images(model, images, labels)
     yield "reconstructions", sampling.decode_codes(model, codes, labels)
     # What other real pictures come to: no model need do better.
@@ -187,18 +199,20 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
 
 def _psnr(rebuilt: Images, pictures: Images) -> float:
     """Returns the mean over images in decibels, of 1 as the range of a pixel."""
-    squares = np.square(rebuilt - pictures)
-    mse = np.mean(squares, axis=(1, 2, 3), dtype=np.float64)
-    return float(np.mean(10 * np.log10(1 / mse)))
+    pairs = zip(rebuilt, pictures, strict=True)
+    # Nothing comes closer than rounding does.
+    mse = [max(np.mean(np.square(a - b)), ROUNDING_STD**2) for a, b in pairs]
+    return float(np.mean(10 * np.log10(1 / np.array(mse, np.float64))))
 
 
 def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     """Returns how sharp what the run makes is, and what classifiers say of it."""
-    pictures = in_unit_interval(run.dataset.splits["test"].images)
+    pictures = in_unit_interval(_pictures(run, bool(judges)))
     opinions = [Opinion(run, judge, pictures) for judge in judges]
-    sharp: dict[str, Any] = {"num_images": len(pictures)}
+    sharp: dict[str, Any] = {"num_images": len(pictures), "realism": run.realism}
+    patch = run.config.model.decoder_patch
     for name, images in _made(run, bool(judges)):
-        sharp[name] = sharpness.compare(images, pictures)
+        sharp[name] = sharpness.compare(images, pictures, patch)
         if name == "reconstructions":
             sharp[name]["psnr"] = _psnr(images, pictures)
         for opinion in opinions:

@@ -4,6 +4,7 @@ The flags of the commands have a place of their own, `VALUES`: importing a comma
 function, in a notebook say, defines no flag of the program. `main` adds them to those.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -196,6 +197,13 @@ REALISM = flags.DEFINE_float(
     "The dial from 0, calibrated, to 1, sharp.",
     lower_bound=0.0,
     upper_bound=1.0,
+    flag_values=VALUES,
+)
+# NaN passes any bound.
+flags.register_validator(
+    "realism",
+    lambda value: value is None or not math.isnan(value),
+    "allowed is a number from 0 to 1",
     flag_values=VALUES,
 )
 ATTRIBUTE = flags.DEFINE_string(

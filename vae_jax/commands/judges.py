@@ -37,13 +37,12 @@ def open_judge(flag: str, workdir: Path, run: Run | None) -> Run:
     abilities.check_judge(judge, flag)
     if run is None:
         return judge
-    for setting in resolve.SEEN_BY_CLASSIFIERS:
-        theirs, ours = judge.config.dataset[setting], run.config.dataset[setting]
-        if theirs != ours:
-            raise UserError(
-                f"--{flag} is '{workdir}', trained with dataset.{setting} {theirs}; "
-                f"the run in {run.workdir} has {ours}"
-            )
+    resolve.check_same_images(
+        judge.config,
+        run.config,
+        f"--{flag} is '{workdir}'",
+        f"the run in {run.workdir}",
+    )
     return judge
 
 

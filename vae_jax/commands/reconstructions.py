@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vae_jax.commands import abilities
 from vae_jax.commands.flags import NUM_IMAGES, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
-from vae_jax.models.likelihoods import to_unit_interval
+from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -68,9 +69,12 @@ def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
     if run.realism:
         calibrated = replace(run, realism=0.0).model()
         before, widths = jax.device_get(_reconstruct(calibrated, originals, labels))
-        invented = np.abs(means - before) / widths
+        # A saturated Bernoulli has none.
+        invented = np.abs(means - before) / np.maximum(widths, ROUNDING_STD)
     originals = np.asarray(originals)
-    record = {"mse": float(np.mean(np.square(originals - means)))}
+    record = abilities.dial_of(run) | {
+        "mse": float(np.mean(np.square(originals - means)))
+    }
     if stds is not None:
         record |= {"mean_std": float(stds.mean()), "largest_std": float(stds.max())}
     if invented is not None:

@@ -161,6 +161,7 @@ def describe(
     """
     return {
         "checkpoint_step": run.step,
+        **abilities.dial_of(run),
         "num_images": len(images),
         "seed": seed,
         "temperature": temperature,

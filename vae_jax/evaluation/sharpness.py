@@ -146,13 +146,14 @@ def border_ratio(images: Images, period: int = PATCH) -> float | None:
     return _ratio(np.mean(by_place[at_borders]), np.mean(by_place[~at_borders]))
 
 
-def compare(generated: Images, real: Others) -> dict[str, Any]:
+def compare(generated: Images, real: Others, period: int = PATCH) -> dict[str, Any]:
     """Returns what generated images come to beside real ones, all as ratios to those.
 
-    `sharpness` and `border_ratio` are those of `sharpness` and of `border_ratio`, and
-    `bands` those of `band_ratios`. A ratio to nothing is None.
+    `sharpness` and `border_ratio` are those of `sharpness` and of `border_ratio` (for
+    patches of `period` pixels), and `bands` those of `band_ratios`. A ratio to nothing
+    is None.
     """
-    ours, theirs = border_ratio(generated), border_ratio(real)
+    ours, theirs = (border_ratio(images, period) for images in (generated, real))
     return {
         "sharpness": _ratio(sharpness(generated), sharpness(real)),
         "bands": band_ratios(generated, real),

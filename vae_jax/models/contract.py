@@ -85,10 +85,12 @@ class Prior(Protocol):
 class Autoencoder(Protocol):
     """A model that encodes images and decodes codes.
 
-    A model with `State` also has `update_state(terms)`, which assigns to it. Training
-    calls it with the terms of each batch, before the parameters change; what it assigns
-    is dropped where the update is skipped. A model whose codes are random has
-    `posterior(images, labels)`, a distribution over the numbers in each code.
+    A model with `State` of its own also has `update_state(terms)`, which assigns to it.
+    Training calls it with the terms of each batch, before the parameters change; what
+    it assigns is dropped where the update is skipped. A model whose codes are random
+    has `posterior(images, labels)`, a distribution over the numbers in each code. One
+    whose `has_dial` is true takes `realism` [B], from 0 to 1, in `decode` and
+    `__call__`.
 
     Attributes:
       code_shape: of the code of one image.
@@ -170,8 +172,6 @@ class Terms:
       log_mass: log-probability of the image's 8-bit levels, the discretised counterpart
         of `log_px`; None where the model has no likelihood.
       px: p(x|z), whose `mean` it is.
-      realism: how sharp each image was to be, from 0 to 1; None for a model without the
-        dial.
       layers: of latent variables; none for a deterministic code.
     """
 
@@ -180,7 +180,6 @@ class Terms:
     log_px: Float[Array, "S B"] | None = None
     log_mass: Float[Array, "S B"] | None = None
     px: ImageDistribution | None = None
-    realism: Float[Array, " B"] | None = None
     layers: tuple[Layer, ...] = ()
 
 

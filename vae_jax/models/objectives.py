@@ -72,8 +72,8 @@ class Objective:
         """
         dial = {}
         if getattr(model, "has_dial", False):
-            drawn = jax.random.uniform(jax.random.fold_in(key, 4), (len(images),))
-            dial = {"realism": drawn}
+            dial_key = jax.random.fold_in(key, 4)
+            dial["realism"] = jax.random.uniform(dial_key, (len(images),))
         terms = model(images, key, labels, self.num_samples, **dial)
         means = {
             name: jnp.mean(figure, axis=0)
@@ -84,7 +84,7 @@ class Objective:
             model.update_state(terms)
         loss = self.loss(means, step) + penalties.get("penalty", 0.0)
         if self.sharpening is not None:
-            added, seen = self.sharpening(model, terms, images, step)
+            added, seen = self.sharpening(model, terms, images, step, **dial)
             loss, penalties = loss + added, penalties | seen
         scalars = {name: mean for name, mean in means.items() if mean.ndim == 0}
         return loss, {"loss": loss, **scalars, **penalties}
@@ -281,8 +281,12 @@ def _check_iwae(values: Values) -> Refusal | None:
     return None
 
 
-def _with_sharpening(option: Option) -> Option:
-    """Returns an option whose objective may pull at the reconstructions as well."""
+def with_sharpening(option: Option) -> Option:
+    """Returns an option whose objective may pull at the reconstructions as well.
+
+    Args:
+      option: of an objective that takes likelihoods.
+    """
 
     def make(num_images: int, **own: Any) -> Objective:
         names = [name for name in own if name in sharpening.SETTINGS]
@@ -302,7 +306,7 @@ _BETA = weight(
 )
 _NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
 # What makes an objective is given the number of training images as well.
-ELBO = _with_sharpening(
+ELBO = with_sharpening(
     Option(
         lambda num_images, **own: beta_elbo(**own),
         {
@@ -318,7 +322,7 @@ ELBO = _with_sharpening(
         terms="likelihoods",
     )
 )
-CAPACITY = _with_sharpening(
+CAPACITY = with_sharpening(
     Option(
         lambda num_images, **own: capacity_elbo(**own),
         {
@@ -333,7 +337,7 @@ CAPACITY = _with_sharpening(
         terms="likelihoods",
     )
 )
-IWAE = _with_sharpening(
+IWAE = with_sharpening(
     Option(
         lambda num_images, **own: importance_weighted(**own),
         {"num_samples": _NUM_SAMPLES},
@@ -341,7 +345,7 @@ IWAE = _with_sharpening(
         terms="likelihoods",
     )
 )
-MMD = _with_sharpening(
+MMD = with_sharpening(
     Option(
         lambda num_images, **own: mmd_elbo(**own),
         {
@@ -354,7 +358,7 @@ MMD = _with_sharpening(
         terms="likelihoods",
     )
 )
-TC = _with_sharpening(
+TC = with_sharpening(
     Option(
         lambda num_images, **own: tc_elbo(**own, num_images=num_images),
         {"beta": _BETA},

@@ -8,8 +8,9 @@ tells reconstructions from their originals (Larsen et al. 2016), by relativistic
 its mean, so that the likelihood stays the model's own: ELBO and bits/dim keep their
 meaning, and say what sharpness costs.
 
-A term pulls by its gradient at the image alone, which is scaled to a share of the
-likelihood's there, in norm over the batch. VQGAN (Esser et al. 2021, equation 7) takes
+A term pulls by its gradient at the image alone (at the distribution's place, which is
+its mean or what the mean follows), scaled to a share of the likelihood's there, in norm
+over the batch and on a running average. VQGAN (Esser et al. 2021, equation 7) takes
 the gradients of the last layer instead, which is another one in each network.
 """
 
@@ -60,7 +61,7 @@ SETTINGS = {
         low=0,
     ),
 }
-# Of the critic: no weight decay, little momentum (Huang et al. 2024, appendix D).
+# Of the critic: no weight decay and little momentum, for what it learns against moves.
 OPTIMIZER = {
     "name": "adam",
     "learning_rate": 5e-4,
@@ -72,12 +73,12 @@ OPTIMIZER = {
     "b2": 0.99,
 }
 # The critic's gradients are penalised at every eighth image of a batch: lazily, as
-# StyleGAN2 does at every eighth step (Karras et al. 2020, section 3.1), at a cost that
-# is the same in every step.
+# StyleGAN2 does in some of its steps (Karras et al. 2020, section 3.1), but at a cost
+# that is the same in each.
 _PENALISED = 8
-# Of a term's scale: the share that a batch has in its running mean, and how many times
-# that mean a batch may ask for.
-_SHARE, _MOST = 0.05, 4.0
+# Of a term's scale: how far a batch moves its running mean, and how many times that
+# mean a batch may ask for.
+_RATE, _MOST = 0.05, 4.0
 _LARGEST_SCALE = 1e6
 # float32 holds exp of up to 88.
 _LARGEST_GAP = 60.0
@@ -87,7 +88,7 @@ Images = Float[Array, "B H W C"]
 
 
 class Scales(nnx.Module):
-    """How many times a term's gradient goes into the likelihood's, on average so far.
+    """How many times a term's gradient goes into the likelihood's, a running average.
 
     Attributes:
       perceptual: of the perceptual distance; 0 before the first update.
@@ -161,19 +162,25 @@ class Sharpening:
     critic_steps: int
 
     def __call__(
-        self, model: Any, terms: Terms, images: Images, step: Int[Array, ""]
+        self,
+        model: Any,
+        terms: Terms,
+        images: Images,
+        step: Int[Array, ""],
+        realism: Float[Array, " B"] | None = None,
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """Returns what is added to the loss, and what to log.
 
-        What is added is 0 and has gradients: the decoder's, through the place of each
-        reconstruction (the first of an image's samples), and the critic's, which
-        learns. Neither reaches the other's parameters.
+        What is added is 0 and has gradients: those of the autoencoder, through the
+        place of each reconstruction (the first of an image's samples), and those of the
+        critic, which learns. Neither reaches the other's parameters.
 
         Args:
           model: see `add_parts`; its `scales` move on.
-          terms: of the images; `realism` weighs the pull at each.
+          terms: of the images.
           images: in [0, 1].
           step: updates so far.
+          realism: weighs the pull at each image; None is 1.
         """
         # A scalar is one for all images.
         px: Any = jax.tree.map(lambda a: a[0] if a.ndim else a, terms.px)
@@ -186,7 +193,7 @@ class Sharpening:
         likelihoods = jax.grad(lambda place: -jnp.sum(at(place).log_prob(images)))(here)
         made, pull_back = jax.vjp(lambda place: at(place).mean, here)
 
-        shares = jnp.ones(len(images)) if terms.realism is None else terms.realism
+        shares = jnp.ones(len(images)) if realism is None else realism
         by_image = shares[:, None, None, None]
 
         def scaled(gradient: Array, scale: State) -> tuple[Array, Scalar]:
@@ -237,13 +244,15 @@ class Sharpening:
             return merged(images)
 
         def loss_of(params: Any, made: Images) -> tuple[Scalar, Array]:
-            real, drawn = jnp.split(score(params, jnp.concatenate([images, made])), 2)
-            losses = jax.nn.softplus(drawn - real)
-            return jnp.mean(shares * losses), real - drawn
+            real, drawn = score(params, _paired(images, made)).reshape(-1, 2).T
+            gap = real - drawn
+            # Beyond, the first gradient is too small for the second to be had from it.
+            held = gap + jax.lax.stop_gradient(jnp.minimum(gap, _LARGEST_GAP) - gap)
+            return jnp.mean(shares * jax.nn.softplus(-held)), gap
 
         def slope_of(params: Any) -> Scalar:
             """Returns R1 + R2 (Mescheder et al. 2018, equation 9)."""
-            some = jnp.concatenate([images[::_PENALISED], made[::_PENALISED]])
+            some = _paired(images[::_PENALISED], made[::_PENALISED])
             slopes = jax.grad(lambda some: jnp.sum(score(params, some)))(some)
             return 2 * jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 
@@ -281,6 +290,14 @@ def build_sharpening(
     )
 
 
+def _paired(images: Images, made: Images) -> Float[Array, "B*2 H W C"]:
+    """Returns both as one batch, each image before its own reconstruction.
+
+    Images are the outermost axis, by which several devices cut it.
+    """
+    return jnp.stack([images, made], axis=1).reshape(-1, *images.shape[1:])
+
+
 def _value_and_gradient(
     function: Callable[[Images], Float[Array, " B"]], images: Images
 ) -> tuple[Float[Array, " B"], Images]:
@@ -303,8 +320,10 @@ def _moved(mean: Scalar, likelihoods: Array, gradient: Array) -> Scalar:
       gradient: of the term, at the same places.
     """
     ours, theirs = (jnp.sqrt(jnp.sum(jnp.square(g))) for g in (gradient, likelihoods))
-    now = theirs / jnp.maximum(ours, theirs / _LARGEST_SCALE)
-    moved = mean + _SHARE * (jnp.minimum(now, _MOST * mean) - mean)
+    # A term that does not pull says nothing of how strong it is.
+    pulls = ours > theirs / _LARGEST_SCALE
+    now = jnp.where(pulls, theirs / jnp.where(pulls, ours, 1.0), mean)
+    moved = mean + _RATE * (jnp.minimum(now, _MOST * mean) - mean)
     return jnp.where(mean == 0, now, moved)
 
 

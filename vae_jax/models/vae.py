@@ -115,6 +115,8 @@ class VAE(nnx.Module):
         rank = len(self.code_shape)
         batch = code.shape[: code.ndim - rank]
         known = self._labels(labels, *batch)
+        if realism is not None and not self.has_dial:
+            raise ValueError("realism is given, and the decoder has no dial")
         if self.has_dial:
             dial = jnp.asarray(self.realism if realism is None else realism)
             dial = jnp.broadcast_to(dial, batch)[..., None]
@@ -158,7 +160,6 @@ class VAE(nnx.Module):
             log_px=px.log_prob(images),
             log_mass=px.log_mass(images),
             px=px,
-            realism=realism,
             layers=(
                 Layer(
                     posterior=posterior,

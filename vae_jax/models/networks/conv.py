@@ -281,6 +281,8 @@ def _check(values: Values) -> Refusal | None:
             resolutions(values["dataset.size"], values["model.code_size"])
         except ValueError as error:
             return "model.code_size", str(error)
+    if values["model.decoder_patch"] < PATCH and values["model.width"] < 4:
+        return "model.width", "with model.decoder_patch 2 it must be at least 4"
     return refused
 
 
@@ -288,7 +290,8 @@ CONV = Option(
     _networks,
     {
         "width": width_setting(
-            "A quarter of the channels of conv's coarsest stage; no stage has fewer."
+            "A quarter of the channels of conv's coarsest stage; no stage has fewer, "
+            "but for that of decoder_patch."
         ),
         "width_from": choice(
             "auto",

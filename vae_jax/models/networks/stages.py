@@ -59,7 +59,7 @@ def stage_widths(
 
     Args:
       size: of the images.
-      width: channels of the narrowest stage.
+      width: channels of the narrowest stage of `PATCH`.
       width_from: "coarsest", which "auto" is: the coarsest stage of these images has
         four times as many, and each finer one half of the one below, so that a network
         of larger images contains that of smaller ones. "finest": the channels double
