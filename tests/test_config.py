@@ -330,6 +330,13 @@ def test_settings_of_single_parts_are_read_as_the_optimisers_are():
         "prior": {"learning_rate": 1e-3, "clip_norm": None},
         "encoder": {"name": "adam"},
     }
+    # The critic's own are those that it is checked with.
+    critic = {"objective__adversarial_weight": 0.2}
+    config_lib.validate(changed(parts__optimizer="critic.name=adam", **critic))
+    with pytest.raises(UserError, match="of critic, optimizer.weight_decay: adam has"):
+        config_lib.validate(
+            changed(parts__optimizer="critic.weight_decay=0.1", **critic)
+        )
     text = "encoder.name=adam,encoder.weight_decay=0"
     config_lib.validate(changed(parts__optimizer=text))
     with pytest.raises(UserError, match="encoder is frozen"):

@@ -16,7 +16,8 @@ BFLOAT16 = jnp.dtype("bfloat16")
 
 def widths(size, settings):
     code_size, width = settings.get("code_size"), settings.pop("width", 8)
-    return conv.stage_widths(size, width, "finest", code_size)
+    patch = settings.get("patch", conv.PATCH)
+    return conv.stage_widths(size, width, "finest", code_size, patch)
 
 
 def encoder(size=16, channels=1, **settings):
@@ -255,3 +256,22 @@ def test_resizing_makes_no_pattern_of_an_even_map():
     assert ranges["resize"] < 1e-5
     # The sub-pixel's period is its channels', which training has to make alike.
     assert ranges["subpixel"] > 0.01
+
+
+@pytest.mark.parametrize("upsampling", conv.UPSAMPLINGS)
+def test_a_decoder_of_finer_patches_has_one_stage_more(upsampling):
+    coarse, fine = (
+        awake(decoder, upsampling=upsampling, patch=patch) for patch in (4, 2)
+    )
+    assert fine.stages.keys() - coarse.stages.keys() == {"r8"}
+    # Half as wide, at twice the resolution.
+    assert fine.stages["r8"].blocks[0].widen.kernel[...].shape == (2, 4)
+    z = noise((3, 5))
+    maps = run(fine, z)
+    assert len(maps) == 2 and maps[0].shape == (3, 16, 16, 1)
+    # What is at the coarser stages is the same, so that it can be taken over.
+    shapes = [
+        jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(m.stages["r4"].blocks)))
+        for m in (coarse, fine)
+    ]
+    assert shapes[0] == shapes[1]
