@@ -121,6 +121,17 @@ def test_a_flag_without_a_use_is_refused(given, said):
             main.check_given(main.COMMANDS, main.MODE.value)
 
 
+@pytest.mark.parametrize(
+    "given", ["--realism=nan", "--realism=1.1", "--temperature=inf"]
+)
+def test_a_number_out_of_range_is_refused(given):
+    with (
+        flagsaver.flagsaver(),
+        pytest.raises(flags.IllegalFlagValueError, match=given[2:9]),
+    ):
+        main.flags.FLAGS(["vae_jax", "--mode=sample", given])
+
+
 RECIPES = {
     "def get_config(): return 1 / 0": "the recipe fails: ZeroDivisionError",
     "def get_config(): return name": "the recipe fails: NameError",
