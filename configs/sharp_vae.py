@@ -15,6 +15,6 @@ from configs import conv_vae
 def get_config(words=""):
     config = conv_vae.get_config(words)
     config.objective.guide = "runs/guide"
-    config.objective.perceptual_weight = 0.3
+    config.objective.perceptual_weight = 0.5
     config.objective.adversarial_weight = 0.2
     return config
