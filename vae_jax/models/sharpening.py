@@ -76,8 +76,8 @@ OPTIMIZER = {
 # StyleGAN2 does in some of its steps (Karras et al. 2020, section 3.1), but at a cost
 # that is the same in each.
 _PENALISED = 8
-# Of a term's scale: how far a batch moves its running mean, and how many times that
-# mean a batch may ask for.
+# Of a term's scale: how far a batch moves its running mean, how many times that mean a
+# batch may ask for, and the scale beyond which a term is taken not to pull.
 _RATE, _MOST = 0.05, 4.0
 _LARGEST_SCALE = 1e6
 # float32 holds exp of up to 88.
