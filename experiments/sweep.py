@@ -44,7 +44,7 @@ def _report_at(
     report = json.loads(path.read_text())
     judged = judge is None or (
         report.get("judge", {}).get("workdir") == str(judge)
-        and report["sharpness"]["realism"] == 0
+        and report["sharpness"].get("realism", 0) == 0
     )
     return report if judged and report["test"]["ema"]["step"] == step else None
 

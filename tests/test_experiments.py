@@ -488,6 +488,7 @@ def test_weights_of_sharpness_have_a_table_and_a_figure(tiny, judges, tmp_path):
         f"--judge={judges / 'judge'}",
         f"--out={tmp_path}",
         "--config.objective.critic_width=4",
+        "--config.objective.critic_steps=0",
         *tiny,
     ]
     realism.main(command)

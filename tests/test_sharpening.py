@@ -108,6 +108,7 @@ def slope(function, params, direction, size=2e-3):
     return (ends[0] - ends[1]) / (2 * size)
 
 
+@pytest.mark.slow
 def test_every_part_learns_from_its_own_loss_alone(images):
     config = both()
     grads, metrics, state, (graphdef, variables) = step_of(config, images)
@@ -218,7 +219,7 @@ def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
         value, _ = sharpen(build.merge(graphdef, variables), terms, x, LATE)
         return value
 
-    value, gradients = jax.value_and_grad(added)(maps)
+    value, gradients = jax.jit(jax.value_and_grad(added))(maps)
     assert value == 0
     place, *widths = map(np.asarray, gradients)
     assert np.isfinite(place).all() and np.abs(place).max() > 0
@@ -255,9 +256,8 @@ def sharpened(critic, made, x, std=0.5, **settings):
         terms = Terms(mean=px.mean, code=jnp.zeros((1, len(x), 3)), px=px)
         return sharpen(model, terms, x, LATE)
 
-    (by_params, by_place), seen = jax.grad(added, argnums=(0, 1), has_aux=True)(
-        nnx.to_pure_dict(params), made
-    )
+    slopes = jax.jit(jax.grad(added, argnums=(0, 1), has_aux=True))
+    (by_params, by_place), seen = slopes(nnx.to_pure_dict(params), made)
     return by_params, by_place, seen
 
 
@@ -337,7 +337,7 @@ COMBINED = {
     "mmd": {"objective.name": "mmd"},
     "tc": {"objective.name": "tc", "objective.beta": 2.0},
     "capacity": {"objective.name": "capacity"},
-    "labels": {"model.attributes": "Smiling,Male"},
+    "labels": {"model.attributes": "Smiling,Eyeglasses"},
     "spatial": {"model.network": "conv", "model.code_size": 4, "model.width": 4},
     "vamp": {"model.prior": "vamp", "model.prior_components": 3},
 }
@@ -358,6 +358,7 @@ def test_whatever_a_vae_is_made_of_it_is_sharpened(sharp_config, tmp_path, case)
     assert run.step == 4
 
 
+@pytest.mark.slow
 def test_one_batch_moves_a_scale_by_little(images):
     x = images / jnp.float32(255)
     sharpen = Sharpening(0.0, 1.0, 0.0, 0)

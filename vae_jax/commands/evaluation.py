@@ -209,7 +209,7 @@ def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     """Returns how sharp what the run makes is, and what classifiers say of it."""
     pictures = in_unit_interval(_pictures(run, bool(judges)))
     opinions = [Opinion(run, judge, pictures) for judge in judges]
-    sharp: dict[str, Any] = {"num_images": len(pictures), "realism": run.realism}
+    sharp: dict[str, Any] = {"num_images": len(pictures), **abilities.dial_of(run)}
     patch = run.config.model.decoder_patch
     for name, images in _made(run, bool(judges)):
         sharp[name] = sharpness.compare(images, pictures, patch)
