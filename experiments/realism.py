@@ -1,7 +1,7 @@
 """What sharpness costs, and what it brings: a VAE under several weights of both pulls.
 
   python -m experiments.realism --config=configs/sharp_vae.py --judge=runs/judge \
-      --weights=0:0,0.3:0,0:0.2,0.3:0.2
+      --weights=0:0,0.5:0,0:0.2,0.5:0.2
 
 trains a model for each pair PERCEPTUAL:ADVERSARIAL and each seed, and writes,
 under --out, table.md, table.csv and realism.png: PSNR and bits/dim, which pay, and
@@ -115,13 +115,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weights",
         type=weights,
-        default="0:0,0.3:0,0:0.2,0.3:0.2",
-        help="PERCEPTUAL:ADVERSARIAL, commas between; 0:0,0.3:0,0:0.2,0.3:0.2.",
+        default="0:0,0.5:0,0:0.2,0.5:0.2",
+        help="PERCEPTUAL:ADVERSARIAL, commas between; 0:0,0.5:0,0:0.2,0.5:0.2.",
     )
     options, settings = parse(parser, argv)
     if options.judge is None:
         raise UserError("--judge is not given; it names the workdir of a classifier")
-    points = {pair: point_of(pair, settings) for pair in options.weights}
+    points = {
+        # A colon has meanings of its own in paths.
+        pair.replace(":", "_"): point_of(pair, settings)
+        for pair in options.weights
+    }
     settings = {n: v for n, v in settings.items() if not n.startswith(OF_PULLS)}
     results = sweep(
         options.config,

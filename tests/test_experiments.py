@@ -494,7 +494,7 @@ def test_weights_of_sharpness_have_a_table_and_a_figure(tiny, judges, tmp_path):
     realism.main(command)
     rows = rows_of(tmp_path / "table.csv")
     assert [row["objective.adversarial_weight"] for row in rows] == ["0", "0.5"]
-    workdir = tmp_path / "0:0.5_seed3"
+    workdir = tmp_path / "0_0.5_seed3"
     report = json.loads((workdir / "eval.json").read_text())
     for images, block in (
         ("reconstructions", "sharpness"),

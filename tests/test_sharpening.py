@@ -595,12 +595,13 @@ def test_a_reconstruction_shows_what_was_invented(sharp_config, tmp_path):
     np.testing.assert_allclose(found.invented, expected, rtol=1e-4, atol=1e-6)
     assert found.record["mean_invented"] == pytest.approx(expected.mean(), rel=1e-4)
     assert found.record["realism"] == 1
-    reconstructions.draw_reconstructions(turned, found)
-    with Image.open(tmp_path / "run" / "images" / "reconstructions.png") as picture:
-        rows = picture.size[1]
-    reconstructions.draw_reconstructions(run, plain)
-    with Image.open(tmp_path / "run" / "images" / "reconstructions.png") as picture:
-        assert rows > picture.size[1]
+    sizes = {}
+    for each, what in ((turned, found), (run, plain)):
+        path = reconstructions.draw_reconstructions(each, what)
+        with Image.open(path) as picture:
+            sizes[path.name] = picture.size[1]
+    # Beside one another, the first with a row more.
+    assert sizes["reconstructions_realism_1.png"] > sizes["reconstructions.png"]
 
 
 REFUSED = {
@@ -613,7 +614,10 @@ REFUSED = {
         "dataset.size.*with a guide",
     ),
     "dial_of_nothing": ({"realism": True}, "model.realism.*objective.perceptual"),
-    "guide_of_nothing": ({"guide": "runs/guide"}, "objective.guide.*perceptual_weight"),
+    "guide_of_nothing": (
+        {"guide": "runs/guide"},
+        "objective.guide.*perceptual_weight, which is 0: set it to None",
+    ),
     "critic_of_nothing": (
         {"critic_width": 8},
         "objective.critic_width.*objective.adversarial_weight",

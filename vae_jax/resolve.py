@@ -260,31 +260,36 @@ def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> Non
 
 def _check_guide(config: Config) -> None:
     """Raises UserError where a run's guide is not there or sees other images."""
+    allowed = (
+        "allowed is the workdir of a classifier that sees the same images, which "
+        "configs/judge.py trains with the same words and another seed:\n"
+        "  python -m vae_jax.main --config=configs/judge.py --workdir=runs/guide "
+        "--config.seed=1"
+    )
     if config.objective.guide is None:
         raise UserError(
-            "config.objective.guide is None, and config.objective.perceptual_weight "
-            f"{config.objective.perceptual_weight} needs the workdir of a classifier "
-            "that sees the same images:\n"
-            "  python -m vae_jax.main --config=configs/judge.py --workdir=runs/guide "
-            "--config.seed=1"
+            "config.objective.guide is None, and config.objective.perceptual_weight is "
+            f"{config.objective.perceptual_weight}; {allowed}"
         )
     workdir = local_path(config.objective.guide, "config.objective.guide")
     named = f"config.objective.guide is {config.objective.guide!r}"
     try:
         guide = record.read_config(workdir)
     except UserError as error:
-        raise UserError(f"{named}: {error}") from error
+        raise UserError(f"{named}: {error}; {allowed}") from error
     if guide.model.network != "strided":
         raise UserError(
-            f"{named}, a run with model.network {guide.model.network}; allowed is a "
-            "classifier of configs/judge.py, with strided"
+            f"{named}, a run with model.network {guide.model.network}; {allowed}"
         )
     if guide.model.width != config.objective.guide_width:
         raise UserError(
             f"{named}, a run with model.width {guide.model.width}; "
             f"config.objective.guide_width is {config.objective.guide_width}"
         )
-    check_same_images(guide, config, named, "this run")
+    try:
+        check_same_images(guide, config, named, "this run")
+    except UserError as error:
+        raise UserError(f"{error}; {allowed}") from error
 
 
 def _shape(array: Any) -> str:

@@ -146,8 +146,10 @@ class Run:
         )
 
     def image_path(self, name: str) -> Path:
-        """Returns where a picture of this run goes."""
+        """Returns where a picture of this run goes; its name says where a dial is."""
         path = self.workdir / "images" / name
+        if self.realism:
+            path = path.with_stem(f"{path.stem}_realism_{self.realism:g}")
         with writing(path):
             path.parent.mkdir(exist_ok=True)
         return path

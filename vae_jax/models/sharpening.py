@@ -131,8 +131,9 @@ def check(values: Values) -> Refusal | None:
     ):
         for name in brought:
             if not own[chooser] and own[name] != SETTINGS[name].default:
-                reason = f"it goes with objective.{chooser}, which is 0"
-                return f"objective.{name}", reason
+                usual = SETTINGS[name].default
+                reason = f"it goes with objective.{chooser}, which is 0: set it to "
+                return f"objective.{name}", f"{reason}{usual}"
     if own["adversarial_weight"] and values["dataset.size"] % PATCH:
         reason = f"with a critic it must be a multiple of {PATCH}"
         return "dataset.size", reason
