@@ -38,7 +38,7 @@ from vae_jax.data import cache, synthetic_faces  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """Marks as fast what is not marked as slow, so that `-m fast` takes a minute."""
+    """Marks as fast what is not marked as slow, so that `-m fast` takes two minutes."""
     for item in items:
         if item.get_closest_marker("slow") is None:
             item.add_marker("fast")
