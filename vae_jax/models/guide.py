@@ -14,16 +14,14 @@ from vae_jax.models.networks.strided import StridedEncoder
 _SMALL = 1e-8
 
 
-def _by_path(params: Any) -> dict[tuple[str | int, ...], Array]:
-    """Returns the arrays that the maps of an encoder need, by their paths."""
-    found: Any = traverse_util.flatten_dict(params)
-    return {path: array for path, array in found.items() if path[0] != "head"}
+def _name(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
 
 
 def arrays_of(classifier: Variables) -> dict[str, Array]:
     """Returns the arrays of a trained classifier that a `Guide` holds, by its names."""
-    found = _by_path(classifier.params["encoder"])
-    return {".".join(map(str, path)): array for path, array in found.items()}
+    found: Any = traverse_util.flatten_dict(classifier.params["encoder"])
+    return {_name(path): a for path, a in found.items() if path[0] != "head"}
 
 
 class Guide(nnx.Module):
@@ -37,16 +35,13 @@ class Guide(nnx.Module):
         # Its features of the whole image have no place in the maps.
         del encoder.head
         self.graphdef, params = nnx.split(encoder, nnx.Param)
-        found = _by_path(nnx.to_pure_dict(params))
+        found: Any = traverse_util.flatten_dict(nnx.to_pure_dict(params))
         self.paths = tuple(found)
-        self.arrays = nnx.Dict(
-            {".".join(map(str, path)): State(array) for path, array in found.items()}
-        )
+        self.arrays = nnx.Dict({_name(path): State(a) for path, a in found.items()})
 
     def maps(self, images: Float[Array, "B H W C"]) -> tuple[Array, ...]:
         """Returns the features of each layer at each place, [B,h,w,c] each."""
-        arrays = [self.arrays[".".join(map(str, path))][...] for path in self.paths]
-        found = dict(zip(self.paths, arrays, strict=True))
+        found = {path: self.arrays[_name(path)][...] for path in self.paths}
         encoder: Any = nnx.merge(self.graphdef, traverse_util.unflatten_dict(found))
         return encoder.maps(images)
 

@@ -7,7 +7,7 @@ same in training and in validation. Only here are terms averaged and weighted.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -289,10 +289,15 @@ def with_sharpening(option: Option) -> Option:
     """
 
     def make(num_images: int, **own: Any) -> Objective:
-        names = [name for name in own if name in sharpening.SETTINGS]
-        sharp = {name: own.pop(name) for name in names}
+        # The others are of the parts that sharpen, see `sharpening.add_parts`.
+        sharp = {name: own.pop(name) for name in sharpening.SETTINGS}
+        pulls = Sharpening(
+            **{each.name: sharp[each.name] for each in fields(Sharpening)}
+        )
         objective = option.make(num_images, **own)
-        return replace(objective, sharpening=sharpening.build_sharpening(**sharp))
+        if not pulls.perceptual_weight and not pulls.adversarial_weight:
+            return objective
+        return replace(objective, sharpening=pulls)
 
     def check(values: Values) -> Refusal | None:
         return option.check(values) or sharpening.check(values)

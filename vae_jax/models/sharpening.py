@@ -274,23 +274,6 @@ class Sharpening:
         return learnt, weights[:, None, None, None] * gradient, seen
 
 
-def build_sharpening(
-    *,
-    perceptual_weight: float,
-    adversarial_weight: float,
-    critic_penalty: float,
-    critic_steps: int,
-    **of_parts: Any,
-) -> Sharpening | None:
-    """Returns what the settings ask for; None where both weights are 0."""
-    del of_parts
-    if not perceptual_weight and not adversarial_weight:
-        return None
-    return Sharpening(
-        perceptual_weight, adversarial_weight, critic_penalty, critic_steps
-    )
-
-
 def _paired(images: Images, made: Images) -> Float[Array, "B*2 H W C"]:
     """Returns both as one batch, each image before its own reconstruction.
 
