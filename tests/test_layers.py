@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from scipy import signal
 
-from vae_jax.models.networks import layers
+from vae_jax.models.networks import layers, winograd
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -56,11 +56,17 @@ def test_convolution_is_scipys_correlation_with_zeros_outside():
     np.testing.assert_allclose(layer(x), halved, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_on_a_cpu_are_those_of_xlas_convolution(stride):
+# By patches, by patches at stride 2, by Winograd's algorithm.
+WAYS = pytest.mark.parametrize(
+    "height, width, stride", [(5, 6, 1), (5, 6, 2), (8, 12, 2), (8, 12, 1)]
+)
+
+
+@WAYS
+def test_gradients_on_a_cpu_are_those_of_xlas_convolution(height, width, stride):
     # What accelerators run, run here.
-    x, kernel = noise((2, 5, 6, 3)), noise((3, 3, 3, 4))
-    weights = noise((2, -(-5 // stride), -(-6 // stride), 4), seed=1)
+    x, kernel = noise((2, height, width, 3)), noise((3, 3, 3, 4))
+    weights = noise((2, -(-height // stride), -(-width // stride), 4), seed=1)
 
     def total(product, x, kernel):
         return jnp.sum(weights * jnp.sin(product(x, kernel, stride)))
@@ -78,10 +84,10 @@ def test_gradients_on_a_cpu_are_those_of_xlas_convolution(stride):
     )
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_gradients_on_a_cpu_have_gradients(stride):
+@WAYS
+def test_gradients_on_a_cpu_have_gradients(height, width, stride):
     # As the penalty of a regularised autoencoder on its decoder's Jacobian needs.
-    x, kernel = noise((2, 5, 6, 3)), noise((3, 3, 3, 4))
+    x, kernel = noise((2, height, width, 3)), noise((3, 3, 3, 4))
 
     def penalty(product, x, kernel):
         slope = jax.grad(lambda x: jnp.sum(jnp.sin(product(x, kernel, stride))))(x)
@@ -93,6 +99,31 @@ def test_gradients_on_a_cpu_have_gradients(stride):
     )
     for a, b in zip(here, reference, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_winograds_convolution_rounds_little_more_than_a_sum_of_products():
+    x, kernel = noise((4, 16, 8, 64)), noise((3, 3, 64, 32), seed=1) / 24
+    padded = np.pad(np.float64(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        padded[:, i : i + 16, j : j + 8] @ np.float64(kernel[i, j])
+        for i in range(3)
+        for j in range(3)
+    )
+
+    def error(y):
+        return np.sqrt(np.mean(np.square(np.float64(y) - exact)))
+
+    found = error(winograd.convolve(x, kernel))
+    assert found < 5 * error(layers._multiply_patches(x, kernel, 1))
+    assert found < 2e-6
+
+
+def test_half_precision_is_left_to_sums_of_products():
+    x = noise((1, 4, 4, 3))
+    assert winograd.fits(x)
+    assert not winograd.fits(x.astype(BFLOAT16))
+    assert not winograd.fits(x[:, :3])
+    assert not winograd.fits(x[:, :, :3])
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vae_jax.models.networks import winograd
+
 NORMS = ("none", "group")
 
 
@@ -101,8 +103,14 @@ def _multiply_patches(x, kernel, stride):
     return (rows @ kernel.reshape(-1, features)).reshape(*patches.shape[:3], features)
 
 
-# XLA on a CPU is twice as fast as the product of patches, but not at its gradients: in
-# a loop, such as the scan over updates, they are some 30 times slower.
+def _multiply(x, kernel, stride):
+    if stride == 1 and winograd.fits(x):
+        return winograd.convolve(x, kernel)
+    return _multiply_patches(x, kernel, stride)
+
+
+# XLA's own convolution is fast on a CPU, but not its gradients: in a loop, such as the
+# scan over updates, they are some 30 times slower than these.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve_on_cpu(x, kernel, stride):
     return _convolve(x, kernel, stride)
@@ -110,7 +118,7 @@ def _convolve_on_cpu(x, kernel, stride):
 
 _convolve_on_cpu.defvjp(
     lambda x, kernel, stride: jax.vjp(
-        functools.partial(_multiply_patches, stride=stride), x, kernel
+        functools.partial(_multiply, stride=stride), x, kernel
     ),
     lambda stride, pull_back, gradient: pull_back(gradient),
 )
