@@ -6,23 +6,20 @@ and writes it, with every figure that it was made from, as JSON.
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from tabulate import tabulate
 
 from benchmarks import (
-    accelerator,
     data_path,
     exploring,
     limits,
     profiling,
     scaling,
+    several_runs,
     start_up,
     training,
 )
@@ -51,27 +48,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
         )
     ],
     "start_up": lambda arguments: start_up.measure(arguments.repeats),
-    "sweep": lambda arguments: [accelerator.sweep(repeats=arguments.repeats)],
-    "accelerator": lambda arguments: [
-        accelerator.epochs(repeats=arguments.repeats),
-        accelerator.colour(64, repeats=arguments.repeats),
-        accelerator.colour(128, repeats=arguments.repeats),
-    ],
+    "sweep": lambda arguments: [several_runs.measure(repeats=arguments.repeats)],
 }
-
-
-def _machine() -> dict[str, Any]:
-    device = jax.devices()[0]
-    limit = limits.machine()
-    return {
-        "device": device.device_kind,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "matrix_product_gflops": limit["flops"] / 1e9,
-        "memory_gb_per_second": limit["bytes"] / 1e9,
-    }
 
 
 def _number(value: float) -> str:
@@ -128,7 +106,7 @@ def main() -> None:
         "--only",
         choices=[*PARTS, "scaling", "profile"],
         nargs="+",
-        help="Some parts; all of them, that of accelerators on one alone.",
+        help="Some parts; all of them.",
     )
     parser.add_argument(
         "--batch_size",
@@ -163,11 +141,8 @@ def main() -> None:
         arguments.out.touch()
     except OSError as error:
         parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
-    found: dict[str, Any] = {"machine": _machine(), "lines": []}
+    found: dict[str, Any] = {"machine": limits.description(), "lines": []}
     parts = arguments.only or [*PARTS, "scaling", "profile"]
-    if arguments.only is None and jax.default_backend() == "cpu":
-        # Minutes a turn.
-        parts.remove("accelerator")
     for part in parts:
         if part == "scaling":
             found["scaling"] = scaling.measure()

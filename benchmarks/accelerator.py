@@ -1,47 +1,100 @@
-"""What an accelerator is for: bfloat16, long trainings, several runs in one program."""
+"""What an accelerator does: python -m benchmarks.accelerator --all --out=DIR.
 
+Lines go by what they are worth, each is written as soon as it is there, and none is
+begun that would end after the budget. Nothing is needed but the code: images are noise
+or drawn faces.
+"""
+
+import argparse
+import contextlib
+import dataclasses
 import functools
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import limits, training
 from benchmarks.timing import durations, in_turn, rates
-from configs import conv_vae
-from vae_jax.data import batches
+from configs import ae, conv_vae, vae
+from vae_jax import run
+from vae_jax.config import Config
+from vae_jax.data import synthetic_faces
 from vae_jax.experiment import assemble
-from vae_jax.training import step as step_lib
+
+# From a line's precision to the activations' and to that of float32's products.
+PRECISIONS = {
+    "bf16": ("bf16", None),
+    "tf32": ("fp32", "tensorfloat32"),
+    "fp32": ("fp32", "highest"),
+    "fp16": ("fp16", None),
+}
+KINDS = ("notebook", "rate", "repeated", "tests")
 
 
-def epochs(
-    *, repeats: int, num_steps: int = 7630, num_images: int = 162_770
-) -> dict[str, Any]:
-    """Returns the seconds of the notebook's three epochs of CelebA, in bfloat16.
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How large the programme is; smaller ones rehearse it.
 
-    Of its VAE in batches of 64; compilation, in `compile_seconds`, is apart. The floor
-    is the traffic of optimiser and EMA alone, see `limits.PASSES`.
-
-    Args:
+    Attributes:
+      num_steps: of the notebook's three epochs of CelebA, in batches of 64.
+      num_images: of CelebA's training split.
+      batch_sizes: of the trainings whose rates are taken, the most telling first.
+      pixels: of the conv VAE's images, on a side.
+      seconds: of a turn, about.
       repeats: turns of each rival.
-      num_steps: a multiple of a recipe's steps per dispatch.
-      num_images: to choose from.
+      repeated_steps: of the trainings whose bits are compared.
+      drawn_faces: for those, by split.
+    """
+
+    num_steps: int = 7630
+    num_images: int = 162_770
+    batch_sizes: tuple[int, ...] = (256, 64, 1024)
+    pixels: tuple[int, ...] = (64, 128, 256)
+    seconds: float = 1.0
+    repeats: int = 5
+    repeated_steps: int = 2000
+    drawn_faces: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {"train": 2000, "validation": 200, "test": 64}
+    )
+
+
+def notebook(sizes: Sizes) -> dict[str, Any]:
+    """Returns the seconds of the notebook's training, whole, in bfloat16.
+
+    Compilation, in `compile_seconds`, is apart. The floor is the traffic of optimiser
+    and EMA alone, see `limits.PASSES`.
     """
     config = training.plain(training.RECIPES["VAE"](), 64)
     config.precision = "bf16"
-    split = training.pictures(config, num_images)
+    split = training.pictures(config, sizes.num_images)
     ours = training.trainer(config, split, "device")
     start = time.perf_counter()
     ours(config.train.steps_per_dispatch)
     compile_seconds = time.perf_counter() - start
-    rivals = {"vae_jax": ours, **training.peers("VAE", config, split)}
-    turns = {name: functools.partial(run, num_steps) for name, run in rivals.items()}
-    found = durations(in_turn(turns, repeats=repeats))
-    floor = limits.step_floor(assemble(config, num_images), split, 64)
-    floor = num_steps * floor["traffic_seconds"]
+    rivals = {
+        "vae_jax": ours,
+        **training.peers("VAE", config, split, "bf16", with_loader=False),
+    }
+    turns = {
+        name: functools.partial(train, sizes.num_steps)
+        for name, train in rivals.items()
+    }
+    found = durations(in_turn(turns, repeats=sizes.repeats))
+    floor = limits.step_floor(assemble(config, sizes.num_images), split, 64)
+    floor = sizes.num_steps * floor["traffic_seconds"]
     return {
-        "name": f"VAE, bf16, {num_steps} steps of 64",
+        "name": f"VAE, bf16, {sizes.num_steps} steps of 64",
         "unit": "s",
         "rivals": found,
         "compile_seconds": compile_seconds,
@@ -50,79 +103,215 @@ def epochs(
     }
 
 
-def colour(size: int, *, repeats: int, batch_size: int = 64) -> dict[str, Any]:
-    """Returns images/s of training the conv VAE in bfloat16, and its share of the peak.
+def _recipe(name: str, pixels: int) -> Config:
+    if name == "conv VAE":
+        return conv_vae.get_config(f"gaussian,{'gray' if pixels == 64 else 'colour'}")
+    return {"AE": ae.get_config, "VAE": vae.get_config}[name]()
 
-    `share_of_peak` is XLA's count of a step's FLOPs over its time, by the rate of
-    a matrix product in bfloat16.
+
+def rate(
+    name: str, pixels: int, precision: str, batch_size: int, sizes: Sizes
+) -> dict[str, Any]:
+    """Returns images/s of training, and how much of the machine they use.
+
+    `share_of_flops` is XLA's count of a step's FLOPs over its time, by the rate of a
+    matrix product of this precision; `share_of_bytes` is that of the traffic of
+    parameters, optimiser and EMA, by the rate of the memory.
 
     Args:
-      size: of the RGB pictures, 64, 128 or 256.
-      repeats: turns of each rival.
-      batch_size: pictures in an update.
+      name: "AE", "VAE" or "conv VAE", which is gray at 64 pixels and colour above.
+      pixels: on a side.
+      precision: a key of `PRECISIONS`.
+      batch_size: images in an update.
+      sizes: of the turns.
     """
-    config = training.plain(conv_vae.get_config(f"gaussian,colour,{size}"), batch_size)
-    config.precision = "bf16"
-    split = training.pictures(config, 20 * batch_size)
-    rivals = {
-        "vae_jax": training.trainer(config, split, "device"),
-        **training.peers("conv VAE", config, split),
-    }
-    num_steps = 10 * config.train.steps_per_dispatch
-    turns = {name: functools.partial(run, num_steps) for name, run in rivals.items()}
-    found = rates(in_turn(turns, repeats=repeats), num_steps * batch_size)
-    floor = limits.step_floor(assemble(config, len(split.images)), split, batch_size)
-    flops = floor["flops"] * found["vae_jax"]["median"] / batch_size
+    config = training.plain(_recipe(name, pixels), batch_size)
+    config.dataset.size = pixels
+    config.precision, products = PRECISIONS[precision]
+    split = training.pictures(config, max(4 * batch_size, 4096))
+    with (
+        jax.default_matmul_precision(products) if products else contextlib.nullcontext()
+    ):
+        ours = training.trainer(config, split, "device")
+        per_dispatch = config.train.steps_per_dispatch
+        ours(per_dispatch)
+        start = time.perf_counter()
+        ours(per_dispatch)
+        dispatches = max(1, round(sizes.seconds / (time.perf_counter() - start)))
+        peers = training.peers(name, config, split, precision, with_loader=False)
+        turns = {
+            rival: functools.partial(train, dispatches * per_dispatch)
+            for rival, train in {"vae_jax": ours, **peers}.items()
+        }
+        seconds = in_turn(turns, repeats=sizes.repeats)
+        dtype = jnp.float32 if config.precision == "fp32" else jnp.bfloat16
+        floor = limits.step_floor(
+            assemble(config, len(split.images)), split, batch_size
+        )
+        limit = limits.machine(dtype=dtype)
+    found = rates(seconds, dispatches * per_dispatch * batch_size)
+    steps_per_second = found["vae_jax"]["median"] / batch_size
     return {
-        "name": f"conv VAE, bf16, RGB {size}x{size}, batch {batch_size}",
+        "name": f"{name}, {precision}, {pixels} pixels, batch {batch_size}",
         "unit": "images/s",
         "rivals": found,
-        "share_of_peak": flops / limits.machine(dtype=jnp.bfloat16)["flops"],
+        "share_of_flops": steps_per_second * floor["flops"] / limit["flops"],
+        "share_of_bytes": steps_per_second * floor["bytes"] / limit["bytes"],
     }
 
 
-def sweep(*, repeats: int, num_runs: int = 4, num_steps: int = 100) -> dict[str, Any]:
-    """Returns images/s of several trainings of the VAE, of all runs together.
-
-    As one program, vectorised over runs of other parameters, against one run after
-    another.
+def repeated(sizes: Sizes, *, deterministic: bool) -> dict[str, Any]:
+    """Says whether trainings end with the same bits: again, and stopped and resumed.
 
     Args:
-      repeats: turns of each rival.
-      num_runs: in the program.
-      num_steps: of each run, a multiple of the recipe's steps per dispatch.
+      sizes: how many steps, and of how many faces.
+      deterministic: whether `config.deterministic` is set.
+
+    Returns:
+      Among others `same_again` and `same_resumed`, and the seconds of a whole training.
     """
-    config = training.plain(training.RECIPES["VAE"](), 64)
-    split = training.pictures(config, 20_000)
-    feed = batches.build_feed("device", split, seed=0, batch_size=64)
-    data = jax.device_put(feed.data)
-    experiment = assemble(config, len(split.images))
-    update, state = experiment.update(), experiment.initial_state()
-    several = jax.vmap(update, in_axes=(0, None))
-    states = jax.tree.map(lambda a: jnp.stack(num_runs * [a]), state)
-    size = config.train.steps_per_dispatch
-    calls = [(first, size) for first in range(0, num_steps, size)]
 
-    def trainer(dispatch: Any, state: Any) -> Any:
-        def train() -> float:
-            nonlocal state
-            metrics = {}
-            for xs in feed.stream(calls):
-                state, metrics = dispatch(state, data, xs)
-            return float(jnp.sum(metrics["loss"]))
+    def train(folder: Path, num_steps: int) -> tuple[run.Run, float]:
+        config = vae.get_config()
+        config.dataset.name = "synthetic_faces"
+        config.dataset.data_dir = str(folder.parent / "faces")
+        config.deterministic = deterministic
+        config.train.num_steps = num_steps
+        config.checkpoint.every_steps = config.eval.every_steps = sizes.repeated_steps
+        start = time.perf_counter()
+        trained = run.train(config, folder)
+        return trained, time.perf_counter() - start
 
-        return train
+    def same(a: run.Run, b: run.Run) -> bool:
+        leaves = (jax.tree.leaves(r.variables) for r in (a, b))
+        return all(map(np.array_equal, *leaves))
 
-    together = trainer(step_lib.build_dispatch(several, feed.gather), states)
-    one = trainer(step_lib.build_dispatch(update, feed.gather), state)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        synthetic_faces.prepare(place / "faces", sizes=dict(sizes.drawn_faces))
+        first, _ = train(place / "first", sizes.repeated_steps)
+        again, seconds = train(place / "again", sizes.repeated_steps)
+        train(place / "resumed", sizes.repeated_steps // 2)
+        resumed, _ = train(place / "resumed", sizes.repeated_steps)
+        return {
+            "name": f"VAE, {sizes.repeated_steps} steps, deterministic={deterministic}",
+            "seconds": seconds,
+            "same_again": same(first, again),
+            "same_resumed": same(first, resumed),
+        }
 
-    def one_after_another() -> None:
-        for _ in range(num_runs):
-            one()
 
-    turns = {"vae_jax": together, "one run after another": one_after_another}
-    return {
-        "name": f"VAE, {num_runs} runs in one program",
-        "unit": "images/s",
-        "rivals": rates(in_turn(turns, repeats=repeats), num_runs * num_steps * 64),
+def marked_tests() -> dict[str, Any]:
+    """Returns how the tests marked `gpu` end, which skip themselves without one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:xdist"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )
+    lines = done.stdout.strip().splitlines()
+    return {"name": "tests marked gpu", "rc": done.returncode, "says": lines[-20:]}
+
+
+def programme(sizes: Sizes) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yields the kind of each line, and what measures it, the most telling first."""
+    largest = sizes.batch_sizes[0]
+    conv = [("conv VAE", pixels) for pixels in sizes.pixels]
+    models = [*conv[:1], ("VAE", 64), *conv[1:], ("AE", 64)]
+
+    def rate_of(model, pixels, precision, batch_size):
+        return "rate", functools.partial(
+            rate, model, pixels, precision, batch_size, sizes
+        )
+
+    yield "notebook", functools.partial(notebook, sizes)
+    for model in models[:2]:
+        yield rate_of(*model, "bf16", largest)
+    for deterministic in (False, True):
+        yield (
+            "repeated",
+            functools.partial(repeated, sizes, deterministic=deterministic),
+        )
+    yield "tests", marked_tests
+    for model in models[2:]:
+        yield rate_of(*model, "bf16", largest)
+    rest = itertools.product(PRECISIONS, sizes.batch_sizes, models)
+    for precision, batch_size, model in rest:
+        if (precision, batch_size) != ("bf16", largest):
+            yield rate_of(*model, precision, batch_size)
+
+
+def measure(
+    sizes: Sizes, out: Path, budget: float, kinds: Collection[str] = KINDS
+) -> dict[str, Any]:
+    """Measures what the budget allows, and returns and writes it.
+
+    Args:
+      sizes: of the programme.
+      out: the file, written anew after each line.
+      budget: seconds.
+      kinds: of the lines wanted.
+
+    Returns:
+      `machine`, `lines`, `failed` with each error, and `left_out`, how many lines there
+      was no time for.
+    """
+    start, longest = time.perf_counter(), {}
+    found: dict[str, Any] = {
+        "machine": limits.description(),
+        "lines": [],
+        "failed": [],
+        "left_out": 0,
     }
+    for kind, measure_line in programme(sizes):
+        if kind not in kinds:
+            continue
+        began = time.perf_counter()
+        if began - start + longest.get(kind, 0) > budget:
+            found["left_out"] += 1
+            continue
+        try:
+            line = measure_line()
+        except Exception as error:
+            found["failed"].append({"kind": kind, "error": f"{error!r:.500}"})
+            line = {"name": f"{kind} failed"}
+        else:
+            found["lines"].append(line)
+        took = time.perf_counter() - began
+        longest[kind] = max(took, longest.get(kind, 0))
+        print(f"{line['name']}: {took:.0f} s", flush=True)
+        out.write_text(json.dumps(found, indent=2) + "\n")
+        jax.clear_caches()
+    out.write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def main() -> None:
+    """Runs the programme, or some kinds of its lines."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accelerator",
+        description="Measures an accelerator within a budget of time.",
+    )
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--all", action="store_true", help="Every kind of line.")
+    wanted.add_argument("--only", choices=KINDS, nargs="+", help="Some kinds.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the file.")
+    parser.add_argument("--budget", type=float, default=540.0, help="Seconds; 540.")
+    arguments = parser.parse_args()
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        out = arguments.out / "accelerator.json"
+        out.touch()
+    except OSError as error:
+        parser.error(f"--out is {str(arguments.out)!r}: {error.strerror}")
+    found = measure(Sizes(), out, arguments.budget, arguments.only or KINDS)
+    print(f"{out}: {len(found['lines'])} lines, {found['left_out']} left out")
+    if found["failed"]:
+        sys.exit(f"{len(found['failed'])} failed; {out} says why")
+
+
+if __name__ == "__main__":
+    # PyTorch is measured in the same process, and needs memory as well. Read when the
+    # backend starts.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    main()

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -53,6 +55,20 @@ def machine(
     return {
         "flops": 2 * size**3 / _seconds(lambda: product(a)),
         "bytes": 2 * x.nbytes / _seconds(pass_over),
+    }
+
+
+def description() -> dict[str, Any]:
+    """Returns what the machine is, and what it can do."""
+    limit = machine()
+    return {
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "matrix_product_gflops": limit["flops"] / 1e9,
+        "memory_gb_per_second": limit["bytes"] / 1e9,
     }
 
 

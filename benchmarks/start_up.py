@@ -64,7 +64,7 @@ def torch_first_update(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         best=compiled,
-        compiled=compiled,
+        compiled="default" if compiled else None,
     )
     print("updated", train(1), flush=True)
 

@@ -177,8 +177,8 @@ def trainer(
     learning_rate: float,
     weight_decay: float,
     best: bool,
-    compiled: bool = False,
-    bf16: bool = False,
+    compiled: str | None = None,
+    precision: str = "fp32",
 ) -> Callable[[int], float]:
     """Returns train(num_steps) -> the last loss, with an EMA.
 
@@ -189,27 +189,36 @@ def trainer(
       learning_rate: of AdamW; Adam's where `weight_decay` is 0.
       weight_decay: of AdamW.
       best: fused optimiser and EMA; otherwise as most people write it.
-      compiled: by torch.compile.
-      bf16: by autocast; float32 otherwise.
+      compiled: by torch.compile in this mode, "default" or "reduce-overhead", which is
+        by CUDA graphs; None for eagerly.
+      precision: "fp32"; "tf32"; "bf16" or "fp16" by autocast, the latter with a
+        gradient scaler.
     """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     parameters = list(model.parameters())
     ema = [p.detach().clone() for p in parameters]
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     optimizer = kind(
         parameters, lr=learning_rate, weight_decay=weight_decay, fused=best or None
     )
-    loss_of = torch.compile(model.loss) if compiled else model.loss
+    loss_of = torch.compile(model.loss, mode=compiled) if compiled else model.loss
     device = parameters[0].device
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def train(num_steps: int) -> float:
         for _ in range(num_steps):
             images = next(batches).to(device)
             noise = torch.randn(len(images), latent_dim, device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            if compiled == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 loss = loss_of(images, noise)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             with torch.no_grad():
                 if best:
                     torch._foreach_lerp_(ema, parameters, 1e-3)

@@ -68,8 +68,22 @@ def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], flo
     return train
 
 
-def peers(name: str, config: Config, split: Split) -> dict[str, Callable[[int], float]]:
-    """Returns PyTorch's loops; none where it is not installed."""
+def peers(
+    name: str,
+    config: Config,
+    split: Split,
+    precision: str = "fp32",
+    with_loader: bool = True,
+) -> dict[str, Callable[[int], float]]:
+    """Returns PyTorch's loops; none where it is not installed.
+
+    Args:
+      name: a key of `RECIPES`.
+      config: of the recipe.
+      split: of images.
+      precision: see `torch_models.trainer`.
+      with_loader: whether the loop with a DataLoader is among them.
+    """
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -95,15 +109,17 @@ def peers(name: str, config: Config, split: Split) -> dict[str, Callable[[int], 
         latent_dim=settings.latent_dim,
         learning_rate=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
-        bf16=config.precision == "bf16",
+        precision=precision,
     )
     batch_size = config.train.batch_size
-    found = {
-        "PyTorch, DataLoader": make(
-            new(), torch_models.eager_batches(split.images, batch_size), best=False
-        )
-    }
-    for kind, compiled in (("PyTorch, fused", False), ("PyTorch, compiled", True)):
+    found = {}
+    if with_loader:
+        loader = torch_models.eager_batches(split.images, batch_size)
+        found["PyTorch, DataLoader"] = make(new(), loader, best=False)
+    kinds = {"PyTorch, fused": None, "PyTorch, compiled": "default"}
+    if device == "cuda":
+        kinds["PyTorch, CUDA graphs"] = "reduce-overhead"
+    for kind, compiled in kinds.items():
         resident = torch_models.tensor_batches(split.images, batch_size, device)
         train = make(new(), resident, best=True, compiled=compiled)
         try:

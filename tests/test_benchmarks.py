@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import accelerator, limits, profiling, scaling, timing, training
+from benchmarks import limits, profiling, scaling, several_runs, timing, training
 from vae_jax.experiment import assemble
 
 pytestmark = pytest.mark.slow
@@ -150,23 +150,6 @@ def test_the_loops_of_pytorch_train():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_epochs_are_timed_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
-    seen = []
-
-    def trainer(config, split, kind):
-        seen.append((config.precision, len(split.images)))
-        return lambda num_steps: seen.append(num_steps)
-
-    monkeypatch.setattr(training, "trainer", trainer)
-    monkeypatch.setattr(training, "peers", lambda *_: {})
-    line = accelerator.epochs(repeats=2, num_steps=30, num_images=64)
-    # To compile, to warm up, and two turns.
-    assert seen == [("bf16", 64), 10, 30, 30, 30]
-    assert line["floor"]["traffic_seconds"] == pytest.approx(30 * 6_454_472 * 48 / 1e9)
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_pytorch_multiplies_in_bfloat16_where_asked():
     torch = pytest.importorskip("torch")
     from benchmarks import torch_models
@@ -178,7 +161,7 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
             seen.append(self.encoder(images.flatten(1)).dtype)
             return super().loss(images, noise)
 
-    for bf16 in (False, True):
+    for precision in ("fp32", "bf16"):
         train = torch_models.trainer(
             Model(16, 4, 2),
             iter([torch.rand(3, 1, 4, 4)]),
@@ -186,27 +169,16 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
             learning_rate=1e-3,
             weight_decay=0.0,
             best=True,
-            bf16=bf16,
+            precision=precision,
         )
         train(1)
     assert seen == [torch.float32, torch.bfloat16]
 
 
-def test_the_share_of_the_peak_is_of_what_was_measured(monkeypatch):
-    monkeypatch.setattr(limits, "machine", lambda **_: {"flops": 1e9, "bytes": 1e9})
-    monkeypatch.setattr(training, "peers", lambda *_: {})
-    monkeypatch.setattr(training, "trainer", lambda *_: lambda num_steps: None)
-    line = accelerator.colour(64, repeats=1, batch_size=2)
-    # The stem alone: forward, and backward to its kernel; 16x16 places, 48 channels.
-    least = 2 * 2 * 2 * 256 * 9 * 48 * 64 / 2
-    share = line["share_of_peak"] * 1e9 / line["rivals"]["vae_jax"]["median"]
-    assert 1 < share / least < 100
-
-
 def test_runs_in_one_program_are_timed_against_runs_alone(monkeypatch):
     config = small("VAE")
     monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
-    line = accelerator.sweep(repeats=1, num_runs=2, num_steps=10)
+    line = several_runs.measure(repeats=1, num_runs=2, num_steps=10)
     assert set(line["rivals"]) == {"vae_jax", "one run after another"}
 
 
@@ -250,7 +222,7 @@ def test_the_floor_counts_the_products_of_a_step():
 
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
-    monkeypatch.setattr(training, "peers", lambda *_: {})
+    monkeypatch.setattr(training, "peers", lambda *_, **__: {})
     config = small("VAE")
     recipes = {"VAE": config.copy_and_resolve_references}
     monkeypatch.setattr(training, "RECIPES", recipes)

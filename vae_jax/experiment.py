@@ -43,6 +43,13 @@ class Experiment:
     optimizer: optax.GradientTransformation
     frozen: tuple[str, ...]
 
+    @property
+    def compiler_options(self) -> dict[str, Any] | None:
+        """XLA's options for programs that train or evaluate."""
+        return (
+            {"xla_gpu_deterministic_ops": True} if self.config.deterministic else None
+        )
+
     def initial_state(
         self, given: dict[str, Any] | None = None, shardings: Any = None
     ) -> step.TrainState:
@@ -132,6 +139,7 @@ class Experiment:
             seed=self.config.seed,
             batch_size=self.config.eval.batch_size,
             label_columns=label_columns,
+            compiler_options=self.compiler_options,
         )
 
 

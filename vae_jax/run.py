@@ -250,6 +250,7 @@ def _train(config: Config, workdir: Path) -> Run:
                 ),
                 writer=writer,
                 checkpoints=checkpoints,
+                compiler_options=assembled.compiler_options,
             )
     return _run_of(state, workdir, assembled, recipe, lambda: dataset)
 

@@ -39,6 +39,11 @@ SETTINGS = gather(
             "CPU.",
             ("auto", *build.PRECISIONS),
         ),
+        "deterministic": switch(
+            False,
+            "Only kernels whose results are the same bits each time, which are slower "
+            "on a GPU; a CPU has no others.",
+        ),
         "init_from": path("Workdir of a run whose EMA parameters start this one."),
         **_section("dataset", cache.SETTINGS | batches.SETTINGS),
         **_section("model", build.SETTINGS),

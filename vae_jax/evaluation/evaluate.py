@@ -128,6 +128,7 @@ def build_evaluator(
     seed: int,
     batch_size: int,
     label_columns: tuple[int, ...] = (),
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[..., dict[str, np.ndarray]]:
     """Compiles evaluate(variables, split, description) -> figures by image.
 
@@ -139,6 +140,7 @@ def build_evaluator(
       batch_size: pictures at a time, rounded up to a multiple of the devices; figures
         do not depend on it.
       label_columns: the attributes that the model is conditioned on.
+      compiler_options: XLA's.
 
     Returns:
       A function that takes a model's variables, a split ([N,H,W,C] uint8 `images` and
@@ -149,7 +151,11 @@ def build_evaluator(
     batch_size = -(-batch_size // mesh.size) * mesh.size
     places = sharding.places_here(mesh, batch_size)
 
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    @functools.partial(
+        jax.jit,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler_options,
+    )
     def batch_figures(variables, images, attributes, indices):
         model = merge(graphdef, variables)
         keys = jax.vmap(lambda i: key(seed, Stream.EVALUATION, i))(indices)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -146,6 +147,7 @@ def train(
     validate: Callable[[TrainState], dict[str, float]],
     writer: Writer,
     checkpoints: Checkpoints,
+    compiler_options: dict[str, Any] | None = None,
 ) -> TrainState:
     """Trains from `state.step` to `num_steps` and returns the last state.
 
@@ -163,6 +165,7 @@ def train(
       validate: state -> metrics of its EMA on the validation split, `loss` among them.
       writer: of the logs, opened at `state.step`.
       checkpoints: where to save.
+      compiler_options: XLA's.
 
     Raises:
       UserError: of the last updates too many were skipped in a row, see `MOST_FAULTS`,
@@ -174,7 +177,9 @@ def train(
     everywhere = sharding.replicated(mesh)
     data = sharding.put(feed.data, everywhere)
     shardings = jax.tree.map(lambda a: a.sharding, state)
-    dispatch = build_dispatch(update, feed.gather, (shardings, everywhere))
+    dispatch = build_dispatch(
+        update, feed.gather, (shardings, everywhere), compiler_options
+    )
     window, window_start, saved = [], step, step
     bar = tqdm(
         total=num_steps * batch_size,

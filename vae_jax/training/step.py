@@ -331,6 +331,7 @@ def build_dispatch(
     update: Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]],
     gather: Callable[[PyTree, PyTree], PyTree],
     out_shardings: Any = None,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Compiles K updates as one program, bit-equal to K single ones.
 
@@ -338,6 +339,7 @@ def build_dispatch(
       update: see `build_update`.
       gather: (data, x) -> batch, from a feed: how an element of `xs` becomes a batch.
       out_shardings: of (state, metrics); None leaves them to XLA.
+      compiler_options: XLA's.
 
     Returns:
       dispatch(state, data, xs) -> (state, metrics [K]); the state is donated, K is the
@@ -347,4 +349,9 @@ def build_dispatch(
     def dispatch(state: TrainState, data: PyTree, xs: PyTree):
         return jax.lax.scan(lambda carry, x: update(carry, gather(data, x)), state, xs)
 
-    return jax.jit(dispatch, donate_argnums=0, out_shardings=out_shardings)
+    return jax.jit(
+        dispatch,
+        donate_argnums=0,
+        out_shardings=out_shardings,
+        compiler_options=compiler_options,
+    )

@@ -33,7 +33,8 @@ def _matrices() -> tuple[np.ndarray, ...]:
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         rows /= norms
         outputs *= norms
-    return tuple(np.float32(np.kron(a, a)) for a in (inputs, kernel, outputs.T))
+    both_ways = (np.kron(a, a) for a in (inputs, kernel, outputs.T))
+    return tuple(a.astype(np.float32) for a in both_ways)
 
 
 INPUTS, KERNEL, OUTPUTS = _matrices()
@@ -56,15 +57,17 @@ def _spread(x: Array) -> Float[Array, "36 T C"]:
             for j in range(IN)
         ]
     )
-    return (INPUTS @ squares.reshape(IN**2, -1)).reshape(IN**2, -1, channels)
+    spread = jnp.matmul(INPUTS, squares.reshape(IN**2, -1))
+    return spread.reshape(IN**2, -1, channels)
 
 
 def _multiply(spread: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
     features = kernel.shape[-1]
-    at_points = (KERNEL @ kernel.reshape(9, -1)).reshape(IN**2, -1, features)
+    at_points = jnp.matmul(KERNEL, kernel.reshape(9, -1))
+    products = spread @ at_points.reshape(IN**2, -1, features)
     batch, height, width, _ = shape
     return rearrange(
-        OUTPUTS @ (spread @ at_points).reshape(IN**2, -1),
+        jnp.matmul(OUTPUTS, products.reshape(IN**2, -1)),
         "(i j) (b h w f) -> b (h i) (w j) f",
         i=OUT,
         j=OUT,
@@ -99,9 +102,9 @@ def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]
     spread, kernel = kept
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     rows = rearrange(gradient, "b (h i) (w j) f -> (i j) (b h w f)", i=OUT, j=OUT)
-    by_product = (OUTPUTS.T @ rows).reshape(IN**2, -1, gradient.shape[-1])
-    at_points = spread.swapaxes(1, 2) @ by_product
-    by_kernel = KERNEL.T @ at_points.reshape(IN**2, -1)
+    products = jnp.matmul(OUTPUTS.T, rows).reshape(IN**2, -1, gradient.shape[-1])
+    at_points = spread.swapaxes(1, 2) @ products
+    by_kernel = jnp.matmul(KERNEL.T, at_points.reshape(IN**2, -1))
     return convolve(gradient, turned), by_kernel.reshape(kernel.shape)
 
 
