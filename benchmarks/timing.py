@@ -32,20 +32,22 @@ def durations(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     """Returns each rival's seconds: median, lowest and highest; lower is better.
 
     `ratio` is the median, over the rounds, of this rival's time to the first one's:
-    how many times faster the first is.
+    how many times faster the first is; `ratio_lowest` and `ratio_highest` are of single
+    rounds.
     """
     first = next(iter(seconds.values()))
-    return {
-        name: {
+    found = {}
+    for name, times in seconds.items():
+        ratios = [t / base for t, base in zip(times, first, strict=True)]
+        found[name] = {
             "median": statistics.median(times),
             "lowest": min(times),
             "highest": max(times),
-            "ratio": statistics.median(
-                t / base for t, base in zip(times, first, strict=True)
-            ),
+            "ratio": statistics.median(ratios),
+            "ratio_lowest": min(ratios),
+            "ratio_highest": max(ratios),
         }
-        for name, times in seconds.items()
-    }
+    return found
 
 
 def rates(seconds: dict[str, list[float]], count: int) -> dict[str, dict[str, float]]:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import limits, profiling, scaling, several_runs, timing, training
+from benchmarks import (
+    limits,
+    profiling,
+    scaling,
+    several_runs,
+    tables,
+    timing,
+    training,
+)
 from vae_jax.experiment import assemble
 
 pytestmark = pytest.mark.slow
@@ -203,8 +211,10 @@ def test_rivals_take_turns_and_only_the_warm_up_is_not_counted():
 
 def test_rates_are_medians_and_ratios_are_of_the_same_round():
     found = timing.rates({"a": [1.0, 2.0, 4.0], "b": [2.0, 4.0, 12.0]}, 8)
-    assert found["a"] == {"median": 4.0, "lowest": 2.0, "highest": 8.0, "ratio": 1.0}
+    median_lowest_highest = [found["a"][n] for n in ("median", "lowest", "highest")]
+    assert median_lowest_highest == [4.0, 2.0, 8.0] and found["a"]["ratio"] == 1.0
     assert found["b"]["median"] == 2.0 and found["b"]["ratio"] == 2.0
+    assert found["b"]["ratio_lowest"] == 2.0 and found["b"]["ratio_highest"] == 3.0
 
 
 def test_the_floor_counts_the_products_of_a_step():
@@ -251,3 +261,35 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     for line in lines:
         assert command._number(line["rivals"]["vae_jax"]["median"]) in printed
         assert line["time_over_floor"] > 0
+
+
+def test_the_tables_of_the_page_are_those_of_the_results():
+    page = tables.PAGE.read_text()
+    assert page == tables.fill(page)
+    assert page.count("<!-- training ") and page.count("<!-- rest ")
+
+
+def test_a_table_tells_the_best_rival_and_the_spread_of_its_ratio(
+    tmp_path, monkeypatch
+):
+    figures = {"vae_jax": 2.0, "DataLoader": 8.0, "fused": 4.0, "compiled": 3.0}
+    seconds = {
+        name if name == "vae_jax" else f"PyTorch, {name}": [t, t, 2 * t]
+        for name, t in figures.items()
+    }
+    seconds["vae_jax"] = [2.0, 1.0, 2.0]
+    line = {
+        "name": "VAE",
+        "unit": "images/s",
+        "rivals": timing.rates(seconds, 240),
+        "time_over_floor": 1.5,
+    }
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
+    (results / "a.json").write_text(json.dumps({"lines": [line]}))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tables.fill("before\n<!-- training a.json -->\nold\n<!-- end -->\nafter\n")
+    row = [cell.strip() for cell in page.splitlines()[5].strip("|").split("|")]
+    assert row[:5] == ["VAE", "120", "30", "60", "80"]
+    assert row[6:] == ["3.00 (1.50 to 3.00)", "1.50"]
+    assert "old" not in page and page.startswith("before") and page.endswith("after\n")
