@@ -21,6 +21,7 @@ from benchmarks import (
     scaling,
     several_runs,
     start_up,
+    tables,
     training,
 )
 
@@ -52,10 +53,6 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
 }
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
@@ -67,9 +64,9 @@ def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "": line["name"] if first else "",
                     "unit": line["unit"] if first else "",
                     "rival": name,
-                    "median": _number(figures["median"]),
-                    "from": _number(figures["lowest"]),
-                    "to": _number(figures["highest"]),
+                    "median": tables.number(figures["median"]),
+                    "from": tables.number(figures["lowest"]),
+                    "to": tables.number(figures["highest"]),
                     "vae_jax is": "" if first else f"{figures['ratio']:.2f} x",
                     "time / floor": f"{over_floor:.2f}" if over_floor else "",
                 }

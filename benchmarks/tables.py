@@ -17,7 +17,8 @@ _TABLE = re.compile(r"(<!-- (training|rest) (\S+) -->\n).*?(?=<!-- end -->)", re
 _PEERS = ("PyTorch, DataLoader", "PyTorch, fused", "PyTorch, compiled")
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Writes a figure with three digits, and all of its whole part."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -42,9 +43,9 @@ def _training(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
         rows.append(
             {
                 "": line["name"],
-                "`vae_jax`": _number(rivals["vae_jax"]["median"]),
+                "`vae_jax`": number(rivals["vae_jax"]["median"]),
                 **{
-                    name.removeprefix("PyTorch, "): _number(rivals[name]["median"])
+                    name.removeprefix("PyTorch, "): number(rivals[name]["median"])
                     for name in _PEERS
                 },
                 "ratio to DataLoader": _ratio(rivals["PyTorch, DataLoader"]),
@@ -63,13 +64,13 @@ def _rest(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
         unit = " s" if line["unit"] == "s" else ""
         ours, *others = line["rivals"].items()
         told = (
-            f"{name} {_number(figures['median'])}{unit}, {_ratio(figures)}"
+            f"{name} {number(figures['median'])}{unit}, {_ratio(figures)}"
             for name, figures in others
         )
         rows.append(
             {
                 "": line["name"],
-                "`vae_jax`": _number(ours[1]["median"]) + unit,
+                "`vae_jax`": number(ours[1]["median"]) + unit,
                 "rivals, and the ratio to each": "; ".join(told),
             }
         )

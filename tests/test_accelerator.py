@@ -32,6 +32,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(limits, "machine", lambda **_: {"flops": 1e9, "bytes": 1e9})
     monkeypatch.setattr(training, "peers", lambda *_, **__: {})
     monkeypatch.setattr(accelerator, "marked_tests", lambda: {"name": "tests"})
+    two = {name: accelerator.PRECISIONS[name] for name in ("bf16", "tf32")}
+    monkeypatch.setattr(accelerator, "PRECISIONS", two)
     recipe = accelerator._recipe
 
     def small(name, pixels):
@@ -64,15 +66,15 @@ def test_every_line_of_the_programme_is_measured_and_written(tmp_path, monkeypat
     assert len(set(names)) == len(names)
     # Each as soon as it is there, and once more in the end.
     assert written == [*range(1, len(names) + 1), len(names)]
-    # 3 models of 4 precisions; the notebook, both repeated, the tests.
-    assert len(names) == 3 * 4 + 4
+    # 3 models of 2 precisions; the notebook, both repeated, the tests.
+    assert len(names) == 3 * 2 + 4
     by_name = dict(zip(names, found["lines"], strict=True))
     for deterministic in (False, True):
         line = by_name[f"VAE, 100 steps, deterministic={deterministic}"]
         assert line["same_again"] and line["same_resumed"]
     assert by_name["VAE, bf16, 20 steps of 64"]["time_over_floor"] > 0
     # FLOPs of a step are a batch's, whatever the precision.
-    rates = [by_name[f"conv VAE, {p}, 16 pixels, batch 4"] for p in ("fp32", "tf32")]
+    rates = [by_name[f"conv VAE, {p}, 16 pixels, batch 4"] for p in ("bf16", "tf32")]
     work = [
         line["share_of_flops"] / line["rivals"]["vae_jax"]["median"] for line in rates
     ]
@@ -93,10 +95,10 @@ def test_what_would_end_after_the_budget_is_left_out_and_a_failure_is_told(
 
     monkeypatch.setattr(accelerator, "rate", rate)
     out = tmp_path / "found.json"
-    found = accelerator.measure(TINY, out, budget=69, kinds=["rate"])
-    # The seventh would end at 70.
-    assert len(found["lines"]) + len(found["failed"]) == 6
-    assert found["left_out"] == 6
+    found = accelerator.measure(TINY, out, budget=49, kinds=["rate"])
+    # The fifth would end at 50.
+    assert len(found["lines"]) + len(found["failed"]) == 4
+    assert found["left_out"] == 2
     assert "out of memory" in found["failed"][0]["error"]
 
 

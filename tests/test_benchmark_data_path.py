@@ -78,5 +78,5 @@ def test_lines_are_of_the_form_of_the_other_benchmarks():
         assert line["unit"] == "images/s"
         assert next(iter(line["rivals"])) == "vae_jax"
         for figures in line["rivals"].values():
-            assert set(figures) == {"median", "lowest", "highest", "ratio"}
+            assert figures.keys() >= {"median", "lowest", "highest", "ratio"}
             assert figures["median"] > 0

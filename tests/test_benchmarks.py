@@ -259,7 +259,7 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
     assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
     for line in lines:
-        assert command._number(line["rivals"]["vae_jax"]["median"]) in printed
+        assert tables.number(line["rivals"]["vae_jax"]["median"]) in printed
         assert line["time_over_floor"] > 0
 
 
