@@ -6,9 +6,9 @@
 # NAMES is a file with what `pip list --format=freeze` says there. On that machine,
 # `pip install --no-index --no-deps --target SITE FOLDER/*.whl` installs them.
 set -euo pipefail
+mkdir -p "$1"
+folder=$(realpath "$1") names=$(realpath "$2")
 cd "$(dirname "$0")/.."
-folder=$1 names=$2
-mkdir -p "$folder"
 
 # It is published as source alone; its wheel is of every Python.
 python3 -m pip wheel --quiet --no-deps --wheel-dir "$folder" promise
@@ -37,7 +37,7 @@ resolved=$(requirements | python3 -m pip install --quiet --dry-run --ignore-inst
   --report - --find-links "$folder" "${target[@]}" --target "$folder" \
   --requirement /dev/stdin)
 
-# Names are compared as PyPI does, without case and with one kind of dash.
+# Names are compared as pip does, without case and with one kind of dash.
 missing=$(python3 - "$names" 3<<<"$resolved" <<'EOF'
 import json, re, sys
 
