@@ -103,7 +103,9 @@ def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     rows = rearrange(gradient, "b (h i) (w j) f -> (i j) (b h w f)", i=OUT, j=OUT)
     products = jnp.matmul(OUTPUTS.T, rows).reshape(IN**2, -1, gradient.shape[-1])
-    at_points = spread.swapaxes(1, 2) @ products
+    # XLA on a CPU multiplies a transposed copy faster than what it must read across.
+    across = jax.lax.optimization_barrier(spread.swapaxes(1, 2))
+    at_points = across @ products
     by_kernel = jnp.matmul(KERNEL.T, at_points.reshape(IN**2, -1))
     return convolve(gradient, turned), by_kernel.reshape(kernel.shape)
 
