@@ -6,7 +6,6 @@ and writes it, with every figure that it was made from, as JSON.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from tabulate import tabulate
 from benchmarks import (
     data_path,
     exploring,
+    figures,
     limits,
     profiling,
     scaling,
-    several_runs,
     start_up,
-    tables,
+    sweep,
     training,
 )
 
@@ -49,14 +48,14 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
         )
     ],
     "start_up": lambda arguments: start_up.measure(arguments.repeats),
-    "sweep": lambda arguments: [several_runs.measure(repeats=arguments.repeats)],
+    "sweep": lambda arguments: [sweep.measure(repeats=arguments.repeats)],
 }
 
 
 def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
-        for name, figures in line["rivals"].items():
+        for name, rival in line["rivals"].items():
             first = name == "vae_jax"
             over_floor = line.get("time_over_floor") if first else None
             rows.append(
@@ -64,24 +63,14 @@ def _rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "": line["name"] if first else "",
                     "unit": line["unit"] if first else "",
                     "rival": name,
-                    "median": tables.number(figures["median"]),
-                    "from": tables.number(figures["lowest"]),
-                    "to": tables.number(figures["highest"]),
-                    "vae_jax is": "" if first else f"{figures['ratio']:.2f} x",
+                    "median": figures.number(rival["median"]),
+                    "from": figures.number(rival["lowest"]),
+                    "to": figures.number(rival["highest"]),
+                    "vae_jax is": "" if first else f"{rival['ratio']:.2f} x",
                     "time / floor": f"{over_floor:.2f}" if over_floor else "",
                 }
             )
     return rows
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    text = json.dumps(found, indent=2) + "\n"
-    try:
-        path.write_text(text)
-    except OSError as error:
-        # They took long to make.
-        print(text)
-        sys.exit(f"cannot write {path}: {error.strerror}; the figures are above")
 
 
 def _batch_sizes(text: str) -> list[int]:
@@ -152,7 +141,7 @@ def main() -> None:
         else:
             found["lines"] += PARTS[part](arguments)
         # A part may take long, and the next one fail.
-        _write(arguments.out, found)
+        figures.write(arguments.out, found)
     print(json.dumps(found["machine"], indent=2))
     rows = _rows(found["lines"])
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

@@ -6,11 +6,10 @@ or drawn faces.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import itertools
-import json
+import math
 import os
 import subprocess
 import sys
@@ -25,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import limits, training
+from benchmarks.figures import write
 from benchmarks.timing import durations, in_turn, rates
-from configs import ae, conv_vae, vae
+from configs import vae
 from vae_jax import run
-from vae_jax.config import Config
 from vae_jax.data import synthetic_faces
 from vae_jax.experiment import assemble
 
@@ -103,12 +102,6 @@ def notebook(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _recipe(name: str, pixels: int) -> Config:
-    if name == "conv VAE":
-        return conv_vae.get_config(f"gaussian,{'gray' if pixels == 64 else 'colour'}")
-    return {"AE": ae.get_config, "VAE": vae.get_config}[name]()
-
-
 def rate(
     name: str, pixels: int, precision: str, batch_size: int, sizes: Sizes
 ) -> dict[str, Any]:
@@ -119,19 +112,17 @@ def rate(
     parameters, optimiser and EMA, by the rate of the memory.
 
     Args:
-      name: "AE", "VAE" or "conv VAE", which is gray at 64 pixels and colour above.
-      pixels: on a side.
+      name: a key of `training.RECIPES`.
+      pixels: on a side; images of more than 64 have colour.
       precision: a key of `PRECISIONS`.
       batch_size: images in an update.
       sizes: of the turns.
     """
-    config = training.plain(_recipe(name, pixels), batch_size)
-    config.dataset.size = pixels
+    config = training.plain(training.RECIPES[name](), batch_size)
+    config.dataset.size, config.dataset.channels = pixels, 3 if pixels > 64 else 1
     config.precision, products = PRECISIONS[precision]
     split = training.pictures(config, max(4 * batch_size, 4096))
-    with (
-        jax.default_matmul_precision(products) if products else contextlib.nullcontext()
-    ):
+    with jax.default_matmul_precision(products):
         ours = training.trainer(config, split, "device")
         per_dispatch = config.train.steps_per_dispatch
         ours(per_dispatch)
@@ -280,9 +271,9 @@ def measure(
         took = time.perf_counter() - began
         longest[kind] = max(took, longest.get(kind, 0))
         print(f"{line['name']}: {took:.0f} s", flush=True)
-        out.write_text(json.dumps(found, indent=2) + "\n")
+        write(out, found)
         jax.clear_caches()
-    out.write_text(json.dumps(found, indent=2) + "\n")
+    write(out, found)
     return found
 
 
@@ -295,9 +286,16 @@ def main() -> None:
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--all", action="store_true", help="Every kind of line.")
     wanted.add_argument("--only", choices=KINDS, nargs="+", help="Some kinds.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder of the file.")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(text).expanduser(),
+        required=True,
+        help="Folder of the file.",
+    )
     parser.add_argument("--budget", type=float, default=540.0, help="Seconds; 540.")
     arguments = parser.parse_args()
+    if not 0 < arguments.budget < math.inf:
+        parser.error(f"--budget is {arguments.budget}; allowed is a number above 0")
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
         out = arguments.out / "accelerator.json"

@@ -11,15 +11,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.figures import number
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "speed.md"
 _TABLE = re.compile(r"(<!-- (training|rest) (\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _PEERS = ("PyTorch, DataLoader", "PyTorch, fused", "PyTorch, compiled")
-
-
-def number(value: float) -> str:
-    """Writes a figure with three digits, and all of its whole part."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _ratio(figures: dict[str, float]) -> str:

@@ -34,10 +34,9 @@ def tiny(monkeypatch):
     monkeypatch.setattr(accelerator, "marked_tests", lambda: {"name": "tests"})
     two = {name: accelerator.PRECISIONS[name] for name in ("bf16", "tf32")}
     monkeypatch.setattr(accelerator, "PRECISIONS", two)
-    recipe = accelerator._recipe
 
-    def small(name, pixels):
-        config = recipe(name, pixels)
+    def small(name, recipe):
+        config = recipe()
         config.model.latent_dim = 2
         if name == "conv VAE":
             config.model.width, config.model.depth = 4, 0
@@ -45,7 +44,10 @@ def tiny(monkeypatch):
             config.model.hidden_dim = 4
         return config
 
-    monkeypatch.setattr(accelerator, "_recipe", small)
+    for name, recipe in training.RECIPES.items():
+        config = small(name, recipe)
+        copy = config.copy_and_resolve_references
+        monkeypatch.setitem(training.RECIPES, name, copy)
 
 
 def test_every_line_of_the_programme_is_measured_and_written(tmp_path, monkeypatch):
@@ -112,7 +114,11 @@ def test_the_command_measures_the_kinds_that_are_asked_for(
     assert "2 lines, 0 left out" in capsys.readouterr().out
     found = json.loads((tmp_path / "deep" / "accelerator.json").read_text())
     assert [line["name"] for line in found["lines"]][1] == "tests"
-    for wrong in ([], ["--all", f"--out={tmp_path}/deep/accelerator.json"]):
+    for wrong in (
+        [],
+        ["--all", "--budget=nan"],
+        ["--all", f"--out={tmp_path}/deep/accelerator.json"],
+    ):
         monkeypatch.setattr(sys, "argv", [*arguments, *wrong])
         with pytest.raises(SystemExit):
             accelerator.main()

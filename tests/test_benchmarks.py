@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    figures,
     limits,
     profiling,
     scaling,
-    several_runs,
+    sweep,
     tables,
     timing,
     training,
@@ -186,7 +187,7 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
 def test_runs_in_one_program_are_timed_against_runs_alone(monkeypatch):
     config = small("VAE")
     monkeypatch.setitem(training.RECIPES, "VAE", config.copy_and_resolve_references)
-    line = several_runs.measure(repeats=1, num_runs=2, num_steps=10)
+    line = sweep.measure(repeats=1, num_runs=2, num_steps=10)
     assert set(line["rivals"]) == {"vae_jax", "one run after another"}
 
 
@@ -259,7 +260,7 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
     assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
     for line in lines:
-        assert tables.number(line["rivals"]["vae_jax"]["median"]) in printed
+        assert figures.number(line["rivals"]["vae_jax"]["median"]) in printed
         assert line["time_over_floor"] > 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from vae_jax import run as run_lib
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
-from vae_jax.experiment import assemble
+from vae_jax.experiment import Experiment, assemble
 from vae_jax.exploration.sampling import sample_prior
 
 pytestmark = pytest.mark.slow
@@ -305,6 +305,25 @@ def test_a_part_of_its_own_optimiser(tiny_config, tmp_path):
     gone_on = run_lib.train(tiny_config, tmp_path / "run")
     whole = run_lib.train(tiny_config, tmp_path / "whole")
     assert_same_bits(gone_on.variables, whole.variables)
+
+
+def test_deterministic_reaches_the_programs_that_train_and_evaluate(
+    tiny_config, tmp_path, monkeypatch
+):
+    assert assemble(tiny_config, 40).compiler_options is None
+    tiny_config.deterministic = True
+    options = assemble(tiny_config, 40).compiler_options
+    assert options == {"xla_gpu_deterministic_ops": True}
+    trained = run_lib.train(tiny_config, tmp_path)
+    # XLA says which options it does not have.
+    unknown = property(lambda self: {"no_such_option": True})
+    monkeypatch.setattr(Experiment, "compiler_options", unknown)
+    evaluator = trained.experiment.evaluator()
+    with pytest.raises(Exception, match="no_such_option"):
+        evaluator(trained.variables["ema"], trained.dataset.splits["test"])
+    monkeypatch.setattr(Experiment, "evaluator", lambda *_, **__: None)
+    with pytest.raises(Exception, match="no_such_option"):
+        run_lib.train(tiny_config, tmp_path / "new")
 
 
 def test_what_is_no_run_is_said(tmp_path):

@@ -7,6 +7,7 @@ from flax import nnx
 
 from vae_jax.config import default_config
 from vae_jax.models import build
+from vae_jax.training import optimizers
 from vae_jax.training import step as step_lib
 
 
@@ -74,7 +75,7 @@ def test_one_adamw_step_is_the_papers():
     # gradient's after bias correction.
     settings = default_config().optimizer
     settings.learning_rate, settings.weight_decay = 0.05, 0.3
-    optimizer = step_lib.build_optimizer(**settings, num_steps=100)
+    optimizer = optimizers.build_optimizer(**settings, num_steps=100)
 
     def loss_fn(params, state, batch, key, step):
         loss = jnp.sum(params["w"] * jnp.asarray([2.0, -0.5, 0.1]))
@@ -93,7 +94,7 @@ def test_schedule_and_clipping_are_parts_of_the_config():
     settings.name, settings.weight_decay, settings.learning_rate = "adam", 0.0, 1.0
 
     def updates(count, gradient=1.0):
-        optimizer = step_lib.build_optimizer(**settings, num_steps=20)
+        optimizer = optimizers.build_optimizer(**settings, num_steps=20)
         params = jnp.zeros(4)
         state, sizes = optimizer.init(params), []
         for _ in range(count):

@@ -14,7 +14,7 @@ from vae_jax.models import sharpening
 from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.options import Values
 from vae_jax.settings import ONLY_WITH, SETTINGS
-from vae_jax.training.step import OPTIMIZERS
+from vae_jax.training.optimizers import OPTIMIZERS
 
 # A ConfigDict, whose attributes ml_collections types as all that they may be.
 Config: TypeAlias = Any

@@ -20,7 +20,7 @@ from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
 from vae_jax.models.objectives import Objective
-from vae_jax.training import step
+from vae_jax.training import optimizers, step
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _build_optimizer(config: Config) -> optax.GradientTransformation:
 
     def build_one(settings: dict[str, Any]) -> optax.GradientTransformation:
         changed = {**config.optimizer, **settings}
-        return step.build_optimizer(**changed, num_steps=num_steps)
+        return optimizers.build_optimizer(**changed, num_steps=num_steps)
 
     if not own:
         return build_one({})

@@ -18,7 +18,7 @@ from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError, few
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
-from vae_jax.training import step as step_lib
+from vae_jax.training import optimizers
 
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
@@ -305,7 +305,7 @@ def _tell_schedule(config: Config, before: Config) -> None:
     """
     optimizer, num_steps = config.optimizer, config.train.num_steps
     schedule, asked = optimizer.schedule, optimizer.warmup_steps
-    warmup_steps = step_lib.warmup_of(schedule, asked, num_steps)
+    warmup_steps = optimizers.warmup_of(schedule, asked, num_steps)
     if warmup_steps < asked:
         print(
             f"note: config.optimizer.warmup_steps is {asked}, and the run has "
@@ -313,7 +313,7 @@ def _tell_schedule(config: Config, before: Config) -> None:
         )
     if schedule == "cosine" and num_steps > before.train.num_steps:
         end = before.train.num_steps
-        rate: Any = step_lib.learning_rate_schedule(
+        rate: Any = optimizers.learning_rate_schedule(
             optimizer.learning_rate, schedule, asked, num_steps
         )
         print(

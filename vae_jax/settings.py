@@ -20,7 +20,7 @@ from vae_jax.options import (
     text,
     whole,
 )
-from vae_jax.training import step
+from vae_jax.training import optimizers, step
 
 
 def _section(name: str, declared: dict[str, Setting]) -> dict[str, Setting]:
@@ -48,6 +48,7 @@ SETTINGS = gather(
         **_section("dataset", cache.SETTINGS | batches.SETTINGS),
         **_section("model", build.SETTINGS),
         "objective.name": choice("elbo", "Objective of training.", build.OBJECTIVES),
+        **optimizers.SETTINGS,
         **step.SETTINGS,
         "parts.frozen": text(
             "",

@@ -1,0 +1,116 @@
+"""The optimiser of a training: its kind, its learning rate by step, its clipping."""
+
+import optax
+
+from vae_jax.options import (
+    Option,
+    Refusal,
+    Values,
+    choice,
+    optional,
+    positive,
+    share,
+    weight,
+    whole,
+)
+
+
+def _check_adam(values: Values) -> Refusal | None:
+    if values["optimizer.weight_decay"]:
+        return "optimizer.weight_decay", "adam has none: set it to 0 or use adamw"
+    return None
+
+
+# From the learning rate, the weight decay, b1 and b2.
+OPTIMIZERS = {
+    "adam": Option(
+        lambda rate, weight_decay, **betas: optax.adam(rate, **betas), check=_check_adam
+    ),
+    "adamw": Option(
+        lambda rate, weight_decay, **betas: optax.adamw(
+            rate, weight_decay=weight_decay, **betas
+        )
+    ),
+}
+SETTINGS = {
+    "optimizer.name": choice("adamw", "Optimiser of optax.", OPTIMIZERS),
+    "optimizer.learning_rate": positive(
+        2e-4, "Learning rate; the highest, where it has a schedule."
+    ),
+    "optimizer.weight_decay": weight(
+        1e-4, "Weight decay of every parameter, with adamw."
+    ),
+    "optimizer.schedule": choice(
+        "constant",
+        "Schedule of the learning rate; cosine falls to 0 at num_steps.",
+        ("constant", "cosine"),
+    ),
+    "optimizer.warmup_steps": whole(
+        0, "Steps over which the learning rate rises from 0, linearly.", low=0
+    ),
+    "optimizer.b1": share(0.9, "Decay of Adam's mean of the gradients."),
+    "optimizer.b2": share(0.999, "Decay of Adam's mean of their squares."),
+    "optimizer.clip_norm": optional(
+        float, positive(1.0, "Bound on the global norm of the gradients.")
+    ),
+}
+
+
+def warmup_of(schedule: str, warmup_steps: int, num_steps: int) -> int:
+    """Returns the steps of warm-up: half of a run that a cosine finds no place in."""
+    if schedule == "cosine" and num_steps <= warmup_steps:
+        return num_steps // 2
+    return warmup_steps
+
+
+def learning_rate_schedule(
+    learning_rate: float, schedule: str, warmup_steps: int, num_steps: int
+) -> optax.ScalarOrSchedule:
+    """Returns the learning rate by step.
+
+    Args:
+      learning_rate: the highest.
+      schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
+      warmup_steps: from 0 to `learning_rate`, linearly, before that; see `warmup_of`.
+      num_steps: of the whole training.
+    """
+    warmup_steps = warmup_of(schedule, warmup_steps, num_steps)
+    if schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0, learning_rate, warmup_steps, num_steps
+        )
+    if warmup_steps:
+        return optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return learning_rate
+
+
+def build_optimizer(
+    *,
+    name: str,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    warmup_steps: int,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    clip_norm: float | None,
+    num_steps: int,
+) -> optax.GradientTransformation:
+    """Returns the optax chain that the settings under `config.optimizer` describe.
+
+    Args:
+      name: "adam", or "adamw" (Loshchilov & Hutter 2019).
+      learning_rate: the highest.
+      weight_decay: of adamw, on every parameter, as in the notebook.
+      schedule: see `learning_rate_schedule`.
+      warmup_steps: of the schedule.
+      b1: decay of the mean of the gradients.
+      b2: decay of the mean of their squares.
+      clip_norm: bound on the gradients' global norm; None for none.
+      num_steps: of the whole training.
+    """
+    rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, num_steps)
+    optimizer = OPTIMIZERS[name].make(rate, weight_decay, b1=b1, b2=b2)
+    if clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
