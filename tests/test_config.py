@@ -7,6 +7,7 @@ from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.build import OBJECTIVES
+from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import LIKELIHOODS, PRIORS
 from vae_jax.settings import ONLY_WITH, SETTINGS, table
 
@@ -208,16 +209,41 @@ ELSEWHERE = {
     "objective.critic_steps": 100,
     "model.realism": True,
     "model.decoder_patch": 2,
+    "model.quantizer": "ema",
+    "model.two_maps": True,
+    "model.codebook_size": 256,
+    "model.codebook_gradient": "rotation",
+    "model.commitment": 0.5,
+    "model.codebook_decay": 0.9,
+    "model.levels": "5,5",
+    "model.prior_width": 64,
+    "model.prior_depth": 2,
+    "model.prior_heads": 2,
+    "model.prior_passes": 6,
+    "objective.pull_weight": 10.0,
 }
+# A VAE has other priors than a VQ-VAE.
+ELSEWHERE_OF = {("model.prior", "vq"): "masked"}
 OPTIONS = {
     "model.name": build.MODELS,
     "model.network": build.NETWORKS,
     "model.likelihood": LIKELIHOODS,
     "model.prior": PRIORS,
     "objective.name": OBJECTIVES,
+    "model.quantizer": QUANTIZERS,
+}
+VQ = {
+    "model.name": "vq",
+    "model.network": "conv",
+    "model.code_size": 8,
+    "model.prior": "transformer",
+    "objective.name": "quantised",
 }
 # What else a choice or a setting needs.
 NEEDS = {
+    **dict.fromkeys(("vq", "quantised", "uniform", "transformer", "masked"), VQ),
+    "model.quantizer": VQ,
+    "fsq": {"model.latent_dim": 2},
     "iwae": {"objective.num_samples": 5},
     "rae": {"model.name": "ae"},
     "classifier": {"objective.name": "cross_entropy"},
@@ -251,12 +277,13 @@ def test_the_table_of_choices_names_settings_and_their_options():
 def test_a_setting_that_would_do_nothing_is_refused(name, chooser, option, goes):
     config = config_lib.default_config()
     needs = NEEDS.get(option, {}) | NEEDS.get(name, {}) if goes else {}
-    changes = {chooser: option, **needs, name: ELSEWHERE[name]}
+    value = ELSEWHERE_OF.get((name, option), ELSEWHERE[name])
+    changes = {**NEEDS.get(chooser, {}), **needs, chooser: option, name: value}
     config.update_from_flattened_dict(changes)
     if goes:
         config_lib.validate(config)
         return
-    value = re.escape(repr(ELSEWHERE[name]))
+    value = re.escape(repr(value))
     with pytest.raises(
         UserError,
         match=rf"^config\.{name} is {value}; it goes with {chooser} .*{option}$",

@@ -19,6 +19,12 @@ from vae_jax.report.writer import read_lines
 RECIPES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*.py"))
 
 
+# What a recipe needs a run of.
+FIRST = {"sharp_vae": "judge", "vq_prior": "vq_vae"}
+# Words by which a recipe states all that it ever changes.
+WORDS = {"vq_prior": ["labelled"]}
+
+
 def recipe(name, *words):
     return importlib.import_module(f"configs.{name}").get_config(*words)
 
@@ -30,6 +36,12 @@ def shrunk(config):
         config.train.batch_size = 8
         # A cosine needs more updates than its warm-up has.
         config.optimizer.warmup_steps = 0
+    if config.model.name == "vq":
+        # Two stages, and two maps of codes where a recipe has them.
+        config.dataset.size, config.model.code_size = 32, 4
+        config.model.codebook_size = 16
+    if config.model.prior == "transformer":
+        config.model.prior_width = 16
     return config
 
 
@@ -37,14 +49,16 @@ def shrunk(config):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_a_step(name, data_dir, tmp_path):
     config_lib.validate(recipe(name))
-    guide = tmp_path / "guide"
-    for each in ("judge", name) if recipe(name).objective.guide else (name,):
+    first = tmp_path / "first"
+    for each in (FIRST[name], name) if name in FIRST else (name,):
         config = shrunk(recipe(each))
         config.dataset.name, config.dataset.data_dir = "synthetic_faces", str(data_dir)
         config.train.num_steps = 1
         if config.objective.guide:
-            config.objective.guide, config.objective.guide_width = str(guide), 8
-        workdir = tmp_path / "run" if each == name else guide
+            config.objective.guide, config.objective.guide_width = str(first), 8
+        if config.init_from:
+            config.init_from = str(first)
+        workdir = tmp_path / "run" if each == name else first
         run = run_lib.train(config, workdir)
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [line["split"] for line in lines] == ["train", "validation"]
@@ -62,12 +76,13 @@ def test_a_recipe_states_what_differs_from_what_it_is_built_on(name):
     text = (Path(__file__).parents[1] / "configs" / f"{name}.py").read_text()
     # conv_vae's words come after what it states.
     text, *_ = text.split("    for word in ")
-    built_on = re.search(r"= conv_vae\.get_config\((?:(words)|\"(.*)\")?\)", text)
+    built_on = re.search(r"= (\w+)\.get_config\((words)?(?:\"(.*)\")?", text)
     # The largest pictures change a setting that smaller ones leave.
-    words = ["256"] if built_on and built_on[1] else []
-    changed = config_lib.flatten(recipe(name, *words))
+    words = ["256"] if built_on and built_on[2] else []
+    changed = config_lib.flatten(recipe(name, *words, *WORDS.get(name, ())))
     if built_on:
-        base = conv_vae.get_config(built_on[2] or ",".join(words))
+        of = built_on[1] if built_on[1] in RECIPES else FIRST[name]
+        base = recipe(of, *([built_on[3]] if built_on[3] else words))
     else:
         base = config_lib.default_config()
     defaults = config_lib.flatten(base)

@@ -33,6 +33,10 @@ def small(recipe):
         config.optimizer.warmup_steps = 0
     if config.model.network == "conv":
         config.model.width_from = "finest"
+    if config.model.name == "vq":
+        # So that there are two stages, and two maps.
+        config.dataset.size, config.model.code_size = 32, 4
+        config.model.prior_width = config.model.codebook_size = 16
     if config.model.prior == "vamp":
         config.model.prior_components = 4
     if config.model.attributes:

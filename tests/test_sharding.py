@@ -19,7 +19,7 @@ from vae_jax.commands.evaluation import evaluate_run
 from vae_jax.config import default_config
 from vae_jax.training.checkpoint import Checkpoints
 
-data_dir, workdir, feed, sharding = sys.argv[1:]
+data_dir, workdir, feed, sharding, changes = sys.argv[1:]
 saved, save = [], Checkpoints.save
 Checkpoints.save = lambda self, state, *rest: (
     saved.append(jax.tree.leaves(state)), save(self, state, *rest)
@@ -34,12 +34,14 @@ config.train.sharding = sharding
 config.model.latent_dim, config.model.hidden_dim = 4, 16
 config.train.batch_size, config.train.num_steps = 16, 20
 config.eval.importance_samples = 2
+config.update_from_flattened_dict(json.loads(changes))
 for section in (config.log, config.eval, config.checkpoint):
     section.every_steps = 10
 trained = run.train(config, __import__("pathlib").Path(workdir))
 evaluated = evaluate_run(run.load(workdir))["test"]["ema"]
 print(json.dumps({
-    "figures": [evaluated[name] for name in ("elbo", "iw_bound", "psnr")],
+    "figures": [evaluated[name] for name in ("elbo", "bits_per_dim", "psnr")]
+    + [evaluated.get("iw_bound", 0.0)],
     "devices": {len(leaf.sharding.device_set) for leaf in saved[-1]}.pop(),
     "share": sum(leaf.addressable_data(0).nbytes for leaf in saved[-1])
     / sum(leaf.nbytes for leaf in saved[-1]),
@@ -95,15 +97,33 @@ def on_devices(devices, program, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# Its codes are averages over the whole batch, and some are dead from the start.
+VQ_VAE = {
+    "model.name": "vq",
+    "model.network": "conv",
+    "model.hidden_dim": 512,
+    "model.width": 4,
+    "model.code_size": 4,
+    "model.prior": "uniform",
+    "model.quantizer": "ema",
+    "model.codebook_size": 64,
+    "model.codebook_decay": 0.5,
+    "objective.name": "quantised",
+}
+
+
 @pytest.mark.parametrize(
-    ("feed", "sharding", "share"),
-    [("device", "data_parallel", 1), ("stream", "data_parallel", 1)]
+    ("feed", "sharding", "share", "changes"),
+    [("device", "data_parallel", 1, {}), ("stream", "data_parallel", 1, {})]
     # Not all is large enough to be cut, or a multiple of the devices.
-    + [("device", "fsdp", 0.2)],
+    + [("device", "fsdp", 0.2, {}), ("device", "data_parallel", 1, VQ_VAE)],
+    ids=["device", "stream", "fsdp", "vq"],
 )
-def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share):
-    one = on_devices(1, TRAINING, data_dir, tmp_path / "one", feed, "data_parallel")
-    eight = on_devices(8, TRAINING, data_dir, tmp_path / "eight", feed, sharding)
+def test_eight_devices_are_one(data_dir, tmp_path, feed, sharding, share, changes):
+    told = json.dumps(changes)
+    plain, cut = (("data_parallel", told), (sharding, told))
+    one = on_devices(1, TRAINING, data_dir, tmp_path / "one", feed, *plain)
+    eight = on_devices(8, TRAINING, data_dir, tmp_path / "eight", feed, *cut)
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_allclose(eight["figures"], one["figures"], rtol=1e-5)
     assert share / 2 < eight["share"] <= share

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 SHAPE, NUMBERS = (4, 4, 2), 32
 
 
-@pytest.fixture(scope="module", params=["vae", "labels", "ae"])
+@pytest.fixture(scope="module", params=["vae", "labels", "ae", "vq", "fsq"])
 def run(request, data_dir, tmp_path_factory):
     config = new_tiny_config(data_dir)
     config.model.hidden_dim = 512
@@ -39,6 +39,13 @@ def run(request, data_dir, tmp_path_factory):
         config.model.prior = "conditional"
     if request.param == "ae":
         config.model.name, config.objective.name = "ae", "mse"
+    if request.param in ("vq", "fsq"):
+        config.model.name, config.objective.name = "vq", "quantised"
+        config.model.prior = "uniform"
+        config.model.codebook_size = 8
+    if request.param == "fsq":
+        config.model.codebook_size = 512
+        config.model.quantizer, config.model.levels = "fsq", "5,3"
     return run_lib.train(config, tmp_path_factory.mktemp("spatial"))
 
 
@@ -46,10 +53,14 @@ def test_a_code_has_its_places_and_the_decoder_sees_them(run):
     model = run.model()
     images = jnp.float32(run.dataset.splits["test"].images) / 255
     code = model.encode(images)
-    assert code.shape == (6, *SHAPE) and model.code_shape == SHAPE
+    if run.config.model.name == "vq":
+        assert model.code_shape == (SHAPE,) and len(code) == 1
+    else:
+        assert model.code_shape == SHAPE
+    assert jax.tree.leaves(code)[0].shape == (6, *SHAPE)
     # A corner of the code changes that corner of the image most.
     model = run.model("raw")
-    moved = code.at[:, 0, 0].add(3.0)
+    moved = jax.tree.map(lambda vectors: vectors.at[:, 0, 0].add(3.0), code)
     change = np.abs(model.decode(moved).mean - model.decode(code).mean).mean((0, 3))
     assert change[:4, :4].mean() > 2 * change[8:, 8:].mean()
 
@@ -82,7 +93,12 @@ def test_figures_are_over_all_numbers_of_a_code(run):
     report = evaluation.evaluate_run(run)
     assert evaluation.write_evaluation(run, report).exists()
     figures = json.loads((run.workdir / "eval.json").read_text())["test"]["ema"]
-    if run.model().prior is None:
+    if run.config.model.name == "vq":
+        num_codes = run.model().quantizers[0].num_codes
+        assert figures["kl"] == pytest.approx(16 * np.log(num_codes), rel=1e-5)
+        assert figures["elbo"] == pytest.approx(figures["log_px"] - figures["kl"])
+        assert "iw_bound" not in figures and len(figures["codes"]) == 1
+    elif run.model().prior is None:
         assert "kl_by_dimension" not in figures
     else:
         assert len(figures["kl_by_dimension"]) == NUMBERS

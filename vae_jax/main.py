@@ -23,6 +23,8 @@ from vae_jax.command_line import (
 )
 from vae_jax.commands import (
     attributes,
+    code_maps,
+    completions,
     edits,
     evaluation,
     interpolations,
@@ -44,6 +46,8 @@ COMMANDS: dict[str, Command] = {
     "edit": edits.COMMAND,
     "interpolate": interpolations.COMMAND,
     "traverse": traversals.COMMAND,
+    "codes": code_maps.COMMAND,
+    "complete": completions.COMMAND,
 }
 CONFIG = define_config()
 MODE = flags.DEFINE_enum("mode", "train", [*COMMANDS], "What to do.")

@@ -185,7 +185,7 @@ def _check_parts(config: Config) -> None:
     if not any(settings.values()):
         return
     _, shapes = experiment.abstract_model(config)
-    parts = sorted(shapes.params)
+    parts = sorted({*shapes.params, *shapes.state})
     for setting, named in settings.items():
         for name in named:
             if name not in parts:
@@ -193,7 +193,7 @@ def _check_parts(config: Config) -> None:
                     f"config.{setting} has {name!r}; the parts of this model are "
                     f"{', '.join(parts)}"
                 )
-    if set(settings["parts.frozen"]) == set(parts):
+    if set(settings["parts.frozen"]) >= set(shapes.params):
         raise UserError(
             f"config.parts.frozen is {config.parts.frozen!r}, which is the "
             "whole model: nothing would be trained"

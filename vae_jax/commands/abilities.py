@@ -49,6 +49,26 @@ def check_prior(run: Run, asked: str, instead: str) -> None:
         )
 
 
+def check_discrete_codes(run: Run, asked: str) -> None:
+    """Raises UserError where what was asked for takes discrete codes."""
+    check_decoder(run, asked)
+    if not hasattr(run.model(), "indices"):
+        raise UserError(
+            f"{asked}, and the codes of the run in {run.workdir} are not discrete; "
+            "configs/vq_vae.py trains a model whose are"
+        )
+
+
+def check_learned_codes(run: Run, asked: str) -> None:
+    """Raises UserError where what was asked for takes a learned prior over indices."""
+    check_discrete_codes(run, asked)
+    if not hasattr(run.model().prior, "logits"):
+        raise UserError(
+            f"{asked}, and {run.workdir} holds no learned prior over discrete codes; "
+            "configs/vq_prior.py trains one"
+        )
+
+
 def check_judge(run: Run, flag: str) -> None:
     """Raises UserError where the run that a flag names is of no classifier."""
     if not hasattr(run.model(), "logits"):

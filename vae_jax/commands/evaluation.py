@@ -59,8 +59,9 @@ def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
 
     By split and parameters: means over images, each with its `standard_errors`; of a
     VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
-    posterior mean varies over images by more than `ACTIVE_VARIANCE`; of a classifier
-    `accuracy_by_attribute`.
+    posterior mean varies over images by more than `ACTIVE_VARIANCE`; of discrete codes
+    `rate` and `distortion` in bits an image and `codes`, how each map of them is used;
+    of a classifier `accuracy_by_attribute`.
 
     Of what decodes, `sharpness`: what the EMA parameters' reconstructions of the test
     split, from the posterior's mean, come to beside the pictures themselves, see
@@ -136,11 +137,43 @@ def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
     if "code" in figures:
         variances = np.var(figures["code"], axis=0)
         report["active_units"] = int(np.sum(variances > ACTIVE_VARIANCE))
+    if "indices" in figures:
+        report["codes"] = _codes_by_map(run.model(), figures)
     if "accuracy_by_attribute" in figures:
         accuracies = figures["accuracy_by_attribute"].mean(axis=0).tolist()
         names = build.label_names(run.config.model)
         report["accuracy_by_attribute"] = dict(zip(names, accuracies, strict=True))
     return report
+
+
+def _codes_by_map(model: Any, figures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Returns how a split uses the codes of each map, the coarse one first.
+
+    `usage` is the share of the codes that stands anywhere in the split, `perplexity`
+    the number of codes that, were they equally frequent, would have the entropy of
+    these, and `rate` the map's bits in an image.
+
+    Args:
+      model: of discrete codes.
+      figures: see `evaluate.discrete_figures`.
+    """
+    found, rates = [], figures["rate_by_map"].mean(axis=0, dtype=np.float64)
+    by_map = [np.asarray(part) for part in model.by_map(figures["indices"])]
+    for each, rate, shape, quantizer in zip(
+        by_map, rates, model.code_shape, model.quantizers, strict=True
+    ):
+        counts = np.bincount(each.ravel(), minlength=quantizer.num_codes)
+        shares = counts[counts > 0] / each.size
+        found.append(
+            {
+                "size": list(shape[:-1]),
+                "num_codes": quantizer.num_codes,
+                "rate": float(rate),
+                "usage": len(shares) / quantizer.num_codes,
+                "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
+            }
+        )
+    return found
 
 
 def _disentanglement(run: Run) -> dict[str, Any]:

@@ -85,8 +85,10 @@ def _prior_codes(run: Run, seeds: Sequence[int]) -> Float[np.ndarray, "K D"]:
                 f"--seeds has {seed}; allowed are whole numbers from 0 to "
                 f"{LARGEST_SEED}"
             )
-    prior = run.model().prior_of()
-    draws = [prior.sample(key(seed, Stream.SAMPLING), 1) for seed in seeds]
+    model = run.model()
+    draws = [
+        sampling.draw_codes(model, key(seed, Stream.SAMPLING), 1) for seed in seeds
+    ]
     return np.concatenate(draws)
 
 

@@ -28,6 +28,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
+from vae_jax.models.quantizers import MOST_CODES
 from vae_jax.report import plots
 from vae_jax.report.writer import write_json, writing
 from vae_jax.run import Run
@@ -47,13 +48,13 @@ SAMPLER = flags.DEFINE_enum(
 ATTRIBUTES = flags.DEFINE_string(
     "attributes",
     None,
-    "What a conditional VAE is told about the images: Smiling=1,Male=0.",
+    "Attributes asked for: Smiling=1,Male=0.",
     flag_values=VALUES,
 )
 TEMPERATURE = flags.DEFINE_float(
     "temperature",
     None,
-    "The factor on the spread of the prior; below 1, images are more usual.",
+    "The spread of the prior; less is more usual.",
     lower_bound=0.0,
     upper_bound=LARGEST,
     flag_values=VALUES,
@@ -63,6 +64,14 @@ flags.register_validator(
     "temperature",
     lambda value: value is None or math.isfinite(value),
     "allowed is a finite number",
+    flag_values=VALUES,
+)
+TOP_K = flags.DEFINE_integer(
+    "top_k",
+    None,
+    "The likeliest discrete codes that are drawn from.",
+    lower_bound=1,
+    upper_bound=MOST_CODES,
     flag_values=VALUES,
 )
 FOLDER = define_path(
@@ -84,7 +93,8 @@ def parse_labels(run: Run, text: str | None) -> jax.Array | None:
     if not names:
         raise UserError(
             f"--attributes is {text!r}, but {run.workdir} holds a model without "
-            "labels; configs/cvae.py trains one with"
+            "labels; configs/cvae.py trains one with, and of a VQ-VAE "
+            "configs/vq_prior.py:labelled"
         )
     labels = np.zeros(len(names), np.float32)
     for part in text.split(","):
@@ -105,6 +115,7 @@ def sample(
     seed: int,
     labels: jax.Array | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> Float[np.ndarray, "N H W C"]:
     """Returns samples by the EMA parameters, in [0, 1].
 
@@ -116,6 +127,7 @@ def sample(
       seed: of the samples.
       labels: [A] of a conditional VAE; codes are then those of pictures that have them.
       temperature: of the prior, see `sampling.sample_prior`.
+      top_k: of the prior, as the temperature.
 
     Raises:
       UserError: the model has no prior, or too few pictures have the labels.
@@ -126,7 +138,7 @@ def sample(
         instead = "--sampler=gaussian fits one to its codes"
         abilities.check_prior(run, "--sampler is prior", instead)
         return sampling.sample_prior(
-            model, samples_key, num_images, labels, temperature
+            model, samples_key, num_images, labels, temperature, top_k
         )
     if labels is None:
         fitted = codes_lib.fitted_density(run, sampler)
@@ -149,6 +161,7 @@ def describe(
     seed: int,
     attributes: str | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> dict[str, Any]:
     """Returns the record of samples: what they are a function of, beside the sampler.
 
@@ -158,6 +171,7 @@ def describe(
       seed: of them.
       attributes: as `parse_labels` takes them.
       temperature: of the prior.
+      top_k: of the prior.
     """
     return {
         "checkpoint_step": run.step,
@@ -165,6 +179,7 @@ def describe(
         "num_images": len(images),
         "seed": seed,
         "temperature": temperature,
+        "top_k": top_k,
         "attributes": attributes,
     }
 
@@ -272,14 +287,22 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
             f"that is {sampler}"
         )
     temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
+    if TOP_K.value is not None:
+        if sampler != "prior":
+            raise UserError(
+                f"--top_k is {TOP_K.value}; it goes with --sampler=prior, and that is "
+                f"{sampler}"
+            )
+        abilities.check_learned_codes(run, f"--top_k is {TOP_K.value}")
     if REPLACE.value and folder is None:
         raise UserError("--replace is given; it goes with --folder")
     if folder is not None:
         # Before work that would be in vain.
         check_folder(run, folder, REPLACE.value)
     number = NUM_IMAGES.value or NUM_SAMPLES
-    images = sample(run, sampler, number, SEED.value, labels, temperature)
-    drawn_by = describe(run, images, SEED.value, ATTRIBUTES.value, temperature)
+    top_k = TOP_K.value
+    images = sample(run, sampler, number, SEED.value, labels, temperature, top_k)
+    drawn_by = describe(run, images, SEED.value, ATTRIBUTES.value, temperature, top_k)
     if folder is None:
         return [draw_samples(run, sampler, images, drawn_by)]
     write_samples(run, sampler, images, drawn_by, folder)
@@ -294,8 +317,9 @@ COMMAND = Command(
         "seed": "Default: 0.",
         "sampler": "Default: prior; without one gaussian.",
         "temperature": "Default: 1.",
-        "attributes": "Attributes that are not named are unknown.",
-        "folder": "Without it, one file shows all images.",
+        "top_k": "Default: all.",
+        "attributes": "Others are unknown.",
+        "folder": "Default: one file of all images.",
         "replace": "Default: no.",
         "realism": "Default: 0.",
         "checkpoint": "Default: latest.",

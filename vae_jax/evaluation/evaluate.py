@@ -6,6 +6,7 @@ devices of all processes share the images, and every process has all figures.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,17 +102,37 @@ def code_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
     return {"code": flatten(model.encode(image[None], labels))[0]}
 
 
+def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
+    """Returns what one image takes as a message, in bits, and the codes it is made of.
+
+    `rate`, -log2 p(z), also `rate_by_map`; `distortion`, -log2 p(x|z) of the image's
+    8-bit levels: their sum is the image's bits. And the `indices` [N] of the codes.
+    """
+    terms = model(image[None], image_key, labels)
+    rates = [-layer.log_ratio[0, 0] / math.log(2) for layer in terms.layers]
+    return {
+        "rate": jnp.sum(jnp.stack(rates)),
+        "rate_by_map": jnp.stack(rates),
+        "distortion": -terms.log_mass[0, 0] / math.log(2),
+        "bits_per_dim": metrics.bits_per_dim(terms)[0],
+        "indices": model.indices(terms.code)[0, 0],
+    }
+
+
 def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
     """Returns all that the terms of a model say of one image, whatever they hold.
 
-    That is `picture_figures`; with a likelihood `bound_figures`; and with latent
-    variables `code_figures`.
+    That is `picture_figures`; of discrete codes `discrete_figures`; of others with a
+    likelihood `bound_figures`; and with latent variables `code_figures`.
     """
     bound = bound_figures(num_samples, chunk)
 
     def figures(model, image, labels, image_key):
         terms = model(image[None], image_key, labels)
         found = picture_figures(model, image, labels, image_key)
+        if hasattr(model, "indices"):
+            # A code that is no sample has one weight, and no better bound.
+            return found | discrete_figures(model, image, labels, image_key)
         if terms.log_mass is not None:
             found |= bound(model, image, labels, image_key)
         if terms.layers:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_jax.exploration.batching import map_batches
 from vae_jax.models.contract import Autoencoder, flatten, unflatten
@@ -94,12 +94,34 @@ def decode_codes(
     return map_batches(functools.partial(decode, model), arrays, "decoding")
 
 
+# A program, where a learned prior outside of one would be compiled at each call.
+@functools.partial(jax.jit, static_argnames=("num_samples", "top_k"))
+def draw_codes(
+    model: Autoencoder,
+    key: Key[Array, ""],
+    num_samples: int,
+    labels: Float[Array, " A"] | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+    known: Int[Array | np.ndarray, "P places"] | None = None,
+) -> Float[Array, "*samples D"]:
+    """Returns the numbers D in codes [N,D] drawn from the prior, see `sample_prior`.
+
+    With `known`, discrete codes of P images and -1 where none is given, they are
+    [N,P,D], and those that are given stay.
+    """
+    given = {"top_k": top_k, "known": known}
+    how = {name: value for name, value in given.items() if value is not None}
+    return model.prior_of(labels).sample(key, num_samples, temperature, **how)
+
+
 def sample_prior(
     model: Autoencoder,
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
 ) -> Float[np.ndarray, "N H W C"]:
     """Returns the means of p(x|z,y) at samples z of the prior.
 
@@ -108,10 +130,12 @@ def sample_prior(
       key: of the samples.
       num_samples: N.
       labels: [A], the same for all images; None for unknown ones.
-      temperature: below 1 narrows each component of the prior around its mean.
+      temperature: below 1 narrows each component of the prior around its mean; that of
+        a learned prior over discrete codes divides the log-odds of each place.
+      top_k: how many codes, the likeliest of a place, such a prior may draw.
     """
     known = None if labels is None else jnp.asarray(labels)
-    z = model.prior_of(known).sample(key, num_samples, temperature)
+    z = draw_codes(model, key, num_samples, known, temperature, top_k)
     return decode_codes(model, z, labels)
 
 

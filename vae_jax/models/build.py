@@ -19,12 +19,14 @@ from vae_jax.models.networks.mlp import MLP
 from vae_jax.models.networks.strided import STRIDED
 from vae_jax.models.objectives import Objective
 from vae_jax.models.vae import VARIATIONAL_AUTOENCODER
+from vae_jax.models.vq_vae import VQ_VAE
 from vae_jax.options import choice, make, whole
 
 NETWORKS = {"mlp": MLP, "conv": CONV, "strided": STRIDED}
 MODELS = {
     "ae": AUTOENCODER,
     "vae": VARIATIONAL_AUTOENCODER,
+    "vq": VQ_VAE,
     "classifier": CLASSIFIER,
 }
 OBJECTIVES = {
@@ -33,6 +35,7 @@ OBJECTIVES = {
     "iwae": objectives.IWAE,
     "mmd": objectives.MMD,
     "tc": objectives.TC,
+    "quantised": objectives.QUANTISED,
     "mse": objectives.MSE,
     "rae": objectives.RAE,
     "cross_entropy": objectives.CROSS_ENTROPY,
@@ -46,7 +49,7 @@ PRECISIONS = {
 SETTINGS = {
     "name": choice(
         "vae",
-        "Model: an autoencoder, a variational autoencoder, or a classifier of "
+        "Model: an autoencoder, a variational one, a VQ-VAE, or a classifier of "
         "attributes.",
         MODELS,
     ),

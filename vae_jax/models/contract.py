@@ -71,7 +71,10 @@ class Prior(Protocol):
         ...
 
     def sample(
-        self, key: Key[Array, ""], num_samples: int, temperature: float = 1.0
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        temperature: float | Float[Array, ""] = 1.0,
     ) -> Float[Array, "S *batch N"]:
         """Draws samples; a temperature below 1 narrows each component."""
         ...
@@ -149,13 +152,14 @@ class Layer:
     """What one layer of latent variables adds to the ELBO.
 
     Attributes:
-      posterior: q(z|x), the same for all samples of an image.
+      posterior: q(z|x), the same for all samples of an image; None where it is a point
+        of a finite set.
       kl: KL(q(z|x) || p(z)) by group G, which is a number of a vector or spatial code;
         None where it is not analytic.
       log_ratio: log p(z) - log q(z|x) of each sample.
     """
 
-    posterior: DiagonalGaussian
+    posterior: DiagonalGaussian | None
     kl: Float[Array, "B G"] | None
     log_ratio: Float[Array, "S B"]
 

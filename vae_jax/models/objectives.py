@@ -194,11 +194,32 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
         del key
         (layer,), codes = terms.layers, first_codes(terms)
+        assert layer.posterior is not None
         log_pz = model.prior_of(labels).log_prob(codes)
         parts = total_correlation_terms(codes, layer.posterior, log_pz, num_images)
         return parts | {"penalty": (beta - 1) * parts["total_correlation"]}
 
     return Objective(elbo_figures, beta_elbo().loss, penalty)
+
+
+def quantised_elbo(pull_weight: float) -> Objective:
+    """The negative ELBO of a code from a finite set, and what keeps code and set near.
+
+    -log p(x|z) - log p(z) + pull_weight sum_places (|sg(e) - c|^2 + commitment
+    |e - sg(c)|^2), in nats an image: van den Oord et al. (2017), equation 3, whose
+    likelihood is here the model's own.
+
+    Args:
+      pull_weight: nats for a squared distance of 1 between a vector e and its code c.
+    """
+
+    def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
+        del labels, key
+        code = jax.tree.map(lambda vectors: vectors[0], terms.code)
+        mean = jnp.mean(model.pull(code))
+        return {"pull": mean, "penalty": pull_weight * mean}
+
+    return Objective(elbo_figures, lambda means, step: -means["elbo"], penalty)
 
 
 def mean_squared_error(
@@ -369,6 +390,17 @@ TC = with_sharpening(
         {"beta": _BETA},
         check=_check_prior_of_all,
         terms="likelihoods",
+    )
+)
+QUANTISED = with_sharpening(
+    Option(
+        lambda num_images, **own: quantised_elbo(**own),
+        {
+            "pull_weight": weight(
+                30.0, "Nats for a squared distance of 1 between a vector and its code."
+            )
+        },
+        terms="codes",
     )
 )
 MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models import likelihoods, priors
+from vae_jax.models import code_priors, likelihoods, masked_prior, priors
 from vae_jax.models.contract import (
     CodeShape,
     Labels,
@@ -34,7 +34,11 @@ PRIORS = {
     "conditional": priors.CONDITIONAL,
     "mixture": priors.MIXTURE,
     "vamp": priors.VAMP,
+    "uniform": code_priors.UNIFORM,
+    "transformer": code_priors.TRANSFORMER,
+    "masked": masked_prior.MASKED,
 }
+PRIOR = choice("normal", "Prior p(z).", PRIORS)
 
 
 class VAE(nnx.Module):
@@ -181,7 +185,9 @@ def _build(
     )
     return VAE(
         networks.make_encoder(2 * frame.latent_dim, condition_dim=frame.num_labels),
-        networks.make_decoder(num_maps=px.num_maps),
+        networks.make_decoder(
+            num_maps=px.num_maps, condition_dim=frame.num_labels + frame.has_dial
+        ),
         px,
         make(PRIORS, prior, frame.settings, code),
         networks.code_shape,
@@ -190,18 +196,35 @@ def _build(
     )
 
 
-_DROPOUT = share(
+DROPOUT = share(
     0.1,
     "Share of the images that train without labels, and of the labels left out of the "
     "others.",
 )
 
 
-def _check(values: Values) -> Refusal | None:
-    dropped = values["model.attribute_dropout"] != _DROPOUT.default
+def check_labels(values: Values) -> Refusal | None:
+    """Refuses what is said of labels where there are none."""
+    dropped = values["model.attribute_dropout"] != DROPOUT.default
     if dropped and not values["model.attributes"]:
         reason = "it goes with model.attributes, which are none"
         return "model.attribute_dropout", reason
+    return None
+
+
+def check_prior(values: Values, terms: str) -> Refusal | None:
+    """Refuses a prior over codes of another kind than the model's."""
+    if PRIORS[values["model.prior"]].terms == terms:
+        return None
+    allowed = [name for name, option in PRIORS.items() if option.terms == terms]
+    reason = f"with model.name {values['model.name']} allowed is {', '.join(allowed)}"
+    return "model.prior", reason
+
+
+def _check(values: Values) -> Refusal | None:
+    refused = check_prior(values, terms="") or check_labels(values)
+    if refused is not None:
+        return refused
     weights = ("perceptual_weight", "adversarial_weight")
     if values["model.realism"] and not any(values[f"objective.{w}"] for w in weights):
         reason = f"it goes with objective.{' or objective.'.join(weights)}, which are 0"
@@ -213,9 +236,9 @@ VARIATIONAL_AUTOENCODER = Option(
     _build,
     {
         "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
-        "prior": choice("normal", "Prior p(z).", PRIORS),
+        "prior": PRIOR,
         "attributes": ATTRIBUTES,
-        "attribute_dropout": _DROPOUT,
+        "attribute_dropout": DROPOUT,
         "realism": switch(
             False,
             "Decoder with a dial, from 0, the likelihood's mean, to 1, as sharp as the "

@@ -7,6 +7,7 @@ with few.
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,7 @@ class Encoder(nnx.Module):
       rngs: of the initial parameters.
       code_size: the resolution where the stages end, each place of which has features
         of its own; None for features of the whole image.
+      fine_code_size: a resolution above it whose places have features, too, or None.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Encoder(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         code_size: int | None = None,
+        fine_code_size: int | None = None,
     ):
         self.is_spatial = code_size is not None
         self.remat = remat
@@ -98,7 +101,13 @@ class Encoder(nnx.Module):
             nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
             for fine, coarse in itertools.pairwise(widths.values())
         ]
-        self.stages = by_resolution(widths, map(Stage, [stem, *downsamplings], blocks))
+        exits = [
+            head_layer(w, features, dtype, rngs) if at == fine_code_size else None
+            for at, w in widths.items()
+        ]
+        self.stages = by_resolution(
+            widths, map(Stage, [stem, *downsamplings], blocks, exits)
+        )
         places = 1 if self.is_spatial else min(widths) ** 2
         self.head = head_layer(places * channels[-1], features, dtype, rngs)
 
@@ -106,24 +115,39 @@ class Encoder(nnx.Module):
         self,
         images: Float[Array, "B H W C"],
         labels: Float[Array, "B A"] | None = None,
-    ) -> Float[Array, "B *places F"]:
-        """Returns the features of each image, or of each of its places."""
+    ) -> Any:
+        """Returns the features of each image, or of each of its places.
+
+        [B,F] or [B,h,w,F], float32; with `fine_code_size` both maps, the coarse one
+        first.
+        """
         finest, *coarser = coarsest_first(self.stages)[::-1]
         x = finest.entry(space_to_depth(images, PATCH))
         if self.condition is not None:
             assert labels is not None
             x = x + self.condition(labels)[:, None, None]
         x = run_blocks(finest.blocks, x, self.remat)
+        maps = [_features(finest, x)]
         for stage in coarser:
             x = mix_channels(stage.entry, space_to_depth(x, 2))
             x = run_blocks(stage.blocks, x, self.remat)
+            maps.append(_features(stage, x))
         x = nnx.silu(x)
-        if self.is_spatial:
-            return mix_channels(self.head, x).astype(jnp.float32)
-        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+        if not self.is_spatial:
+            return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+        coarse = mix_channels(self.head, x).astype(jnp.float32)
+        fine = [each for each in maps if each is not None]
+        return (coarse, *fine) if fine else coarse
 
 
-class _Upsampling(nnx.Module):
+def _features(stage: Stage, x: Float[Array, "B h w c"]) -> Array | None:
+    """Returns the features that a stage of the encoder has of its own, or None."""
+    if stage.exit is None:
+        return None
+    return mix_channels(stage.exit, nnx.silu(x)).astype(jnp.float32)
+
+
+class Upsampling(nnx.Module):
     """Twice the resolution: sub-pixel (Shi et al. 2016), or resized bilinearly."""
 
     def __init__(
@@ -135,6 +159,7 @@ class _Upsampling(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
+        """Returns maps of twice the height and width."""
         x = mix_channels(self.mix, x)
         return depth_to_space(x, 2) if self.subpixel else _resize(x, 2)
 
@@ -149,7 +174,7 @@ class Decoder(nnx.Module):
     """Codes to `num_maps` maps of the image's shape, in float32.
 
     Args:
-      latent_dim: numbers in a code, its labels included where there are any.
+      latent_dim: numbers in a code.
       image_shape: (height, width, channels); square, see `resolutions`.
       num_maps: one for each parameter of the likelihood.
       widths: channels of each stage, see `stage_widths`.
@@ -164,6 +189,9 @@ class Decoder(nnx.Module):
       rngs: of the initial parameters.
       code_size: the resolution of the code, whose places have `latent_dim` numbers
         each; None for a vector.
+      fine_code_size: the resolution of a second map of codes, which joins the stage
+        there; or None.
+      condition_dim: numbers that follow those of the code, at each of its places.
     """
 
     def __init__(
@@ -181,6 +209,8 @@ class Decoder(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         code_size: int | None = None,
+        fine_code_size: int | None = None,
+        condition_dim: int = 0,
     ):
         self.is_spatial = code_size is not None
         self.num_maps = num_maps
@@ -191,14 +221,14 @@ class Decoder(nnx.Module):
         self.coarsest = (coarsest, coarsest, channels[0])
         places = 1 if self.is_spatial else coarsest**2
         self.project = nnx.Linear(
-            latent_dim, places * channels[0], dtype=dtype, rngs=rngs
+            latent_dim + condition_dim, places * channels[0], dtype=dtype, rngs=rngs
         )
         blocks = [
             [Block(w, norm, dtype=dtype, rngs=rngs) for _ in range(depth)]
             for w in channels
         ]
         upsamplings = [
-            _Upsampling(coarse, fine, upsampling, dtype=dtype, rngs=rngs)
+            Upsampling(coarse, fine, upsampling, dtype=dtype, rngs=rngs)
             for coarse, fine in itertools.pairwise(channels)
         ]
         features = num_maps * image_shape[2]
@@ -209,14 +239,23 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
         exits = [*[None] * len(upsamplings), head]
+        sizes = [*widths][::-1]
+        joinings = [
+            nnx.Linear(latent_dim, widths[at], dtype=dtype, rngs=rngs)
+            if at == fine_code_size
+            else None
+            for at in sizes
+        ]
         self.stages = by_resolution(
-            [*widths][::-1], map(Stage, [None, *upsamplings], blocks, exits)
+            sizes, map(Stage, [None, *upsamplings], blocks, exits, joinings)
         )
 
     def __call__(
-        self, z: Float[Array, "N *places D"]
+        self,
+        z: Float[Array, "N *places D"],
+        fine: Float[Array, "N h w d"] | None = None,
     ) -> tuple[Float[Array, "N H W C"], ...]:
-        """Returns the unbounded parameter maps of each code."""
+        """Returns the unbounded parameter maps of each code, or pair of them."""
         if self.is_spatial:
             x = mix_channels(self.project, z)
         else:
@@ -224,6 +263,9 @@ class Decoder(nnx.Module):
         stages = coarsest_first(self.stages)
         for stage in stages:
             x = x if stage.entry is None else stage.entry(x)
+            if stage.joining is not None:
+                assert fine is not None
+                x = x + mix_channels(stage.joining, fine)
             x = run_blocks(stage.blocks, x, self.remat)
         x, head = nnx.silu(x), stages[-1].exit
         if self.subpixel:
@@ -264,7 +306,7 @@ def _networks(
         ),
         functools.partial(
             Decoder,
-            frame.num_inputs,
+            frame.latent_dim,
             frame.image_shape,
             widths=stage_widths(size, width, width_from, code_size, decoder_patch),
             upsampling=upsampling,

@@ -39,11 +39,6 @@ class Frame:
     dtype: jnp.dtype
     rngs: nnx.Rngs
 
-    @property
-    def num_inputs(self) -> int:
-        """Numbers that the decoder reads, at each place of a spatial code."""
-        return self.latent_dim + self.num_labels + self.has_dial
-
 
 class Networks(NamedTuple):
     """An encoder and a decoder that go together.
@@ -52,9 +47,9 @@ class Networks(NamedTuple):
       code_shape: of what they exchange, (D,) or (h, w, D).
       make_encoder: from the number of features, `features`, and of labels,
         `condition_dim`, to the encoder, with features at each place of a spatial code.
-      make_decoder: from the number of maps, `num_maps`, to the decoder, which reads
-        `Frame.num_inputs` numbers: of a code, the labels, the dial; None where there is
-        no decoder.
+      make_decoder: from the number of maps, `num_maps`, and of what the decoder reads
+        at each place beside the code, `condition_dim`, to the decoder; None where there
+        is none.
     """
 
     code_shape: tuple[int, ...]
@@ -162,9 +157,9 @@ class Conv3x3(nnx.Module):
 
 
 def mix_channels(
-    linear: nnx.Linear, x: Float[Array, "B H W C"]
-) -> Float[Array, "B H W F"]:
-    """Applies a linear layer at each place: a 1x1 convolution, as one matrix product.
+    linear: nnx.Linear, x: Float[Array, "*places C"]
+) -> Float[Array, "*places F"]:
+    """Applies a linear layer at each place, as one matrix product.
 
     Of arrays with more axes XLA on a CPU copies the transposed gradient first.
     """
@@ -197,9 +192,7 @@ def head_layer(
 
 
 def decode_rows(
-    decoder: Callable[[Array], tuple[Array, ...]],
-    codes: Float[Array, "*batch_code"],
-    rank: int,
+    decoder: Callable[[Any], tuple[Array, ...]], codes: Any, rank: int
 ) -> tuple[Float[Array, "*batch H W C"], ...]:
     """Decodes codes of any leading axes as the rows [N,...] that a network takes.
 
@@ -208,17 +201,21 @@ def decode_rows(
 
     Args:
       decoder: of rows.
-      codes: to decode.
-      rank: how many of their axes, the last ones, are one code's.
+      codes: to decode: an array, or several with the same leading axes.
+      rank: how many of the axes of an array, the last ones, are one code's.
     """
-    batch, code = codes.shape[: codes.ndim - rank], codes.shape[codes.ndim - rank :]
+    first = jax.tree.leaves(codes)[0]
+    batch = first.shape[: first.ndim - rank]
     *others, images = batch or (1,)
-    rows = jnp.moveaxis(codes.reshape(*others, images, *code), len(others), 0)
-    rows = rows.reshape(-1, *code)
+
+    def to_rows(code: Array) -> Array:
+        own = code.shape[code.ndim - rank :]
+        rows = code.reshape(*others, images, *own)
+        return jnp.moveaxis(rows, len(others), 0).reshape(-1, *own)
 
     def restore(maps: Array) -> Array:
         shape = maps.shape[1:]
         outermost = maps.reshape(images, *others, *shape)
         return jnp.moveaxis(outermost, 0, len(others)).reshape(*batch, *shape)
 
-    return tuple(restore(maps) for maps in decoder(rows))
+    return tuple(restore(maps) for maps in decoder(jax.tree.map(to_rows, codes)))

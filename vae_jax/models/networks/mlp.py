@@ -52,6 +52,8 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Codes to `num_maps` maps of the image's shape: Linear, ReLU, Linear.
 
+    A code is followed by the `condition_dim` numbers that the decoder is also told.
+
     One map for each parameter of the likelihood; all of them come from one product,
     in float32.
     """
@@ -63,12 +65,15 @@ class Decoder(nnx.Module):
         image_shape: tuple[int, int, int],
         num_maps: int,
         *,
+        condition_dim: int = 0,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         self.image_shape = image_shape
         self.num_maps = num_maps
-        self.hidden = nnx.Linear(latent_dim, hidden_dim, dtype=dtype, rngs=rngs)
+        self.hidden = nnx.Linear(
+            latent_dim + condition_dim, hidden_dim, dtype=dtype, rngs=rngs
+        )
         num_features = num_maps * math.prod(image_shape)
         self.head = head_layer(hidden_dim, num_features, dtype, rngs)
 
@@ -85,11 +90,7 @@ def _networks(frame: Frame, hidden_dim: int) -> Networks:
         (frame.latent_dim,),
         functools.partial(Encoder, frame.image_shape, hidden_dim, **common),
         functools.partial(
-            Decoder,
-            frame.num_inputs,
-            hidden_dim,
-            frame.image_shape,
-            **common,
+            Decoder, frame.latent_dim, hidden_dim, frame.image_shape, **common
         ),
     )
 

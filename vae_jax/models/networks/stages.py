@@ -143,13 +143,21 @@ class Stage(nnx.Module):
     Args:
       entry: from the stage before, or the image; None where the code leads to it.
       blocks: at this resolution.
-      exit: to the image; None where there is a stage after it.
+      exit: to the image, or to a code of this resolution; or None.
+      joining: from a code of this resolution, added to what enters; or None.
     """
 
-    def __init__(self, entry: Any, blocks: Iterable[Block], exit: Any = None):
+    def __init__(
+        self,
+        entry: Any,
+        blocks: Iterable[Block],
+        exit: Any = None,
+        joining: Any = None,
+    ):
         self.entry = entry
         self.blocks = nnx.List(blocks)
         self.exit = exit
+        self.joining = joining
 
 
 def run_blocks(blocks: Iterable[Block], x: Array, remat: bool) -> Array:

@@ -1,0 +1,42 @@
+"""A learned prior over the codes of a VQ-VAE, all else of which stays as it is.
+
+  python -m vae_jax.main --config=configs/vq_vae.py
+  python -m vae_jax.main --config=configs/vq_prior.py
+
+Words after a colon are those that the VQ-VAE was trained with; two_maps where it was
+vq_vae_2.py, masked for a prior that sees codes on all sides, and labelled for one that
+is told the attributes of a face.
+"""
+
+from configs import vq_vae, vq_vae_2
+from vae_jax.errors import UserError
+
+OWN = ("two_maps", "masked", "labelled")
+
+
+def get_config(words=""):
+    words = words.split(",")
+    base, name = (vq_vae_2, "vq_vae_2") if "two_maps" in words else (vq_vae, "vq_vae")
+    try:
+        config = base.get_config(",".join(w for w in words if w not in OWN))
+    except UserError as error:
+        raise UserError(f"{error}; or of vq_prior.py: {', '.join(OWN)}") from error
+    config.init_from = f"runs/{name}"
+    # What has parameters or state, and is not the prior.
+    parts = ["encoder", "decoder", "quantizers", "guess"]
+    if config.model.quantizer == "fsq":
+        parts.remove("quantizers")
+    if not config.model.two_maps:
+        parts.remove("guess")
+    if config.model.likelihood in ("shared_gaussian", "optimal_gaussian"):
+        parts.append("likelihood")
+    config.parts.frozen = config.parts.initialised = ",".join(parts)
+    config.model.prior = "masked" if "masked" in words else "transformer"
+    if "labelled" in words:
+        config.model.attributes = "auto"
+    config.optimizer.learning_rate = 1e-3
+    # The norm of a prior's gradients is another than that of a whole model's.
+    config.optimizer.clip_norm = None
+    # Twice as many codes to learn from.
+    config.train.mirror = True
+    return config

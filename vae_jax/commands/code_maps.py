@@ -1,0 +1,167 @@
+"""--mode=codes: the maps of discrete codes over their faces, and what codes draw."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from vae_jax.commands import abilities
+from vae_jax.commands.flags import NUM_IMAGES, Command
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.config import Config
+from vae_jax.exploration.batching import map_batches
+from vae_jax.models.likelihoods import to_unit_interval
+from vae_jax.report import plots
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+NUM_FACES = 8
+NUM_CODES = 64
+# Validation images whose codes are counted; all are decoded in memory.
+NUM_COUNTED = 2500
+# Cells on the side of what is drawn of a code: its own, and its neighbours.
+AROUND = 3
+
+
+@dataclass(frozen=True)
+class CodeMaps:
+    """Discrete codes as pictures.
+
+    Attributes:
+      rows: faces; for each map their codes, near ones in similar colours; and those
+        over the reconstruction. RGB.
+      codebooks: of each map, for its most used codes, what the decoder draws around a
+        place where the code stands, in the mean over all such places.
+      record: which codes those are, and how often each stands in the split.
+    """
+
+    rows: Float[np.ndarray, "rows faces H W 3"]
+    codebooks: list[Float[np.ndarray, "codes h w C"]]
+    record: dict[str, Any]
+
+
+@jax.jit
+def _look(model, images):
+    code = model.encode(to_unit_interval(images))
+    return model.indices(code), model.decode(code).mean
+
+
+def _colours(quantizer: Any) -> Float[np.ndarray, "K 3"]:
+    """Returns a colour for each code, and similar ones for codes that are near.
+
+    Red, green and blue are its ranks along the first three principal components.
+    """
+    codes = np.asarray(quantizer.look_up(jnp.arange(quantizer.num_codes)))
+    centred = codes - codes.mean(axis=0)
+    components = centred @ np.linalg.svd(centred, full_matrices=False)[2][:3].T
+    ranks = components.argsort(axis=0).argsort(axis=0) / max(1, len(codes) - 1)
+    return np.pad(ranks, [(0, 0), (0, 3 - ranks.shape[1])], constant_values=0.5)
+
+
+def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
+    """Shows the codes of validation images, of the first `NUM_COUNTED` of them.
+
+    Args:
+      run: of a model with discrete codes.
+      num_faces: of the split, the first ones.
+
+    Raises:
+      UserError: the codes are not discrete, or the data set is not there.
+    """
+    abilities.check_discrete_codes(run, "--mode is codes")
+    model = run.model()
+    split = run.dataset_for("--mode=codes").splits["validation"]
+    images = split.images[:NUM_COUNTED]
+    indices, decoded = map_batches(
+        lambda batch: _look(model, batch), (images,), "encoding"
+    )
+    size = images.shape[1]
+    faces = np.asarray(to_unit_interval(jnp.asarray(images[:num_faces])))
+    rows, codebooks, maps = [_as_rgb(faces)], [], []
+    for part, shape, quantizer in zip(
+        model.by_map(indices), model.code_shape, model.quantizers, strict=True
+    ):
+        part = np.asarray(part).reshape(len(images), *shape[:-1])
+        cell = size // shape[0]
+        coloured = _colours(quantizer)[part[: len(faces)]]
+        coloured = coloured.repeat(cell, axis=1).repeat(cell, axis=2)
+        rows += [coloured, 0.6 * _as_rgb(decoded[: len(faces)]) + 0.4 * coloured]
+        counts = np.bincount(part.ravel(), minlength=quantizer.num_codes)
+        used = np.argsort(-counts, kind="stable")[:NUM_CODES]
+        used = used[counts[used] > 0]
+        codebooks.append(_drawn_by(used, part, decoded, cell))
+        maps.append(
+            {
+                "size": list(shape[:-1]),
+                "codes": used.tolist(),
+                "shares": (counts[used] / part.size).tolist(),
+            }
+        )
+    record = {"checkpoint_step": run.step, "num_images": len(images), "maps": maps}
+    return CodeMaps(np.stack(rows), codebooks, record)
+
+
+def _as_rgb(images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W 3"]:
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
+
+
+def _drawn_by(
+    codes: Int[np.ndarray, " K"],
+    maps: Int[np.ndarray, "N h w"],
+    decoded: Float[np.ndarray, "N H W C"],
+    cell: int,
+) -> Float[np.ndarray, "K side side C"]:
+    """Returns the mean of what is drawn around the places of each code."""
+    margin = cell * (AROUND // 2)
+    sides = [(0, 0), (margin, margin), (margin, margin), (0, 0)]
+    padded = np.pad(decoded, sides, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, (AROUND * cell, AROUND * cell), axis=(1, 2)
+    )[:, ::cell, ::cell]
+    means = [windows[maps == code].mean(axis=0) for code in codes]
+    return np.moveaxis(np.stack(means), 1, -1)
+
+
+def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
+    """Writes code_maps.png and codebook.png to the run's images/, and their record.
+
+    The codes of a second, finer map are in codebook_fine.png.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path = run.image_path("code_maps.png")
+    plots.image_grid(found.rows, path)
+    written = [path]
+    for name, codebook in zip(
+        ("codebook.png", "codebook_fine.png"), found.codebooks, strict=False
+    ):
+        written.append(run.image_path(name))
+        scale = -(-64 // codebook.shape[1])
+        plots.image_grid(plots.nearly_square(codebook), written[-1], scale)
+    write_json(path.with_suffix(".json"), found.record)
+    return [*written, path.with_suffix(".json")]
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "codes")
+    found = look_into_codes(run, NUM_IMAGES.value or NUM_FACES)
+    return draw_code_maps(run, found)
+
+
+COMMAND = Command(
+    meaning="Draws maps of discrete codes, and what each code stands for.",
+    example="--workdir=runs/vq_vae",
+    flags={
+        "num_images": f"Default: {NUM_FACES}.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

@@ -1,0 +1,318 @@
+"""p(z) over discrete codes: all alike, or one after the other.
+
+A code is a sequence of N indices, map after map, the coarsest first, each row by row. A
+prior has `log_prob_by_place(indices, labels, key)`, whose sum is log p(z|y) or what is
+below it, and `sample(key, num_samples, labels, ...)`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from vae_jax.models.contract import Labels, unflatten
+from vae_jax.models.networks.transformer import Maps, PlaceSequence
+from vae_jax.options import Option, Refusal, Values, whole
+
+Indices = Int[Array, "*batch N"]
+
+
+# Samples that are drawn at a time; more would not be faster, and take more memory.
+ROWS = 256
+
+
+def draw(
+    logits: Float[Array, "B K"],
+    keys: Key[Array, " B"],
+    temperature: float | Float[Array, ""],
+    top_k: int | None,
+) -> Int[Array, " B"]:
+    """Returns an index from each row's softmax.
+
+    Args:
+      logits: of the K indices.
+      keys: of each row.
+      temperature: divides the logits; at 0 the likeliest index is drawn.
+      top_k: how many indices, the likeliest, may be drawn; None for all.
+    """
+    if top_k is not None:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / jnp.maximum(
+        temperature, 1e-6
+    )
+    # One random number a row, where Gumbel noise would take K.
+    sums = jnp.cumsum(jnp.exp(scaled), axis=-1)
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    return jnp.sum(sums <= uniform[:, None] * sums[:, -1:], axis=-1).astype(jnp.int32)
+
+
+def rows_of(
+    indices: Indices, labels: Labels, num_labels: int
+) -> tuple[Int[Array, "R N"], Float[Array, "R A"]]:
+    """Returns sequences and labels as rows; labels that are not given are unknown."""
+    shape = (*indices.shape[:-1], num_labels)
+    known = jnp.zeros(shape) if labels is None else jnp.broadcast_to(labels, shape)
+    rows = indices.reshape(-1, indices.shape[-1])
+    return rows, known.reshape(len(rows), num_labels)
+
+
+def draw_rows(
+    draw_some: Callable[..., Int[Array, "R N"]],
+    key: Key[Array, ""],
+    num_samples: int,
+    labels: Labels,
+    num_labels: int,
+    known: Indices,
+) -> Int[Array, "*samples N"]:
+    """Draws `ROWS` samples at a time, each with a key of its own.
+
+    Args:
+      draw_some: from rows of codes that are given, of labels, and of keys.
+      key: of all samples.
+      num_samples: S.
+      labels: [*batch,A].
+      num_labels: A.
+      known: codes that are given, -1 where none is.
+    """
+    batch = () if labels is None else labels.shape[:-1]
+    shape = (num_samples, *jnp.broadcast_shapes(batch, known.shape[:-1]))
+    known = jnp.broadcast_to(known, (*shape, known.shape[-1]))
+    rows = (
+        *rows_of(known, labels, num_labels),
+        jax.random.split(key, math.prod(shape)),
+    )
+    number = len(rows[0])
+    at_a_time = min(ROWS, number)
+    places = np.arange(-(-number // at_a_time) * at_a_time) % number
+    chunks = [row[places.reshape(-1, at_a_time)] for row in rows]
+    drawn = jax.lax.map(lambda chunk: draw_some(*chunk), chunks)
+    return drawn.reshape(-1, known.shape[-1])[:number].reshape(known.shape)
+
+
+class NumbersPrior:
+    """The prior over indices as one over the numbers in a code, a `contract.Prior`.
+
+    Args:
+      model: a VQ-VAE, whose prior it is.
+      labels: that it is told; None where they are unknown.
+    """
+
+    def __init__(self, model: Any, labels: Labels):
+        self.model = model
+        self.labels = labels
+
+    def _everywhere(self, statistic: Any) -> Float[Array, " N"]:
+        by_map = [
+            jnp.tile(
+                statistic(quantizer.look_up(jnp.arange(quantizer.num_codes)), axis=0),
+                math.prod(shape[:-1]),
+            )
+            for quantizer, shape in zip(
+                self.model.quantizers, self.model.code_shape, strict=True
+            )
+        ]
+        return jnp.concatenate(by_map)
+
+    @property
+    def mean(self) -> Float[Array, " N"]:
+        """The mean of each number over all codes, each as often as the others."""
+        return self._everywhere(jnp.mean)
+
+    @property
+    def std(self) -> Float[Array, " N"]:
+        """The standard deviation of each number over all codes, as the mean."""
+        return self._everywhere(jnp.std)
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        temperature: float | Float[Array, ""] = 1.0,
+        **how: Any,
+    ) -> Float[Array, "S *batch N"]:
+        """Draws codes.
+
+        Args:
+          key: of the samples.
+          num_samples: S.
+          temperature: divides the log-odds of each place, where they are learned.
+          **how: a learned prior's own, see models/code_priors.py.
+        """
+        indices = self.model.prior.sample(
+            key, num_samples, self.labels, temperature, **how
+        )
+        return self.model.look_up(indices)
+
+    def log_prob(self, z: Float[Array, "*sample N"]) -> Float[Array, "*sample"]:
+        """Returns log p(z|y) in nats, of the codes nearest to the numbers.
+
+        A masked prior's is that of one order of the places.
+        """
+        indices = self.model.indices(unflatten(z, self.model.code_shape))
+        by_place = self.model.prior.log_prob_by_place(indices, self.labels)
+        return jnp.sum(by_place, axis=-1)
+
+
+class UniformPrior(nnx.Module):
+    """Each place holds any of the K codes, whatever the others hold."""
+
+    def __init__(self, maps: Maps):
+        self.num_places = sum(math.prod(size) for size in maps.sizes)
+        self.num_codes = maps.num_codes
+
+    def log_prob_by_place(
+        self, indices: Indices, labels: Labels = None, key: Any = None
+    ) -> Float[Array, "*batch N"]:
+        """Returns -log K of each place."""
+        del labels, key
+        return jnp.full(indices.shape, -math.log(self.num_codes), jnp.float32)
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        labels: Labels = None,
+        temperature: float | Float[Array, ""] = 1.0,
+    ) -> Int[Array, "S *batch N"]:
+        """Draws codes; no temperature makes one likelier than another."""
+        del temperature
+        batch = () if labels is None else labels.shape[:-1]
+        shape = (num_samples, *batch, self.num_places)
+        return jax.random.randint(key, shape, 0, self.num_codes)
+
+
+def log_prob_of(
+    logits: Float[Array, "B N K"], indices: Int[Array, "B N"]
+) -> Float[Array, "B N"]:
+    """Returns the log-probability of the code at each place, in nats."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(log_probs, indices[..., None], axis=-1)[..., 0]
+
+
+class TransformerPrior(nnx.Module):
+    """p(z|y) = prod_i p(z_i | z_1 ... z_{i-1}, y) by a causal transformer.
+
+    The second stage of van den Oord et al. (2017), with the transformer of Esser et al.
+    (2020) for the network. The labels begin the sequence; the coarse map comes before
+    the fine one.
+
+    Args:
+      maps: see `Maps`.
+      width: numbers at each place.
+      depth: blocks.
+      num_heads: of their attention.
+    """
+
+    def __init__(self, maps: Maps, width: int, depth: int, num_heads: int):
+        self.sequence = PlaceSequence(maps, maps.num_codes, width, depth, num_heads)
+
+    def logits(
+        self, indices: Int[Array, "B N"], labels: Float[Array, "B A"]
+    ) -> Float[Array, "B N K"]:
+        """Returns the log-odds of each place's code, given those before it."""
+        sequence = self.sequence
+        before = sequence.embed(indices)[:, :-1]
+        x = jnp.concatenate([sequence.first(labels), before], axis=1)
+        x = x + jnp.concatenate(sequence.places()).astype(x.dtype)
+        for block in sequence.blocks:
+            x = block(x, is_causal=True)
+        return sequence.logits(x)
+
+    def log_prob_by_place(
+        self, indices: Indices, labels: Labels = None, key: Any = None
+    ) -> Float[Array, "*batch N"]:
+        """Returns log p(z_i | z_1 ... z_{i-1}, y) in nats, exact, whatever the key."""
+        del key
+        rows = rows_of(indices, labels, self.sequence.num_labels)
+        return log_prob_of(self.logits(*rows), rows[0]).reshape(indices.shape)
+
+    def sample(
+        self,
+        key: Key[Array, ""],
+        num_samples: int,
+        labels: Labels = None,
+        temperature: float | Float[Array, ""] = 1.0,
+        top_k: int | None = None,
+        known: Indices | None = None,
+    ) -> Int[Array, "*samples N"]:
+        """Draws codes [S,*batch,N], place after place.
+
+        Args:
+          key: of the samples.
+          num_samples: S.
+          labels: [*batch,A].
+          temperature: divides the log-odds of each place; at 0 the likeliest is drawn.
+          top_k: how many codes, the likeliest of a place, may be drawn.
+          known: codes that are given, -1 where none is; a place is drawn in view of
+            those before it alone.
+        """
+        sequence = self.sequence
+        if known is None:
+            known = jnp.full(sum(sequence.lengths), -1)
+
+        def draw_some(known, labels, keys):
+            memories = [
+                block.new_memory(len(known), known.shape[1])
+                for block in sequence.blocks
+            ]
+
+            def step(embed, head, carry, given):
+                before, memories = carry
+                position, place, fixed = given
+                x = (before + position.astype(before.dtype))[:, None]
+                kept = []
+                for block, memory in zip(sequence.blocks, memories, strict=True):
+                    x, memory = block.step(x, memory, place)
+                    kept.append(memory)
+                logits = head(sequence.norm(x[:, 0]))
+                place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+                drawn = draw(logits, place_keys, temperature, top_k)
+                index = jnp.where(fixed < 0, drawn, fixed)
+                return (embed(index), kept), index
+
+            carry, parts, first = (sequence.first(labels)[:, 0], memories), [], 0
+            for level, fixed in enumerate(sequence.by_map(known)):
+                advance = functools.partial(
+                    step, sequence.embeddings[level], sequence.heads[level]
+                )
+                places = first + jnp.arange(fixed.shape[1])
+                given = (sequence.places()[level], places, fixed.T)
+                carry, indices = jax.lax.scan(advance, carry, given)
+                parts.append(indices.T)
+                first += fixed.shape[1]
+            return jnp.concatenate(parts, axis=1)
+
+        return draw_rows(
+            draw_some, key, num_samples, labels, sequence.num_labels, known
+        )
+
+
+def check_heads(values: Values) -> Refusal | None:
+    """Refuses a width that the heads of the attention cannot share."""
+    if values["model.prior_width"] % values["model.prior_heads"]:
+        heads = values["model.prior_heads"]
+        return "model.prior_width", f"it must be a multiple of prior_heads, {heads}"
+    return None
+
+
+SEQUENCE = {
+    "prior_width": whole(128, "Numbers at each place of the prior's transformer."),
+    "prior_depth": whole(4, "Blocks of the prior's transformer."),
+    "prior_heads": whole(4, "Heads of the attention in the prior's transformer."),
+}
+UNIFORM = Option(UniformPrior, terms="codes")
+TRANSFORMER = Option(
+    lambda maps, prior_width, prior_depth, prior_heads: TransformerPrior(
+        maps, prior_width, prior_depth, prior_heads
+    ),
+    SEQUENCE,
+    check=check_heads,
+    terms="codes",
+)
