@@ -15,6 +15,8 @@ from configs import conv_vae
 def get_config(words=""):
     config = conv_vae.get_config(words)
     config.objective.guide = "runs/guide"
-    config.objective.perceptual_weight = 0.5
-    config.objective.adversarial_weight = 0.2
+    config.objective.perceptual_weight = 0.6
+    config.objective.adversarial_weight = 0.25
+    # Patches of four pixels would show their borders.
+    config.model.decoder_patch = 2
     return config
