@@ -147,7 +147,10 @@ def test_a_resumed_run_ends_with_the_same_bits(quantizer, data_dir, tmp_path):
         ({"model.two_maps": True, "dataset.size": 16}, "those above are none"),
         ({"model.two_maps": True, "dataset.size": 50}, "config.dataset.size is 50"),
         ({"model.two_maps": True, "model.code_size": 5}, "5 is none of the res"),
-        ({"model.network": "mlp"}, "it must be conv"),
+        (
+            {"model.network": "mlp", "model.width": 64, "model.code_size": None},
+            "it must be conv",
+        ),
         ({"model.name": "vae", "objective.name": "elbo"}, "allowed is normal"),
     ],
 )
