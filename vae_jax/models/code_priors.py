@@ -68,8 +68,8 @@ def draw_rows(
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels,
-    num_labels: int,
-    known: Indices,
+    sequence: PlaceSequence,
+    known: Indices | None,
 ) -> Int[Array, "*samples N"]:
     """Draws `ROWS` samples at a time, each with a key of its own.
 
@@ -78,14 +78,16 @@ def draw_rows(
       key: of all samples.
       num_samples: S.
       labels: [*batch,A].
-      num_labels: A.
-      known: codes that are given, -1 where none is.
+      sequence: of the places that are drawn.
+      known: codes that are given, -1 where none is; None where none is anywhere.
     """
+    if known is None:
+        known = jnp.full(sum(sequence.lengths), -1)
     batch = () if labels is None else labels.shape[:-1]
     shape = (num_samples, *jnp.broadcast_shapes(batch, known.shape[:-1]))
     known = jnp.broadcast_to(known, (*shape, known.shape[-1]))
     rows = (
-        *rows_of(known, labels, num_labels),
+        *rows_of(known, labels, sequence.num_labels),
         jax.random.split(key, math.prod(shape)),
     )
     number = len(rows[0])
@@ -254,8 +256,6 @@ class TransformerPrior(nnx.Module):
             those before it alone.
         """
         sequence = self.sequence
-        if known is None:
-            known = jnp.full(sum(sequence.lengths), -1)
 
         def draw_some(known, labels, keys):
             memories = [
@@ -289,9 +289,7 @@ class TransformerPrior(nnx.Module):
                 first += fixed.shape[1]
             return jnp.concatenate(parts, axis=1)
 
-        return draw_rows(
-            draw_some, key, num_samples, labels, sequence.num_labels, known
-        )
+        return draw_rows(draw_some, key, num_samples, labels, sequence, known)
 
 
 def check_heads(values: Values) -> Refusal | None:

@@ -115,9 +115,6 @@ class MaskedPrior(nnx.Module):
           top_k: how many codes, the likeliest of a place, may be drawn.
           known: codes that are given, -1 where none is; all are seen from the start.
         """
-        sequence = self.sequence
-        if known is None:
-            known = jnp.full(sum(sequence.lengths), -1)
 
         def draw_some(known, labels, keys):
             number = known.shape[1]
@@ -152,9 +149,7 @@ class MaskedPrior(nnx.Module):
 
             return jax.lax.scan(one, known, jnp.arange(self.num_passes))[0]
 
-        return draw_rows(
-            draw_some, key, num_samples, labels, sequence.num_labels, known
-        )
+        return draw_rows(draw_some, key, num_samples, labels, self.sequence, known)
 
 
 MASKED = Option(
