@@ -274,3 +274,15 @@ def test_a_prior_is_refused_on_another_vq_vae(changed, said, first_stage, tmp_pa
         config.update_from_flattened_dict(changed)
     with pytest.raises(UserError, match=f"(?s){said}"):
         run_lib.train(config, tmp_path / "refused")
+
+
+def test_the_pull_is_over_all_places_of_both_maps():
+    _, model = two_maps()
+    code = tuple(
+        jnp.float32(np.random.default_rng(s).normal(size=(2, s, s, 2))) for s in (4, 8)
+    )
+    expected = np.zeros(2)
+    for quantizer, vectors in zip(model.quantizers, code, strict=True):
+        chosen = np.asarray(quantizer.look_up(quantizer.nearest(vectors)))
+        expected += 0.25 * np.square(np.asarray(vectors) - chosen).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(model.pull(code), expected, rtol=1e-5)
