@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from benchmarks import (
     data_path,
+    discrete,
     exploring,
     figures,
     limits,
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
             arguments.repeats, num_images=arguments.num_images // 10, name=name
         )
     ],
+    "discrete": lambda arguments: discrete.measure(arguments.repeats),
     "start_up": lambda arguments: start_up.measure(arguments.repeats),
     "sweep": lambda arguments: [sweep.measure(repeats=arguments.repeats)],
 }

@@ -18,9 +18,11 @@ SIZES = {"one map": ((2, 2),), "two maps": ((1, 1), (1, 3))}
 LABELS = jnp.float32([1, -1])
 
 
-def new_prior(kind, sizes=((2, 2),), num_codes=3, num_labels=0, num_passes=4):
+def new_prior(
+    kind, sizes=((2, 2),), num_codes=3, num_labels=0, num_passes=4, dtype="float32"
+):
     """Returns a prior that no training starts from: its probabilities differ."""
-    maps = Maps(sizes, num_codes, num_labels, jnp.dtype("float32"), nnx.Rngs(0))
+    maps = Maps(sizes, num_codes, num_labels, jnp.dtype(dtype), nnx.Rngs(0))
     passes = (num_passes,) if kind is MaskedPrior else ()
     prior = kind(maps, 8, 2, 2, *passes)
     rng = np.random.default_rng(0)
@@ -93,7 +95,7 @@ def test_place_by_place_is_as_all_at_once():
     for linear in (block.attended, block.narrow):
         linear.kernel[...] = jnp.float32(rng.normal(size=linear.kernel[...].shape))
     x = jnp.float32(rng.normal(size=(3, 9, 8)))
-    expected, memory = block(x, is_causal=True), block.new_memory(3, 9)
+    expected, memory = block(x, is_causal=True), block.new_memory(3).grown(9)
     for place in range(9):
         found, memory = block.step(x[:, place, None], memory, jnp.int32(place))
         np.testing.assert_allclose(found[:, 0], expected[:, place], atol=1e-5)
@@ -108,6 +110,18 @@ def test_samples_of_a_transformer_are_as_frequent_as_they_are_probable(sizes):
     shares = np.bincount(which, minlength=81) / number
     error = np.sqrt(probable * (1 - probable) / number)
     assert (np.abs(shares - probable) <= 5 * error).all()
+
+
+def test_how_often_a_memory_grows_does_not_matter(monkeypatch):
+    prior = new_prior(TransformerPrior, ((2, 2), (2, 3)))
+    # Of one place each, whose frequencies are tested above, and of several.
+    found = []
+    for stretches in (6, 3, 1):
+        monkeypatch.setattr(code_priors, "STRETCHES", stretches)
+        found.append(np.asarray(prior.sample(jax.random.key(0), 60)))
+    assert np.ptp(found[0], axis=0).max() > 0
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 def test_without_temperature_a_transformer_draws_the_likeliest_code():
@@ -126,6 +140,72 @@ def test_many_samples_are_drawn_a_few_at_a_time(monkeypatch):
     monkeypatch.setattr(code_priors, "ROWS", 4)
     assert whole.shape == (7, 2, 4)
     np.testing.assert_array_equal(prior.sample(jax.random.key(0), 7, labels), whole)
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_samples_in_half_precision_are_as_frequent_as_those_in_float32(kind, dtype):
+    number, found = 2000, {}
+    for each in ("float32", dtype):
+        prior = new_prior(kind, SIZES["two maps"], num_labels=2, dtype=each)
+        assert prior.sequence.first(jnp.zeros((1, 2))).dtype == each
+        samples = np.asarray(prior.sample(jax.random.key(0), number, LABELS))
+        assert samples.shape == (number, 4) and samples.dtype == np.int32
+        assert samples.min() == 0 and samples.max() == 2
+        which = np.ravel_multi_index(samples.T, (3,) * 4)
+        found[each] = np.bincount(which, minlength=81) / number
+        few = every_sequence(3, 4)[::9]
+        log_probs = prior.log_prob_by_place(few, LABELS, jax.random.key(1))
+        assert np.isfinite(log_probs).all()
+    # They are drawn by the same keys.
+    assert np.abs(found["float32"] - found[dtype]).sum() / 2 < 0.03
+
+
+@KINDS
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_probabilities_of_many_codes_are_found_in_turns(kind, dtype, monkeypatch):
+    prior = new_prior(kind, SIZES["two maps"], num_codes=5, dtype=dtype)
+    codes = jnp.int32(np.random.default_rng(0).integers(0, 5, (6, 4)))
+    graphdef, params = nnx.split(prior)
+
+    def log_px(params, weights):
+        by_place = nnx.merge(graphdef, params).log_prob_by_place(
+            codes, None, jax.random.key(3)
+        )
+        return jnp.sum(weights * by_place), by_place
+
+    weights = jnp.float32(np.random.default_rng(1).normal(size=(6, 4)))
+    of = jax.grad(log_px, has_aux=True)
+    slopes, expected = of(params, weights)
+    monkeypatch.setattr(transformer, "CODES_AT_A_TIME", 2)
+    in_turns, found = of(params, weights)
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    for a, b in zip(*map(jax.tree.leaves, (in_turns, slopes)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@KINDS
+def test_memory_does_not_grow_as_samples_times_places_times_codes(kind):
+    # 1 GB of log-odds at 64 samples of 64 places, and as much again for their gradient.
+    maps = Maps(((8, 8),), 65_536, 0, jnp.dtype("float32"), nnx.Rngs(0))
+    prior = kind(maps, 8, 1, 2, *((4,) if kind is MaskedPrior else ()))
+    graphdef, params = nnx.split(prior)
+
+    def loss(params, codes, key):
+        by_place = nnx.merge(graphdef, params).log_prob_by_place(codes, None, key)
+        return jnp.sum(by_place)
+
+    def sample(params, key):
+        return nnx.merge(graphdef, params).sample(key, 256)
+
+    key, codes = jax.random.key(0), jnp.zeros((64, 64), jnp.int32)
+    for program, given in (
+        (jax.grad(loss), (params, codes, key)),
+        (sample, (params, key)),
+    ):
+        compiled = jax.jit(program).lower(*given).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 4 * 64 * 64 * 65_536 / 4
 
 
 def test_an_estimate_is_the_mean_over_all_orders_of_the_places():

@@ -55,6 +55,33 @@ def test_the_nearest_code_is_that_of_least_distance():
     np.testing.assert_array_equal(quantizer.nearest(vectors), distances.argmin(-1))
 
 
+def test_many_codes_are_looked_through_in_turns(monkeypatch):
+    vectors = noise((2, 40, 3))
+    whole = codebook(num_codes=11)
+    # Of codes that are alike the first one is the nearest, whatever the turn.
+    whole.entries[...] = whole.codes.at[9].set(whole.codes[1])
+    expected = np.asarray(whole.nearest(vectors))
+    assert {1, 8, 10} <= set(expected.ravel()) and 9 not in expected
+    for at_a_time in (1, 3, 4, 10):
+        monkeypatch.setattr(quantizers, "CODES_AT_A_TIME", at_a_time)
+        np.testing.assert_array_equal(whole.nearest(vectors), expected)
+
+
+def test_memory_does_not_grow_as_places_times_codes():
+    num_places, num_codes = 4096, quantizers.MOST_CODES
+    quantizer = codebook(AveragedCodebook, num_codes=num_codes, decay=0.9)
+    graphdef, state = nnx.split(quantizer)
+
+    def update(state, vectors):
+        moved = nnx.merge(graphdef, state)
+        moved.update(vectors)
+        return nnx.state(moved)
+
+    program = jax.jit(update).lower(state, noise((num_places, 3))).compile()
+    taken = program.memory_analysis().temp_size_in_bytes
+    assert taken < 4 * num_places * num_codes / 8
+
+
 def test_distances_are_float32_whatever_the_precision():
     # Half precision cannot tell these codes apart.
     quantizer = codebook(num_codes=2)

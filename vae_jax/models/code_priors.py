@@ -23,8 +23,12 @@ from vae_jax.options import Option, Refusal, Values, whole
 Indices = Int[Array, "*batch N"]
 
 
-# Samples that are drawn at a time; more would not be faster, and take more memory.
-ROWS = 256
+# Samples that are drawn at a time; more would not be faster, and take more memory. And
+# the log-odds of all of them, of which samples of many codes have many.
+ROWS = 64
+LOGITS = 2**24
+# Of each map, after which a memory grows: a step attends to all that it has room for.
+STRETCHES = 4
 
 
 def draw(
@@ -70,8 +74,9 @@ def draw_rows(
     labels: Labels,
     sequence: PlaceSequence,
     known: Indices | None,
+    num_logits: int,
 ) -> Int[Array, "*samples N"]:
-    """Draws `ROWS` samples at a time, each with a key of its own.
+    """Draws at most `ROWS` samples at a time, each with a key of its own.
 
     Args:
       draw_some: from rows of codes that are given, of labels, and of keys.
@@ -80,6 +85,7 @@ def draw_rows(
       labels: [*batch,A].
       sequence: of the places that are drawn.
       known: codes that are given, -1 where none is; None where none is anywhere.
+      num_logits: that drawing one sample holds at once.
     """
     if known is None:
         known = jnp.full(sum(sequence.lengths), -1)
@@ -91,7 +97,7 @@ def draw_rows(
         jax.random.split(key, math.prod(shape)),
     )
     number = len(rows[0])
-    at_a_time = min(ROWS, number)
+    at_a_time = min(ROWS, max(1, LOGITS // num_logits), number)
     places = np.arange(-(-number // at_a_time) * at_a_time) % number
     chunks = [row[places.reshape(-1, at_a_time)] for row in rows]
     drawn = jax.lax.map(lambda chunk: draw_some(*chunk), chunks)
@@ -101,6 +107,9 @@ def draw_rows(
 class NumbersPrior:
     """The prior over indices as one over the numbers in a code, a `contract.Prior`.
 
+    It has no moments: a learned prior's are nothing but averages over its samples, and
+    those of the codebook are another distribution's.
+
     Args:
       model: a VQ-VAE, whose prior it is.
       labels: that it is told; None where they are unknown.
@@ -109,28 +118,6 @@ class NumbersPrior:
     def __init__(self, model: Any, labels: Labels):
         self.model = model
         self.labels = labels
-
-    def _everywhere(self, statistic: Any) -> Float[Array, " N"]:
-        by_map = [
-            jnp.tile(
-                statistic(quantizer.look_up(jnp.arange(quantizer.num_codes)), axis=0),
-                math.prod(shape[:-1]),
-            )
-            for quantizer, shape in zip(
-                self.model.quantizers, self.model.code_shape, strict=True
-            )
-        ]
-        return jnp.concatenate(by_map)
-
-    @property
-    def mean(self) -> Float[Array, " N"]:
-        """The mean of each number over all codes, each as often as the others."""
-        return self._everywhere(jnp.mean)
-
-    @property
-    def std(self) -> Float[Array, " N"]:
-        """The standard deviation of each number over all codes, as the mean."""
-        return self._everywhere(jnp.std)
 
     def sample(
         self,
@@ -190,14 +177,6 @@ class UniformPrior(nnx.Module):
         return jax.random.randint(key, shape, 0, self.num_codes)
 
 
-def log_prob_of(
-    logits: Float[Array, "B N K"], indices: Int[Array, "B N"]
-) -> Float[Array, "B N"]:
-    """Returns the log-probability of the code at each place, in nats."""
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    return jnp.take_along_axis(log_probs, indices[..., None], axis=-1)[..., 0]
-
-
 class TransformerPrior(nnx.Module):
     """p(z|y) = prod_i p(z_i | z_1 ... z_{i-1}, y) by a causal transformer.
 
@@ -219,13 +198,16 @@ class TransformerPrior(nnx.Module):
         self, indices: Int[Array, "B N"], labels: Float[Array, "B A"]
     ) -> Float[Array, "B N K"]:
         """Returns the log-odds of each place's code, given those before it."""
+        return self.sequence.logits(self._seen(indices, labels))
+
+    def _seen(self, indices: Array, labels: Array) -> Float[Array, "B N width"]:
         sequence = self.sequence
         before = sequence.embed(indices)[:, :-1]
         x = jnp.concatenate([sequence.first(labels), before], axis=1)
         x = x + jnp.concatenate(sequence.places()).astype(x.dtype)
         for block in sequence.blocks:
             x = block(x, is_causal=True)
-        return sequence.logits(x)
+        return x
 
     def log_prob_by_place(
         self, indices: Indices, labels: Labels = None, key: Any = None
@@ -233,7 +215,8 @@ class TransformerPrior(nnx.Module):
         """Returns log p(z_i | z_1 ... z_{i-1}, y) in nats, exact, whatever the key."""
         del key
         rows = rows_of(indices, labels, self.sequence.num_labels)
-        return log_prob_of(self.logits(*rows), rows[0]).reshape(indices.shape)
+        log_probs = self.sequence.log_prob(self._seen(*rows), rows[0])
+        return log_probs.reshape(indices.shape)
 
     def sample(
         self,
@@ -258,10 +241,7 @@ class TransformerPrior(nnx.Module):
         sequence = self.sequence
 
         def draw_some(known, labels, keys):
-            memories = [
-                block.new_memory(len(known), known.shape[1])
-                for block in sequence.blocks
-            ]
+            memories = [block.new_memory(len(known)) for block in sequence.blocks]
 
             def step(embed, head, carry, given):
                 before, memories = carry
@@ -277,19 +257,27 @@ class TransformerPrior(nnx.Module):
                 index = jnp.where(fixed < 0, drawn, fixed)
                 return (embed(index), kept), index
 
-            carry, parts, first = (sequence.first(labels)[:, 0], memories), [], 0
-            for level, fixed in enumerate(sequence.by_map(known)):
+            before, drawn, numbers = sequence.first(labels)[:, 0], [], 0
+            for level, length in enumerate(sequence.lengths):
                 advance = functools.partial(
                     step, sequence.embeddings[level], sequence.heads[level]
                 )
-                places = first + jnp.arange(fixed.shape[1])
-                given = (sequence.places()[level], places, fixed.T)
-                carry, indices = jax.lax.scan(advance, carry, given)
-                parts.append(indices.T)
-                first += fixed.shape[1]
-            return jnp.concatenate(parts, axis=1)
+                positions = sequence.places()[level]
+                for own in np.array_split(np.arange(length), min(STRETCHES, length)):
+                    memories = [memory.grown(len(own)) for memory in memories]
+                    places = numbers + own
+                    given = (positions[own], places, known[:, places].T)
+                    (before, memories), indices = jax.lax.scan(
+                        advance, (before, memories), given
+                    )
+                    drawn.append(indices.T)
+                numbers += length
+            return jnp.concatenate(drawn, axis=1)
 
-        return draw_rows(draw_some, key, num_samples, labels, sequence, known)
+        num_logits = sequence.heads[0].out_features
+        return draw_rows(
+            draw_some, key, num_samples, labels, sequence, known, num_logits
+        )
 
 
 def check_heads(values: Values) -> Refusal | None:
@@ -301,9 +289,9 @@ def check_heads(values: Values) -> Refusal | None:
 
 
 SEQUENCE = {
-    "prior_width": whole(128, "Numbers at each place of the prior's transformer."),
-    "prior_depth": whole(4, "Blocks of the prior's transformer."),
-    "prior_heads": whole(4, "Heads of the attention in the prior's transformer."),
+    "prior_width": whole(128, "Numbers at each place of the prior's network."),
+    "prior_depth": whole(4, "Blocks of the prior's network."),
+    "prior_heads": whole(4, "Heads of the attention in the prior's network."),
 }
 UNIFORM = Option(UniformPrior, terms="codes")
 TRANSFORMER = Option(

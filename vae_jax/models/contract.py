@@ -9,13 +9,15 @@ is done to codes (directions, ways between them, densities, priors) is done to t
 numbers in them, [B,N], which `flatten` and `unflatten` lead to and back from.
 """
 
+import enum
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models.posteriors import DiagonalGaussian
 
@@ -23,6 +25,17 @@ Code = Any
 # (D,), (h, w, d), or a tuple of such.
 CodeShape = tuple[Any, ...]
 Labels = Float[Array, "*labelled A"] | None
+
+
+class Draw(enum.IntEnum):
+    """What the key of a batch is folded with, for each use beside the posterior's."""
+
+    PRIOR = 1
+    LABELS = 2
+    MIRROR = 3
+    DIAL = 4
+    FLOW = 5
+    LAYERS = 6
 
 
 class State(nnx.Variable):
@@ -58,25 +71,23 @@ class ImageDistribution(Protocol):
 
 @runtime_checkable
 class Prior(Protocol):
-    """A distribution p(z|y) over the numbers in a code."""
+    """A distribution p(z|y) over the numbers in a code.
 
-    @property
-    def mean(self) -> Float[Array, "*batch N"]:
-        """The mean of each number."""
-        ...
-
-    @property
-    def std(self) -> Float[Array, "*batch N"]:
-        """The standard deviation of each number."""
-        ...
+    Where its moments are known it has `mean` and `std` [*batch,N] of each number. That
+    of a model with discrete codes has none; a learned one takes `top_k` and `known` in
+    `sample` as well, see models/code_priors.py.
+    """
 
     def sample(
         self,
         key: Key[Array, ""],
         num_samples: int,
-        temperature: float | Float[Array, ""] = 1.0,
+        temperature: float | Float[Array, "*number"] = 1.0,
     ) -> Float[Array, "S *batch N"]:
-        """Draws samples; a temperature below 1 narrows each component."""
+        """Draws samples; a temperature below 1 narrows each component.
+
+        It is one number, or where the prior is N(0, I) also one for each of the N.
+        """
         ...
 
     def log_prob(self, z: Float[Array, "*sample N"]) -> Float[Array, "*sample_batch"]:
@@ -135,6 +146,54 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
+class Quantizer(Protocol):
+    """K vectors, one of which stands for any other, see models/quantizers.py."""
+
+    num_codes: int
+
+    def look_up(self, indices: Int[Array, "*places"]) -> Float[Array, "*places d"]:
+        """Returns vectors that stand for themselves."""
+        ...
+
+
+@runtime_checkable
+class DiscreteCodes(Protocol):
+    """What an autoencoder has besides, where a code stands for indices.
+
+    They are N, one for each place, map after map, the coarse one first, and each row by
+    row. Decoding a code is decoding what its indices stand for. A prior that is learned
+    has `logits(indices, labels)`.
+
+    Attributes:
+      code_shape: (h, w, d) of each map.
+      quantizers: of each map.
+      prior: over indices, see models/code_priors.py; `prior_of` is over numbers.
+    """
+
+    code_shape: tuple[tuple[int, int, int], ...]
+    quantizers: Sequence[Quantizer]
+    prior: Any
+
+    def indices(self, code: Code) -> Int[Array, "*batch N"]:
+        """Returns which of its codes stands at each place."""
+        ...
+
+    def look_up(
+        self, indices: Int[Array, "*batch N"]
+    ) -> Float[Array, "*batch numbers"]:
+        """Returns the numbers in a code that stands for these indices."""
+        ...
+
+    def by_map(self, places: Any) -> list[Array]:
+        """Cuts an array whose last axis is all places into those of each map."""
+        ...
+
+    def pull(self, code: Code) -> Float[Array, " B"]:
+        """Returns what training keeps vectors and their codes together by."""
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """A model that recognises attributes, and so can judge what others draw."""
 
@@ -153,10 +212,11 @@ class Layer:
 
     Attributes:
       posterior: q(z|x), the same for all samples of an image; None where it is a point
-        of a finite set.
-      kl: KL(q(z|x) || p(z)) by group G, which is a number of a vector or spatial code;
-        None where it is not analytic.
-      log_ratio: log p(z) - log q(z|x) of each sample.
+        of a finite set, or one of a stack, which depends on the sample above it.
+      kl: KL(q(z|x) || p(z)) by group G, which is a number of a vector or spatial code,
+        or a whole layer of a stack; None where it is not analytic.
+      log_ratio: log p(z) - log q(z|x) of each sample, or an estimate that is right in
+        the mean.
     """
 
     posterior: DiagonalGaussian | None

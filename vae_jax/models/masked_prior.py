@@ -13,10 +13,9 @@ from vae_jax.models.code_priors import (
     check_heads,
     draw,
     draw_rows,
-    log_prob_of,
     rows_of,
 )
-from vae_jax.models.networks.transformer import Maps, PlaceSequence
+from vae_jax.models.networks.transformer import Maps, PlaceSequence, log_prob_of
 from vae_jax.options import Option, whole
 
 # Of the noise on how sure a pass is, at its start; it falls to 0.
@@ -50,13 +49,16 @@ class MaskedPrior(nnx.Module):
         self, indices: Int[Array, "B N"], labels: Float[Array, "B A"]
     ) -> Float[Array, "B N K"]:
         """Returns the log-odds of each place's code, given those not hidden."""
+        return self.sequence.logits(self._seen(indices, labels))
+
+    def _seen(self, indices: Array, labels: Array) -> Float[Array, "B N width"]:
         sequence = self.sequence
         x = sequence.embed(indices)
         x = x + jnp.concatenate(sequence.places()).astype(x.dtype)
         x = jnp.concatenate([sequence.first(labels), x], axis=1)
         for block in sequence.blocks:
             x = block(x, is_causal=False)
-        return sequence.logits(x[:, 1:])
+        return x[:, 1:]
 
     def log_prob_by_place(
         self,
@@ -92,8 +94,8 @@ class MaskedPrior(nnx.Module):
         return (hidden * log_probs * number / many).reshape(indices.shape)
 
     def _log_prob(self, rows: Array, known: Array, hidden: Array) -> Array:
-        logits = self.logits(jnp.where(hidden, self.hidden, rows), known)
-        return log_prob_of(logits, rows)
+        seen = self._seen(jnp.where(hidden, self.hidden, rows), known)
+        return self.sequence.log_prob(seen, rows)
 
     def sample(
         self,
@@ -149,7 +151,10 @@ class MaskedPrior(nnx.Module):
 
             return jax.lax.scan(one, known, jnp.arange(self.num_passes))[0]
 
-        return draw_rows(draw_some, key, num_samples, labels, self.sequence, known)
+        num_logits = sum(self.sequence.lengths) * self.hidden
+        return draw_rows(
+            draw_some, key, num_samples, labels, self.sequence, known, num_logits
+        )
 
 
 MASKED = Option(

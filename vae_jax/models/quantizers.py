@@ -29,6 +29,9 @@ from vae_jax.options import (
     whole,
 )
 
+# Beyond so many codes distances are found in turns.
+CODES_AT_A_TIME = 2048
+
 Vectors = Float[Array, "*places d"]
 Indices = Int[Array, "*places"]
 
@@ -108,11 +111,27 @@ class Codebook(nnx.Module):
 
     def nearest(self, vectors: Vectors) -> Indices:
         """Returns which code each vector is nearest to."""
-        with jax.default_matmul_precision("float32"):
-            products = vectors.astype(jnp.float32) @ self.codes.T
-        # Without the vector's own square, which is the same for all.
-        distances = jnp.sum(jnp.square(self.codes), axis=-1) - 2 * products
-        return jnp.argmin(distances, axis=-1).astype(jnp.int32)
+        vectors, codes = vectors.astype(jnp.float32), self.codes
+
+        def among(some: Float[Array, "k d"]) -> tuple[Indices, Array]:
+            with jax.default_matmul_precision("float32"):
+                products = vectors @ some.T
+            # Without the vector's own square, which is the same for all.
+            distances = jnp.sum(jnp.square(some), axis=-1) - 2 * products
+            which = jnp.argmin(distances, axis=-1).astype(jnp.int32)
+            return which, jnp.min(distances, axis=-1)
+
+        num_turns = -(-self.num_codes // CODES_AT_A_TIME)
+        if num_turns == 1:
+            return among(codes)[0]
+        # The last turn is filled up with the last code, whose copies come after it.
+        numbers = np.arange(num_turns * CODES_AT_A_TIME).reshape(num_turns, -1)
+        which, distances = jax.lax.map(
+            among, codes[np.minimum(numbers, self.num_codes - 1)]
+        )
+        turn = jnp.argmin(distances, axis=0).astype(jnp.int32)
+        found = jnp.take_along_axis(which, turn[None], axis=0)[0]
+        return turn * CODES_AT_A_TIME + found
 
     def look_up(self, indices: Indices) -> Vectors:
         """Returns codes."""
@@ -181,10 +200,10 @@ class AveragedCodebook(Codebook):
     def update(self, vectors: Vectors) -> None:
         """Moves the averages on by a batch, which was looked up before."""
         rows = jax.lax.stop_gradient(vectors).reshape(-1, vectors.shape[-1])
-        chosen = jax.nn.one_hot(self.nearest(rows), self.num_codes) / len(rows)
-        with jax.default_matmul_precision("float32"):
-            sums = chosen.T @ rows
-        shares = self._average(self.shares[...], jnp.sum(chosen, axis=0))
+        chosen, share = self.nearest(rows), 1 / len(rows)
+        shares = jnp.zeros(self.num_codes).at[chosen].add(share)
+        sums = jnp.zeros(self.entries.shape).at[chosen].add(share * rows)
+        shares = self._average(self.shares[...], shares)
         sums = self._average(self.entries[...], sums)
         usual = 1 / self.num_codes
         dead = shares < self.FEWEST * usual

@@ -6,7 +6,6 @@ as any other code. The posterior is a point, and the ELBO is log p(x|z) + log p(
 the indices z that the vectors stand for.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -26,7 +25,7 @@ from vae_jax.models.networks.layers import (
     mix_channels,
 )
 from vae_jax.models.networks.stages import Block, resolutions
-from vae_jax.models.networks.transformer import Maps
+from vae_jax.models.networks.transformer import Maps, by_map
 from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import (
     DROPOUT,
@@ -124,9 +123,7 @@ class VQVAE(nnx.Module):
 
     def by_map(self, places: Any) -> list[Array]:
         """Cuts an array of the places of all maps, its last axis, into each map's."""
-        sizes = [math.prod(shape[:-1]) for shape in self.code_shape]
-        ends = [sum(sizes[:last]) for last in range(1, len(sizes))]
-        return jnp.split(places, ends, axis=-1)
+        return by_map(places, [shape[:-1] for shape in self.code_shape])
 
     def look_up(
         self, indices: Int[Array, "*batch N"]
@@ -213,7 +210,7 @@ def _build(
 ) -> VQVAE:
     del others
     assert networks.make_decoder is not None
-    px = make(LIKELIHOODS, likelihood, frame.settings)
+    px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     side, dims = networks.code_shape[0], frame.latent_dim
     sizes, fine = ((side, side),), {}
     if two_maps:

@@ -1,6 +1,7 @@
 """Transformers (Vaswani et al. 2017) over maps of codes, whole or place by place."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,39 @@ from vae_jax.models.networks.layers import head_layer, mix_channels
 class Memory:
     """What a block keeps of the places it has seen.
 
+    Each head's places lie together: in another order of the axes a step would copy the
+    whole memory before it is multiplied.
+
     Attributes:
       keys: of each place; those to come are 0.
       values: as the keys.
     """
 
-    keys: Float[Array, "B T heads d"]
-    values: Float[Array, "B T heads d"]
+    keys: Float[Array, "B heads T d"]
+    values: Float[Array, "B heads T d"]
+
+    def grown(self, num_places: int) -> "Memory":
+        """Returns the same memory with room for so many places more."""
+        room = [(0, 0), (0, 0), (0, num_places), (0, 0)]
+        return jax.tree.map(lambda each: jnp.pad(each, room), self)
+
+
+def _attend(
+    query: Float[Array, "B heads Q d"],
+    keys: Float[Array, "B heads T d"],
+    values: Float[Array, "B heads T d"],
+    seen: Bool[Array, "Q T"],
+) -> Float[Array, "B heads Q d"]:
+    """Returns what each place has from those it sees.
+
+    Beside `jax.nn.dot_product_attention` it takes float16 on a CPU.
+    """
+    scores = jnp.einsum(
+        "bhqd,bhtd->bhqt", query, keys, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(seen, scores / math.sqrt(query.shape[-1]), -jnp.inf)
+    shares = jax.nn.softmax(scores).astype(values.dtype)
+    return jnp.einsum("bhqt,bhtd->bhqd", shares, values)
 
 
 class AttentionBlock(nnx.Module):
@@ -55,8 +82,10 @@ class AttentionBlock(nnx.Module):
         self, x: Float[Array, "B T width"], is_causal: bool
     ) -> Float[Array, "B T width"]:
         """Returns all places; a causal block lets none see those after it."""
-        query, key, value = self._attention_of(x)
-        attended = jax.nn.dot_product_attention(query, key, value, is_causal=is_causal)
+        num_places = x.shape[1]
+        seen = jnp.ones((num_places, num_places), bool)
+        query, keys, values = self._attention_of(x)
+        attended = _attend(query, keys, values, jnp.tril(seen) if is_causal else seen)
         return self._finish(x, attended)
 
     def step(
@@ -71,33 +100,29 @@ class AttentionBlock(nnx.Module):
         """
         query, key, value = self._attention_of(x)
         memory = Memory(
-            jax.lax.dynamic_update_slice_in_dim(memory.keys, key, place, 1),
-            jax.lax.dynamic_update_slice_in_dim(memory.values, value, place, 1),
+            jax.lax.dynamic_update_slice_in_dim(memory.keys, key, place, 2),
+            jax.lax.dynamic_update_slice_in_dim(memory.values, value, place, 2),
         )
-        seen: Bool[Array, "1 1 1 T"] = (
-            jnp.arange(memory.keys.shape[1])[None, None, None] <= place
-        )
-        attended = jax.nn.dot_product_attention(
-            query, memory.keys, memory.values, mask=seen
-        )
-        return self._finish(x, attended), memory
+        seen = jnp.arange(memory.keys.shape[2])[None] <= place
+        return self._finish(x, _attend(query, memory.keys, memory.values, seen)), memory
 
-    def new_memory(self, batch_size: int, num_places: int) -> Memory:
-        """Returns the memory of no place."""
+    def new_memory(self, batch_size: int) -> Memory:
+        """Returns a memory without places, which `Memory.grown` has more of."""
         width = self.attended.in_features
-        shape = (batch_size, num_places, self.num_heads, width // self.num_heads)
+        shape = (batch_size, self.num_heads, 0, width // self.num_heads)
         empty = jnp.zeros(shape, self.attended.dtype)
         return Memory(empty, empty)
 
-    def _attention_of(self, x: Array) -> list[Float[Array, "B T heads d"]]:
+    def _attention_of(self, x: Array) -> list[Float[Array, "B heads T d"]]:
         mixed = mix_channels(self.attention, self.attention_norm(x))
         return [
-            part.reshape(*x.shape[:-1], self.num_heads, -1)
+            part.reshape(*x.shape[:-1], self.num_heads, -1).swapaxes(1, 2)
             for part in jnp.split(mixed, 3, axis=-1)
         ]
 
-    def _finish(self, x: Array, attended: Float[Array, "B T heads d"]) -> Array:
-        x = x + mix_channels(self.attended, attended.reshape(x.shape))
+    def _finish(self, x: Array, attended: Float[Array, "B heads T d"]) -> Array:
+        merged = attended.swapaxes(1, 2).reshape(x.shape)
+        x = x + mix_channels(self.attended, merged)
         wide = jax.nn.gelu(mix_channels(self.widen, self.dense_norm(x)))
         return x + mix_channels(self.narrow, wide)
 
@@ -118,6 +143,64 @@ class Maps(NamedTuple):
     num_labels: int
     dtype: jnp.dtype
     rngs: nnx.Rngs
+
+
+# Beyond so many codes their log-odds are found in turns, and found again for gradients.
+CODES_AT_A_TIME = 2048
+
+
+def by_map(
+    places: Any, sizes: Sequence[tuple[int, ...]], axis: int = -1
+) -> list[Array]:
+    """Cuts an array of the places of all maps into each map's.
+
+    Args:
+      places: map after map along the axis, each row by row.
+      sizes: height and width of each map.
+      axis: of the places.
+    """
+    ends = np.cumsum([math.prod(size) for size in sizes])[:-1]
+    return jnp.split(places, ends, axis)
+
+
+def log_prob_of(
+    logits: Float[Array, "*places K"], indices: Int[Array, "*places"]
+) -> Float[Array, "*places"]:
+    """Returns the log-probability of the code at each place, in nats."""
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(log_probs, indices[..., None], axis=-1)[..., 0]
+
+
+def _log_prob_by(
+    head: nnx.Linear, x: Float[Array, "B n width"], indices: Int[Array, "B n"]
+) -> Float[Array, "B n"]:
+    """Returns what `log_prob_of` does of a head's log-odds, never all of them at once.
+
+    Those of 65,536 codes would take 1 GB at 4,096 places, and as much several times
+    over for the gradient.
+    """
+    num_turns = -(-head.out_features // CODES_AT_A_TIME)
+    if num_turns == 1:
+        return log_prob_of(mix_channels(head, x), indices)
+    assert head.bias is not None
+    rows, kernel, bias = (
+        each.astype(head.dtype)
+        for each in (x.reshape(-1, x.shape[-1]), head.kernel[...], head.bias[...])
+    )
+    own_kernel, own_bias = kernel.T[indices.ravel()], bias[indices.ravel()]
+    own = jnp.sum(rows.astype(jnp.float32) * own_kernel, axis=-1) + own_bias
+    # No code of the filling has a chance.
+    filling = (0, num_turns * CODES_AT_A_TIME - head.out_features)
+    kernel = jnp.pad(kernel, ((0, 0), filling)).reshape(len(kernel), num_turns, -1)
+    bias = jnp.pad(bias, filling, constant_values=-jnp.inf).reshape(num_turns, -1)
+
+    @jax.checkpoint
+    def total(turn: tuple[Array, Array]) -> Float[Array, " R"]:
+        product = jnp.dot(rows, turn[0], preferred_element_type=jnp.float32)
+        return jax.nn.logsumexp(product + turn[1], axis=-1)
+
+    totals = jax.lax.map(total, (kernel.swapaxes(0, 1), bias))
+    return (own - jax.nn.logsumexp(totals, axis=0)).reshape(indices.shape)
 
 
 class PlaceSequence(nnx.Module):
@@ -165,13 +248,9 @@ class PlaceSequence(nnx.Module):
         """Places of each map."""
         return [math.prod(size) for size in self.sizes]
 
-    def by_map(self, x: Array) -> list[Array]:
-        """Cuts the places, the second axis, into those of each map."""
-        return jnp.split(x, np.cumsum(self.lengths)[:-1], axis=1)
-
     def embed(self, indices: Int[Array, "B N"]) -> Float[Array, "B N width"]:
         """Returns what stands for the symbol at each place."""
-        parts = zip(self.embeddings, self.by_map(indices), strict=True)
+        parts = zip(self.embeddings, by_map(indices, self.sizes), strict=True)
         return jnp.concatenate([embed(part) for embed, part in parts], axis=1)
 
     def places(self) -> list[Float[Array, "n width"]]:
@@ -192,5 +271,17 @@ class PlaceSequence(nnx.Module):
 
     def logits(self, x: Float[Array, "B N width"]) -> Float[Array, "B N K"]:
         """Returns the log-odds of the codes at each place, float32."""
-        parts = zip(self.heads, self.by_map(self.norm(x)), strict=True)
+        parts = zip(self.heads, by_map(self.norm(x), self.sizes, 1), strict=True)
         return jnp.concatenate([mix_channels(*part) for part in parts], axis=1)
+
+    def log_prob(
+        self, x: Float[Array, "B N width"], indices: Int[Array, "B N"]
+    ) -> Float[Array, "B N"]:
+        """Returns the log-probability of the code at each place, in nats."""
+        parts = zip(
+            self.heads,
+            by_map(self.norm(x), self.sizes, 1),
+            by_map(indices, self.sizes),
+            strict=True,
+        )
+        return jnp.concatenate([_log_prob_by(*part) for part in parts], axis=1)
