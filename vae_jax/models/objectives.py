@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models import sharpening
 from vae_jax.models.classifier import Prediction
-from vae_jax.models.contract import Labels, Terms
+from vae_jax.models.contract import Draw, Labels, Terms, flatten
 from vae_jax.models.elbo import (
     Figures,
     Images,
@@ -43,6 +43,8 @@ class Objective:
 
     Attributes:
       figures: (what the model returns, images) -> figures by image, [B] or [B,D].
+      code_figures: (model, terms, labels, key) -> more such figures, those that the
+        model makes of the codes.
       loss: (the figures' means, step) -> the loss, without the penalty.
       penalty: (model, terms, labels, key) -> figures of a batch as a whole or of the
         parameters; what they hold as "penalty" is added to the loss in training.
@@ -54,9 +56,22 @@ class Objective:
 
     figures: Callable[[Any, Images], Figures]
     loss: Callable[[Figures, Int[Array, ""]], Scalar]
+    code_figures: Callable[..., Figures] = lambda model, terms, labels, key: {}
     penalty: Callable[..., Figures] = lambda model, terms, labels, key: {}
     num_samples: int = 1
     sharpening: Sharpening | None = None
+
+    def by_image(
+        self,
+        model: Any,
+        terms: Any,
+        images: Images,
+        labels: Labels,
+        key: Key[Array, ""],
+    ) -> Figures:
+        """Returns all figures of each image, of what the model returned for them."""
+        figures = self.figures(terms, images)
+        return figures | self.code_figures(model, terms, labels, key)
 
     def __call__(
         self,
@@ -72,13 +87,11 @@ class Objective:
         """
         dial = {}
         if getattr(model, "has_dial", False):
-            dial_key = jax.random.fold_in(key, 4)
+            dial_key = jax.random.fold_in(key, Draw.DIAL)
             dial["realism"] = jax.random.uniform(dial_key, (len(images),))
         terms = model(images, key, labels, self.num_samples, **dial)
-        means = {
-            name: jnp.mean(figure, axis=0)
-            for name, figure in self.figures(terms, images).items()
-        }
+        figures = self.by_image(model, terms, images, labels, key)
+        means = {name: jnp.mean(figure, axis=0) for name, figure in figures.items()}
         penalties = self.penalty(model, terms, labels, key)
         if hasattr(model, "update_state"):
             model.update_state(terms)
@@ -170,13 +183,13 @@ def mmd_elbo(beta: float, *, mmd_weight: float) -> Objective:
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
-        codes, prior_key = first_codes(terms), jax.random.fold_in(key, 1)
+        codes, prior_key = first_codes(terms), jax.random.fold_in(key, Draw.PRIOR)
         drawn = model.prior_of(labels).sample(prior_key, len(codes))
         # The mean squared distance of two draws: twice the variance of all dimensions.
         distance = mmd(codes, drawn, 2.0 * codes.shape[-1])
         return {"mmd": distance, "penalty": mmd_weight * distance}
 
-    return Objective(elbo_figures, beta_elbo(beta).loss, penalty)
+    return Objective(elbo_figures, beta_elbo(beta).loss, penalty=penalty)
 
 
 def tc_elbo(beta: float, *, num_images: int) -> Objective:
@@ -199,7 +212,7 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
         parts = total_correlation_terms(codes, layer.posterior, log_pz, num_images)
         return parts | {"penalty": (beta - 1) * parts["total_correlation"]}
 
-    return Objective(elbo_figures, beta_elbo().loss, penalty)
+    return Objective(elbo_figures, beta_elbo().loss, penalty=penalty)
 
 
 def quantised_elbo(pull_weight: float) -> Objective:
@@ -219,7 +232,30 @@ def quantised_elbo(pull_weight: float) -> Objective:
         mean = jnp.mean(model.pull(code))
         return {"pull": mean, "penalty": pull_weight * mean}
 
-    return Objective(elbo_figures, lambda means, step: -means["elbo"], penalty)
+    return Objective(elbo_figures, lambda means, step: -means["elbo"], penalty=penalty)
+
+
+def flow_matching(num_samples: int) -> Objective:
+    """The loss of a flow over the codes of a model that has been trained.
+
+    The mean squared error of the velocity, by number: Lipman et al. (2023), equation 9.
+
+    Args:
+      num_samples: of z, noise and time, for each image.
+    """
+
+    def matching(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
+        prior, flow_key = model.prior_of(labels), jax.random.fold_in(key, Draw.FLOW)
+        codes = jax.lax.stop_gradient(jax.vmap(flatten)(terms.code))
+        keys = jax.random.split(flow_key, len(codes))
+        return {"matching": jnp.mean(jax.vmap(prior.matching)(codes, keys), axis=0)}
+
+    return Objective(
+        lambda terms, images: {},
+        lambda means, step: means["matching"],
+        code_figures=matching,
+        num_samples=num_samples,
+    )
 
 
 def mean_squared_error(
@@ -259,7 +295,7 @@ def mean_squared_error(
 
     if decoder_penalty == "none":
         return Objective(figures, loss)
-    return Objective(figures, loss, penalty)
+    return Objective(figures, loss, penalty=penalty)
 
 
 def cross_entropy() -> Objective:
@@ -296,6 +332,17 @@ def _check_mmd(values: Values) -> Refusal | None:
     return _check_prior_of_all(values)
 
 
+def _check_flow(values: Values) -> Refusal | None:
+    if values["model.prior"] != "flow":
+        reason = f"it trains model.prior flow, and that is {values['model.prior']}"
+        return "objective.name", reason
+    frozen = values["parts.frozen"].split(",")
+    if not {"encoder", "decoder"} <= set(frozen):
+        reason = "with objective.name flow, encoder and decoder are to be among them"
+        return "parts.frozen", reason
+    return None
+
+
 def _check_iwae(values: Values) -> Refusal | None:
     if values["objective.num_samples"] == 1:
         return "objective.num_samples", "iwae with one sample is elbo; 5 is usual"
@@ -330,7 +377,7 @@ def with_sharpening(option: Option) -> Option:
 _BETA = weight(
     1.0, "Weight of the KL (elbo, mmd), or of the total correlation (tc), in the ELBO."
 )
-_NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae).")
+_NUM_SAMPLES = whole(1, "Samples of z for each image in training (elbo, iwae, flow).")
 # What makes an objective is given the number of training images as well.
 ELBO = with_sharpening(
     Option(
@@ -341,7 +388,9 @@ ELBO = with_sharpening(
                 0, "Steps over which the weight of the KL rises from 0.", low=0
             ),
             "free_bits": weight(
-                0.0, "Nats of the mean KL of each dimension that cost nothing."
+                0.0,
+                "Nats of the mean KL of each dimension, or of each layer of a stack, "
+                "that cost nothing.",
             ),
             "num_samples": _NUM_SAMPLES,
         },
@@ -402,6 +451,12 @@ QUANTISED = with_sharpening(
         },
         terms="codes",
     )
+)
+FLOW = Option(
+    lambda num_images, **own: flow_matching(**own),
+    {"num_samples": _NUM_SAMPLES},
+    check=_check_flow,
+    terms="likelihoods",
 )
 MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")
 RAE = Option(

@@ -2,18 +2,20 @@
 
 A prior is a module that is called with the VAE's posterior of images and with labels,
 and returns a distribution over the numbers in a code: a `contract.Prior` that also has
-`log_ratio(posterior, z)` and `kl_from(posterior)`. Most need neither argument,
-VampPrior is made of the first and ConditionalNormal of the second.
+`log_ratio(posterior, z, key)` and `kl_from(posterior)`. Most need neither argument,
+VampPrior is made of the first and ConditionalNormal of the second. One with
+`contract.State` has `update(posterior)`, see `VAE.update_state`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Float, Key
 
+from vae_jax.models.contract import code_size
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.options import Option, Refusal, Values, whole
 
@@ -73,9 +75,10 @@ class Mixture:
         return self._sum(self.components.log_prob(z[..., None, :]))
 
     def log_ratio(
-        self, posterior: DiagonalGaussian, z: Float[Array, "*sample D"]
+        self, posterior: DiagonalGaussian, z: Float[Array, "*sample D"], key: Any = None
     ) -> Float[Array, "*sample"]:
         """Returns log p(z) - log q(z|x) in nats, see `DiagonalGaussian.log_ratio`."""
+        del key
         log_q = posterior.log_prob_by_dimension(z)[..., None, :]
         log_p = self.components.log_prob_by_dimension(z[..., None, :])
         return self._sum(jnp.sum(log_p - log_q, axis=-1))
@@ -169,16 +172,23 @@ class CodeFrame(NamedTuple):
     """What a prior is built around.
 
     Attributes:
-      code_size: N, the numbers in a code.
+      code_shape: (D,), or (h, w, d).
       image_shape: (height, width, channels).
       num_labels: of an image; 0 for a model without.
+      dtype: of the activations.
       rngs: of the initial parameters.
     """
 
-    code_size: int
+    code_shape: tuple[int, ...]
     image_shape: tuple[int, int, int]
     num_labels: int
+    dtype: jnp.dtype
     rngs: nnx.Rngs
+
+    @property
+    def code_size(self) -> int:
+        """N, the numbers in a code."""
+        return code_size(self.code_shape)
 
 
 def _check_conditional(values: Values) -> Refusal | None:

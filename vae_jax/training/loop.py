@@ -232,6 +232,10 @@ def train(
 
 
 def _summary(step, num_steps, means, validation) -> str:
-    told = [n for n in ("elbo", "mse", "cross_entropy", "accuracy") if n in means]
+    told = [
+        n
+        for n in ("elbo", "mse", "matching", "cross_entropy", "accuracy")
+        if n in means
+    ]
     figures = "; ".join(f"{n} {means[n]:.6g}, {validation[n]:.6g}" for n in told)
     return f"step {step}/{num_steps} (train, and validation with the EMA): {figures}"
