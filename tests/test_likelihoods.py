@@ -11,15 +11,14 @@ from vae_jax.models.likelihoods import (
     ROUNDING_STD,
     Bernoulli,
     BernoulliPixels,
-    DiscretizedLogistic,
     FixedGaussian,
     Gaussian,
     LearnedGaussian,
-    LearnedLogistic,
     OptimalGaussian,
     SharedGaussian,
     to_unit_interval,
 )
+from vae_jax.models.logistics import DiscretizedLogistic, LearnedLogistic
 
 GRID = np.arange(256) / 255
 LOGITS = [-30.0, -3.0, -1e-3, -1e-4, 0.0, 1e-4, 2e-4, 3e-4, 0.1, 3.0, 30.0]

@@ -68,6 +68,6 @@ class LearnedLaplace(nnx.Module):
 
 
 LAPLACE = Option(
-    LearnedLaplace,
+    lambda channels, largest_scale: LearnedLaplace(largest_scale),
     {"largest_scale": positive(0.5, "Largest scale of a pixel's Laplace density.")},
 )

@@ -95,22 +95,29 @@ def decode_codes(
 
 
 # A program, where a learned prior outside of one would be compiled at each call.
-@functools.partial(jax.jit, static_argnames=("num_samples", "top_k"))
+@functools.partial(jax.jit, static_argnames=("num_samples", "top_k", "num_steps"))
 def draw_codes(
     model: Autoencoder,
     key: Key[Array, ""],
     num_samples: int,
     labels: Float[Array, " A"] | None = None,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[Array, "*number"] = 1.0,
     top_k: int | None = None,
     known: Int[Array | np.ndarray, "P places"] | None = None,
+    num_steps: int | None = None,
+    guidance: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "*samples D"]:
     """Returns the numbers D in codes [N,D] drawn from the prior, see `sample_prior`.
 
     With `known`, discrete codes of P images and -1 where none is given, they are
     [N,P,D], and those that are given stay.
     """
-    given = {"top_k": top_k, "known": known}
+    given = {
+        "top_k": top_k,
+        "known": known,
+        "num_steps": num_steps,
+        "guidance": guidance,
+    }
     how = {name: value for name, value in given.items() if value is not None}
     return model.prior_of(labels).sample(key, num_samples, temperature, **how)
 
@@ -120,8 +127,10 @@ def sample_prior(
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels = None,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, " D"] = 1.0,
     top_k: int | None = None,
+    num_steps: int | None = None,
+    guidance: float | None = None,
 ) -> Float[np.ndarray, "N H W C"]:
     """Returns the means of p(x|z,y) at samples z of the prior.
 
@@ -131,11 +140,24 @@ def sample_prior(
       num_samples: N.
       labels: [A], the same for all images; None for unknown ones.
       temperature: below 1 narrows each component of the prior around its mean; that of
-        a learned prior over discrete codes divides the log-odds of each place.
+        a learned prior over discrete codes divides the log-odds of each place, that of
+        a flow narrows the noise.
       top_k: how many codes, the likeliest of a place, such a prior may draw.
+      num_steps: of a flow; None for as many as its run says.
+      guidance: of a flow by the labels, see `FlowDensity.sample`; None for as the
+        labels say.
     """
     known = None if labels is None else jnp.asarray(labels)
-    z = draw_codes(model, key, num_samples, known, temperature, top_k)
+    z = draw_codes(
+        model,
+        key,
+        num_samples,
+        known,
+        temperature,
+        top_k,
+        num_steps=num_steps,
+        guidance=guidance,
+    )
     return decode_codes(model, z, labels)
 
 

@@ -10,10 +10,12 @@ from flax import nnx
 from vae_jax.models import likelihoods, objectives, sharpening
 from vae_jax.models.autoencoder import AUTOENCODER
 from vae_jax.models.classifier import CLASSIFIER
-from vae_jax.models.contract import State, Variables
+from vae_jax.models.contract import Draw, State, Variables
+from vae_jax.models.hierarchical import HIERARCHICAL
 from vae_jax.models.labels import drop_labels, to_labels
 from vae_jax.models.networks import stages
 from vae_jax.models.networks.conv import CONV
+from vae_jax.models.networks.ladder import LADDER
 from vae_jax.models.networks.layers import Frame
 from vae_jax.models.networks.mlp import MLP
 from vae_jax.models.networks.strided import STRIDED
@@ -22,10 +24,11 @@ from vae_jax.models.vae import VARIATIONAL_AUTOENCODER
 from vae_jax.models.vq_vae import VQ_VAE
 from vae_jax.options import choice, make, whole
 
-NETWORKS = {"mlp": MLP, "conv": CONV, "strided": STRIDED}
+NETWORKS = {"mlp": MLP, "conv": CONV, "ladder": LADDER, "strided": STRIDED}
 MODELS = {
     "ae": AUTOENCODER,
     "vae": VARIATIONAL_AUTOENCODER,
+    "hierarchical": HIERARCHICAL,
     "vq": VQ_VAE,
     "classifier": CLASSIFIER,
 }
@@ -36,6 +39,7 @@ OBJECTIVES = {
     "mmd": objectives.MMD,
     "tc": objectives.TC,
     "quantised": objectives.QUANTISED,
+    "flow": objectives.FLOW,
     "mse": objectives.MSE,
     "rae": objectives.RAE,
     "cross_entropy": objectives.CROSS_ENTROPY,
@@ -49,8 +53,8 @@ PRECISIONS = {
 SETTINGS = {
     "name": choice(
         "vae",
-        "Model: an autoencoder, a variational one, a VQ-VAE, or a classifier of "
-        "attributes.",
+        "Model: an autoencoder, a variational one, a hierarchical one, a VQ-VAE, or a "
+        "classifier of attributes.",
         MODELS,
     ),
     "latent_dim": whole(
@@ -60,8 +64,8 @@ SETTINGS = {
     ),
     "network": choice(
         "mlp",
-        "Networks: fully connected, convolutional, or a classifier's strided "
-        "convolutions.",
+        "Networks: fully connected, convolutional, a ladder of latent layers, or a "
+        "classifier's strided convolutions.",
         NETWORKS,
     ),
 }
@@ -193,7 +197,7 @@ def build_loss_fn(
         images = likelihoods.to_unit_interval(batch["image"])
         if mirror:
             mirrored = jax.random.bernoulli(
-                jax.random.fold_in(key, 3), 0.5, (len(images),)
+                jax.random.fold_in(key, Draw.MIRROR), 0.5, (len(images),)
             )
             images = jnp.where(
                 mirrored[:, None, None, None], images[:, :, ::-1], images
@@ -201,7 +205,9 @@ def build_loss_fn(
         labels = None
         if label_columns:
             labels = to_labels(batch["attributes"], label_columns)
-            labels = drop_labels(jax.random.fold_in(key, 2), labels, label_dropout)
+            labels = drop_labels(
+                jax.random.fold_in(key, Draw.LABELS), labels, label_dropout
+            )
         loss, metrics = objective(model, images, labels, key, step)
         return loss, (metrics, split(model)[1].state)
 

@@ -51,7 +51,8 @@ def log_weights(terms: Terms) -> Float[Array, "S B"]:
 def elbo_figures(terms: Terms, images: Images) -> Figures:
     """Returns elbo, log_px and kl in nats, never weighted, and mse, each [B].
 
-    And `kl_by_dimension` [B,D], over all layers, where it is analytic.
+    And `kl_by_dimension` [B,D], over all layers, where it is analytic; of several
+    layers also the KL of each, `kl_layer_1` and so on, the first one first.
     """
     assert terms.log_px is not None, "a model without a likelihood has no ELBO"
     log_px = jnp.mean(terms.log_px, axis=0)
@@ -65,4 +66,8 @@ def elbo_figures(terms: Terms, images: Images) -> Figures:
     by_dimension = kl_by_dimension(terms)
     if by_dimension is not None:
         figures["kl_by_dimension"] = by_dimension
+        if len(terms.layers) > 1:
+            for number, layer in enumerate(terms.layers, 1):
+                assert layer.kl is not None
+                figures[f"kl_layer_{number}"] = jnp.sum(layer.kl, axis=-1)
     return figures

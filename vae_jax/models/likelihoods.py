@@ -37,7 +37,7 @@ def sum_pixels(per_pixel: Float[Array, "*batch H W C"]) -> Float[Array, "*batch"
     return jnp.matmul(flat, jnp.ones(flat.shape[-1]), precision="highest")
 
 
-def _bounded(logvar: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def bounded(logvar: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Returns a log-variance of at most 10, for exp overflows at 88.
 
     Pixels in [0, 1] need none above 0. The slope stays 1: with none, a map that has
@@ -201,62 +201,6 @@ class Bernoulli:
         return white.astype(self.logits.dtype)
 
 
-@struct.dataclass
-class DiscretizedLogistic:
-    """Independent logistic distributions, integrated over the 256 levels.
-
-    Kingma et al. (2016), appendix A; the end bins are open as in Salimans et al.
-    (2017), equation 2.
-
-    Attributes:
-      location: the centres, in [0, 1].
-      scale: on the same scale; the standard deviation is pi / sqrt(3) times that.
-    """
-
-    PLACE = "location"
-
-    location: Float[Array, "*batch H W C"]
-    scale: Float[Array, "*batch H W C"]
-
-    @property
-    def mean(self) -> Float[Array, "*batch H W C"]:
-        """The mean of the distribution clipped to [0, 1], which the levels share."""
-        rises = jax.nn.softplus(self.location / self.scale)
-        falls = jax.nn.softplus((self.location - 1) / self.scale)
-        return self.scale * (rises - falls)
-
-    @property
-    def std(self) -> Float[Array, "*batch H W C"]:
-        """The standard deviation, before clipping to [0, 1]."""
-        return math.pi / math.sqrt(3) * self.scale
-
-    def log_mass(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
-        """Returns the log-probability in nats of the images' 8-bit levels."""
-        # On the scale of levels, whole numbers are exact and neighbours share an edge.
-        scale = (LEVELS - 1) * self.scale
-        level = jnp.round((LEVELS - 1) * images)
-        centre = (level - (LEVELS - 1) * self.location) / scale
-        half_width = 0.5 / scale
-        below_upper = jax.nn.log_sigmoid(centre + half_width)
-        above_lower = jax.nn.log_sigmoid(half_width - centre)
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
-        inside = below_upper + above_lower + jnp.log(-jnp.expm1(-2 * half_width))
-        per_pixel = jnp.where(
-            images <= 0.0, below_upper, jnp.where(images >= 1.0, above_lower, inside)
-        )
-        return sum_pixels(per_pixel)
-
-    def log_prob(self, images: Float[Array, "*images H W C"]) -> Float[Array, "*batch"]:
-        """Returns `log_mass`: there is no density, only the levels' probabilities."""
-        return self.log_mass(images)
-
-    def sample(self, key: Key[Array, ""]) -> Float[Array, "*batch H W C"]:
-        """Draws one image of 8-bit levels for each element of the batch."""
-        noise = jax.random.logistic(key, self.location.shape, self.location.dtype)
-        levels = jnp.round((LEVELS - 1) * (self.location + self.scale * noise))
-        return jnp.clip(levels, 0, LEVELS - 1) / (LEVELS - 1)
-
-
 class LearnedGaussian(nnx.Module):
     """A Gaussian whose mean and variance the decoder learns for every pixel.
 
@@ -268,7 +212,7 @@ class LearnedGaussian(nnx.Module):
     def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
         """Returns the distribution that the decoder's maps stand for."""
         mean_map, logvar_map = maps
-        variance = jnp.exp(_bounded(logvar_map)) + ROUNDING_STD**2
+        variance = jnp.exp(bounded(logvar_map)) + ROUNDING_STD**2
         return Gaussian(mean=jax.nn.sigmoid(mean_map), std=jnp.sqrt(variance))
 
 
@@ -290,7 +234,7 @@ class SharedGaussian(nnx.Module):
 
     def __call__(self, maps: tuple[Float[Array, "*batch H W C"], ...]) -> Gaussian:
         """Returns the distribution that the decoder's map stands for."""
-        std = jnp.sqrt(jnp.exp(_bounded(self.logvar[...])) + ROUNDING_STD**2)
+        std = jnp.sqrt(jnp.exp(bounded(self.logvar[...])) + ROUNDING_STD**2)
         kind = OptimalGaussian if self.optimal else Gaussian
         return kind(mean=jax.nn.sigmoid(maps[0]), std=std)
 
@@ -318,25 +262,6 @@ class BernoulliPixels(nnx.Module):
         return Bernoulli(logits=maps[0])
 
 
-class LearnedLogistic(nnx.Module):
-    """A discretised logistic whose location and scale the decoder learns by pixel.
-
-    location = sigmoid(first map); scale = exp(second map / 2) + ROUNDING_STD.
-    """
-
-    num_maps = 2
-
-    def __call__(
-        self, maps: tuple[Float[Array, "*batch H W C"], ...]
-    ) -> DiscretizedLogistic:
-        """Returns the distribution that the decoder's maps stand for."""
-        location_map, scale_map = maps
-        return DiscretizedLogistic(
-            location=jax.nn.sigmoid(location_map),
-            scale=jnp.exp(0.5 * _bounded(scale_map)) + ROUNDING_STD,
-        )
-
-
 def _check_optimal(values: Values) -> Refusal | None:
     if values["objective.name"] == "iwae":
         return (
@@ -347,16 +272,18 @@ def _check_optimal(values: Values) -> Refusal | None:
     return None
 
 
-GAUSSIAN = Option(LearnedGaussian)
-SHARED_GAUSSIAN = Option(SharedGaussian)
-OPTIMAL_GAUSSIAN = Option(lambda: SharedGaussian(optimal=True), check=_check_optimal)
+# What makes a likelihood is given the number of the image's channels.
+GAUSSIAN = Option(lambda channels: LearnedGaussian())
+SHARED_GAUSSIAN = Option(lambda channels: SharedGaussian())
+OPTIMAL_GAUSSIAN = Option(
+    lambda channels: SharedGaussian(optimal=True), check=_check_optimal
+)
 FIXED_GAUSSIAN = Option(
-    FixedGaussian,
+    lambda channels, std: FixedGaussian(std),
     {
         "std": positive(
             0.1, "Standard deviation of the fixed Gaussian; pixels are in [0, 1]."
         )
     },
 )
-BERNOULLI = Option(BernoulliPixels)
-LOGISTIC = Option(LearnedLogistic)
+BERNOULLI = Option(lambda channels: BernoulliPixels())

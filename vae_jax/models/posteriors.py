@@ -1,5 +1,7 @@
 """Diagonal Gaussians over the numbers in a code: posteriors, and parts of priors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -28,14 +30,14 @@ class DiagonalGaussian:
         self,
         key: Key[Array, ""],
         num_samples: int,
-        temperature: float | Float[Array, ""] = 1.0,
+        temperature: float | Float[Array, "*number"] = 1.0,
     ) -> Float[Array, "S *batch D"]:
         """Draws reparametrised samples, differentiable in mean and logvar.
 
         Args:
           key: of the noise.
           num_samples: S.
-          temperature: factor on the standard deviations.
+          temperature: factor on the standard deviations, one or one for each of D.
         """
         noise = jax.random.normal(key, (num_samples, *self.mean.shape), self.mean.dtype)
         return self.mean + temperature * (self.std * noise)
@@ -52,12 +54,17 @@ class DiagonalGaussian:
         return jnp.sum(self.log_prob_by_dimension(z), axis=-1)
 
     def log_ratio(
-        self, posterior: "DiagonalGaussian", z: Float[Array, "*sample D"]
+        self,
+        posterior: "DiagonalGaussian",
+        z: Float[Array, "*sample D"],
+        key: Any = None,
     ) -> Float[Array, "*sample_batch"]:
-        """Returns log p(z) - log q(z|x) in nats, p(z) being this distribution.
+        """Returns log p(z) - log q(z|x) in nats, exact, whatever the key.
 
-        Subtracted dimension by dimension: the difference of the sums would lose digits.
+        p(z) is this distribution. Subtracted dimension by dimension: the difference of
+        the sums would lose digits.
         """
+        del key
         log_q = posterior.log_prob_by_dimension(z)
         return jnp.sum(self.log_prob_by_dimension(z) - log_q, axis=-1)
 

@@ -2,17 +2,25 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models import code_priors, likelihoods, masked_prior, priors
+from vae_jax.models import (
+    code_priors,
+    flow_prior,
+    likelihoods,
+    logistics,
+    masked_prior,
+    priors,
+)
 from vae_jax.models.contract import (
     CodeShape,
+    Draw,
     Labels,
     Layer,
     Terms,
-    code_size,
     flatten,
     unflatten,
 )
@@ -27,13 +35,15 @@ LIKELIHOODS = {
     "optimal_gaussian": likelihoods.OPTIMAL_GAUSSIAN,
     "fixed_gaussian": likelihoods.FIXED_GAUSSIAN,
     "bernoulli": likelihoods.BERNOULLI,
-    "logistic": likelihoods.LOGISTIC,
+    "logistic": logistics.LOGISTIC,
+    "logistic_mixture": logistics.LOGISTIC_MIXTURE,
 }
 PRIORS = {
     "normal": priors.NORMAL,
     "conditional": priors.CONDITIONAL,
     "mixture": priors.MIXTURE,
     "vamp": priors.VAMP,
+    "flow": flow_prior.FLOW,
     "uniform": code_priors.UNIFORM,
     "transformer": code_priors.TRANSFORMER,
     "masked": masked_prior.MASKED,
@@ -44,8 +54,9 @@ PRIOR = choice("normal", "Prior p(z).", PRIORS)
 class VAE(nnx.Module):
     """q(z|x,y) from an encoder, p(x|z,y) from a decoder and a likelihood, and p(z|y).
 
-    With labels y this is the conditional VAE of Sohn et al. (2015). Labels are 1, -1,
-    or 0 for unknown (models/labels.py); wherever they are None all are unknown.
+    With labels y this is the conditional VAE of Sohn et al. (2015), or where the prior
+    alone is told them a VAE with a conditional prior. Labels are 1, -1, or 0 for
+    unknown (models/labels.py); wherever they are None all are unknown.
 
     With a dial the decoder is also told how sharp an image is to be: 0 asks for the
     likelihood's calibrated mean, 1 for what sharpening makes of it, and training for
@@ -55,14 +66,16 @@ class VAE(nnx.Module):
       realism: what the dial stands at where nothing else is said.
 
     Args:
-      encoder: images [B,H,W,C] and labels [B,A] to [B,...,2D], means and log-variances
-        of a posterior over codes [B,...,D].
-      decoder: codes with the labels and the dial at each place, [N,...,D+A+1], to
+      encoder: images [B,H,W,C] and T labels [B,T] to [B,...,2D], means and
+        log-variances of a posterior over codes [B,...,D].
+      decoder: codes with T labels and the dial at each place, [N,...,D+T+1], to
         `likelihood.num_maps` maps of the image's shape.
       likelihood: maps to a distribution over images.
       prior: see models/priors.py.
       code_shape: (D,), or (h, w, D).
       num_labels: A.
+      num_told: T, A or 0, those that encoder and decoder are told; the prior is told
+        all.
       has_dial: whether there is one.
     """
 
@@ -74,6 +87,7 @@ class VAE(nnx.Module):
         prior: Any,
         code_shape: CodeShape,
         num_labels: int = 0,
+        num_told: int = 0,
         has_dial: bool = False,
     ):
         self.encoder = encoder
@@ -82,6 +96,7 @@ class VAE(nnx.Module):
         self.prior = prior
         self.code_shape = code_shape
         self.num_labels = num_labels
+        self.num_told = num_told
         self.has_dial = has_dial
         self.realism = 0.0
 
@@ -90,11 +105,14 @@ class VAE(nnx.Module):
             return jnp.zeros((*batch, self.num_labels))
         return jnp.broadcast_to(labels, (*batch, self.num_labels))
 
+    def _told(self, labels: Labels, *batch: int) -> Array:
+        return self._labels(labels, *batch)[..., : self.num_told]
+
     def posterior(
         self, images: Float[Array, "B H W C"], labels: Labels = None
     ) -> DiagonalGaussian:
         """Returns q(z|x,y) of each image, over the N numbers in its code."""
-        features = self.encoder(images, self._labels(labels, len(images)))
+        features = self.encoder(images, self._told(labels, len(images)))
         mean, logvar = jnp.split(features, 2, axis=-1)
         return DiagonalGaussian(flatten(mean), flatten(logvar))
 
@@ -118,7 +136,7 @@ class VAE(nnx.Module):
         """Returns p(x|z,y) of each code; `realism` sets the dial for each image."""
         rank = len(self.code_shape)
         batch = code.shape[: code.ndim - rank]
-        known = self._labels(labels, *batch)
+        known = self._told(labels, *batch)
         if realism is not None and not self.has_dial:
             raise ValueError("realism is given, and the decoder has no dial")
         if self.has_dial:
@@ -148,7 +166,7 @@ class VAE(nnx.Module):
 
         Args:
           images: in [0, 1].
-          key: of the posterior's samples.
+          key: of the posterior's samples, and of a prior that is estimated.
           labels: of the images.
           num_samples: S, the samples of z for each image.
           realism: of each image, from 0 to 1, with a dial.
@@ -168,10 +186,18 @@ class VAE(nnx.Module):
                 Layer(
                     posterior=posterior,
                     kl=prior.kl_from(posterior),
-                    log_ratio=prior.log_ratio(posterior, z),
+                    log_ratio=prior.log_ratio(
+                        posterior, z, jax.random.fold_in(key, Draw.PRIOR)
+                    ),
                 ),
             ),
         )
+
+    def update_state(self, terms: Terms) -> None:
+        """Moves what a prior keeps of codes on, by the posteriors of a batch."""
+        (layer,) = terms.layers
+        if hasattr(self.prior, "update"):
+            self.prior.update(layer.posterior)
 
 
 def _build(
@@ -179,19 +205,26 @@ def _build(
 ) -> VAE:
     del others
     assert networks.make_decoder is not None
-    px = make(LIKELIHOODS, likelihood, frame.settings)
+    px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     code = priors.CodeFrame(
-        code_size(networks.code_shape), frame.image_shape, frame.num_labels, frame.rngs
+        networks.code_shape,
+        frame.image_shape,
+        frame.num_labels,
+        frame.dtype,
+        frame.rngs,
     )
+    # A flow is learned over the codes of a model that may know no labels.
+    num_told = 0 if prior == "flow" else frame.num_labels
     return VAE(
-        networks.make_encoder(2 * frame.latent_dim, condition_dim=frame.num_labels),
+        networks.make_encoder(2 * frame.latent_dim, condition_dim=num_told),
         networks.make_decoder(
-            num_maps=px.num_maps, condition_dim=frame.num_labels + frame.has_dial
+            num_maps=px.num_maps, condition_dim=num_told + frame.has_dial
         ),
         px,
         make(PRIORS, prior, frame.settings, code),
         networks.code_shape,
         frame.num_labels,
+        num_told,
         frame.has_dial,
     )
 
@@ -225,8 +258,10 @@ def _check(values: Values) -> Refusal | None:
     refused = check_prior(values, terms="") or check_labels(values)
     if refused is not None:
         return refused
+    if not values["model.realism"] or values["objective.name"] == "flow":
+        return None
     weights = ("perceptual_weight", "adversarial_weight")
-    if values["model.realism"] and not any(values[f"objective.{w}"] for w in weights):
+    if not any(values[f"objective.{w}"] for w in weights):
         reason = f"it goes with objective.{' or objective.'.join(weights)}, which are 0"
         return "model.realism", reason
     return None

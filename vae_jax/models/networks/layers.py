@@ -44,7 +44,7 @@ class Networks(NamedTuple):
     """An encoder and a decoder that go together.
 
     Attributes:
-      code_shape: of what they exchange, (D,) or (h, w, D).
+      code_shape: of what they exchange, (D,), (h, w, D), or a tuple of such.
       make_encoder: from the number of features, `features`, and of labels,
         `condition_dim`, to the encoder, with features at each place of a spatial code.
       make_decoder: from the number of maps, `num_maps`, and of what the decoder reads
@@ -52,7 +52,7 @@ class Networks(NamedTuple):
         is none.
     """
 
-    code_shape: tuple[int, ...]
+    code_shape: tuple[Any, ...]
     make_encoder: Callable[..., Any]
     make_decoder: Callable[..., Any] | None
 

@@ -167,12 +167,12 @@ def run_blocks(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
     return x
 
 
-def by_resolution(sizes: Iterable[int], stages: Iterable[Stage]) -> Any:
+def by_resolution(sizes: Iterable[int], stages: Iterable[Any]) -> Any:
     """Names stages by their resolution: "r4", "r8" and so on."""
     return nnx.Dict({f"r{at}": stage for at, stage in zip(sizes, stages, strict=True)})
 
 
-def coarsest_first(stages: Any) -> list[Stage]:
+def coarsest_first(stages: Any) -> list[Any]:
     """Returns stages in order, the coarsest first."""
     return [stages[name] for name in sorted(stages, key=lambda name: int(name[1:]))]
 

@@ -1,0 +1,32 @@
+"""A hierarchical VAE of gray or colour faces, a ladder of latent layers.
+
+Words after a colon change it: --config=configs/hvae.py:colour
+"""
+
+from configs.conv_vae import CHANNELS
+from vae_jax.config import default_config
+from vae_jax.errors import UserError
+
+
+def get_config(words=""):
+    config = default_config()
+    config.model.name = "hierarchical"
+    config.model.network = "ladder"
+    config.model.latent_dim = 16
+    config.model.likelihood = "logistic_mixture"
+    config.train.batch_size = 16
+    config.train.num_steps = 20_000
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    # Below the norm at nearly every step: each step is as long as the last.
+    config.optimizer.clip_norm = 40.0
+    config.eval.importance_samples = 16
+    for word in filter(None, words.split(",")):
+        if word not in CHANNELS:
+            raise UserError(
+                f"configs/hvae.py has no word {word!r}; "
+                f"allowed is {', '.join(CHANNELS)}"
+            )
+        config.dataset.channels = CHANNELS[word]
+    return config

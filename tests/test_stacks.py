@@ -1,0 +1,172 @@
+"""Every command works with a stack of layers; some are for stacks alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import new_tiny_config
+
+from vae_jax import run as run_lib
+from vae_jax.commands import (
+    codes,
+    directions,
+    edits,
+    evaluation,
+    interpolations,
+    layers,
+    mixing,
+    prior_flags,
+    samples,
+    training,
+    traversals,
+)
+from vae_jax.errors import UserError
+from vae_jax.exploration import sampling, stacks
+from vae_jax.keys import Stream, key
+from vae_jax.models.contract import unflatten
+from vae_jax.report.writer import read_lines
+
+pytestmark = pytest.mark.slow
+
+SHAPE = ((2, 2, 3), (4, 4, 3), (4, 4, 3))
+NUMBERS = 12 + 48 + 48
+
+
+def config_of(data_dir):
+    config = new_tiny_config(data_dir)
+    config.model.name, config.model.network = "hierarchical", "ladder"
+    config.model.hidden_dim = 512
+    config.model.layers, config.model.widths = "2:1,4:2", "2:6,4:4"
+    config.model.latent_dim = 3
+    config.model.likelihood = "logistic_mixture"
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    return run_lib.train(config_of(data_dir), tmp_path_factory.mktemp("stack"))
+
+
+def codes_of(run, indices):
+    images = run.dataset.splits["test"].images[indices]
+    return sampling.encode_images(run.model(), images)
+
+
+def test_training_and_evaluation_know_the_nats_of_each_layer(run):
+    for line in read_lines(run.workdir / "metrics.jsonl"):
+        by_layer = [line[f"kl_layer_{number}"] for number in (1, 2, 3)]
+        assert sum(by_layer) == pytest.approx(line["kl"], rel=1e-4)
+    report = evaluation.evaluate_run(run)["test"]["ema"]
+    by_layer = [report[f"kl_layer_{number}"] for number in (1, 2, 3)]
+    np.testing.assert_allclose(report["kl_by_dimension"], by_layer, rtol=1e-5)
+    assert report["iw_bound"] >= report["elbo"] - 1
+    assert report["bits_per_dim"] > 0 and "active_units" not in report
+
+
+def test_commands_take_the_numbers_of_all_layers(run):
+    assert run.model().code_shape == SHAPE
+    written = training.draw_run(run, 4)
+    assert all(path.exists() for path in written)
+    assert samples.sample(run, "prior", 5, 0).shape == (5, 16, 16, 1)
+    directions.write_directions(run, 0)
+    with np.load(run.workdir / "directions.npz") as saved:
+        assert saved["difference"].shape == (len(run.attribute_names), NUMBERS)
+    assert edits.edit(run, {"Smiling": 1.0}, [-1.0, 0.0]).images.shape[1:3] == (3, 16)
+    way = interpolations.interpolate(run, seeds=[0, 1], num_steps=3)
+    assert np.isfinite(way.frames).all()
+    found = traversals.traverse(run, 2)
+    assert sorted(found.record["order"]) == list(range(NUMBERS))
+    assert found.record["kl_by_dimension"] is None
+    assert "kl" not in codes.dimensions(run)
+
+
+def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
+    monkeypatch.setattr(directions, "LARGEST_CODES", 10 * NUMBERS + 1)
+    found = directions.train_codes(run)
+    assert len(found) == 10 < run.num_train
+    images = run.dataset.splits["train"].images[:10]
+    np.testing.assert_array_equal(found, sampling.encode_images(run.model(), images))
+    arrays = directions.find_directions(run, 0)
+    labels = run.attributes("train")[:10]
+    for index in np.flatnonzero(labels.any(0) & ~labels.all(0))[:3]:
+        has = labels[:, index]
+        expected = found[has].mean(0) - found[~has].mean(0)
+        np.testing.assert_allclose(arrays["difference"][index], expected, atol=1e-5)
+
+
+def test_each_number_knows_its_layer():
+    assert np.bincount(stacks.layer_of_numbers(SHAPE)).tolist() == [12, 48, 48]
+    assert np.bincount(stacks.resolution_of_numbers(SHAPE)).tolist()[2:] == [12, 0, 96]
+
+
+def test_a_mixed_face_has_the_coarse_code_of_one_and_the_fine_code_of_another(run):
+    found = mixing.mix(run, indices=[0, 1, 2])
+    assert found.record["up_to"] == 2 and found.images.shape[:2] == (3, 3)
+    own = [unflatten(jnp.asarray(code), SHAPE) for code in codes_of(run, [0, 1, 2])]
+    for row, column in ((0, 0), (0, 1), (2, 1)):
+        code = (own[row][0], *own[column][1:])
+        expected = run.model().decode(jax.tree.map(lambda a: a[None], code)).mean[0]
+        np.testing.assert_allclose(found.images[row, column], expected, atol=1e-5)
+    assert all(path.exists() for path in mixing.draw_mixture(run, found))
+    drawn = mixing.mix(run, seeds=[3, 4])
+    np.testing.assert_array_equal(drawn.faces[1], drawn.images[1, 1])
+    with pytest.raises(UserError, match=r"--up_to is 4; allowed with .* is one of 2$"):
+        mixing.mix(run, 4)
+
+
+def test_the_atlas_keeps_layers_from_above_and_from_below(run):
+    found = layers.look_into_layers(run, indices=[0, 1])
+    assert found.record["kept"] == [3, 2, 1, 0]
+    own = codes_of(run, [0, 1])
+    kept_all = sampling.decode_codes(run.model(), own)
+    for part in (found.from_above, found.from_below):
+        np.testing.assert_allclose(part[:, 0], kept_all, atol=1e-5)
+    # With none kept both are the same samples; in between they differ.
+    np.testing.assert_allclose(found.from_above[:, -1], found.from_below[:, -1])
+    assert np.abs(found.from_above[:, 1] - found.from_below[:, 1]).max() > 1e-3
+    noise = sampling.draw_codes(run.model(), key(0, Stream.SAMPLING), 2)
+    first = np.concatenate([own[:, :12], noise[:, 12:]], axis=1)
+    expected = sampling.decode_codes(run.model(), first)
+    np.testing.assert_allclose(found.from_above[:, 2], expected, atol=1e-5)
+    assert len(found.record["kl_by_layer"]) == 3
+    assert all(path.exists() for path in layers.draw_atlas(run, found))
+
+
+def test_what_has_no_layers_is_refused(data_dir, tmp_path):
+    config = new_tiny_config(data_dir)
+    config.train.num_steps = 1
+    flat = run_lib.train(config, tmp_path)
+    with pytest.raises(UserError, match="--mode is mix, .* have one resolution"):
+        mixing.mix(flat)
+    with pytest.raises(UserError, match="holds no hierarchical model"):
+        layers.look_into_layers(flat)
+
+
+def test_resumed_is_the_same_to_the_last_bit(data_dir, tmp_path):
+    whole = run_lib.train(config_of(data_dir), tmp_path / "whole")
+    config = config_of(data_dir)
+    config.train.num_steps = 8
+    run_lib.train(config, tmp_path / "parts")
+    again = run_lib.train(config_of(data_dir), tmp_path / "parts")
+    for one, other in zip(
+        jax.tree.leaves(whole.variables), jax.tree.leaves(again.variables), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_temperature_by_resolution_narrows_the_layers_there(run):
+    model = run.model()
+    usual = np.asarray(sampling.draw_codes(model, key(0, Stream.SAMPLING), 4))
+    drawn = samples.sample(run, "prior", 4, 0, temperature={4: 0.0})
+    expected = sampling.decode_codes(model, np.where(np.arange(NUMBERS) < 12, usual, 0))
+    np.testing.assert_allclose(drawn, expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"--temperature has 8:0\.5; .* are 2, 4$"):
+        samples.sample(run, "prior", 4, 0, temperature={8: 0.5})
+
+
+@pytest.mark.parametrize("text", ["4:1,4:2", "4:-1", "nan", "warm", "4:", "8:nan"])
+def test_a_temperature_that_is_none(text):
+    parser = prior_flags.TemperatureParser()
+    assert parser.parse("0.8") == 0.8 and parser.parse("4:1,16:0.7") == {4: 1, 16: 0.7}
+    with pytest.raises(UserError, match=f"^--temperature is '{text}'; allowed is"):
+        parser.parse(text)

@@ -1,0 +1,154 @@
+"""--mode=mix: the coarse layers of one face with the fine layers of another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float, UInt8
+
+from vae_jax.commands import abilities, captions
+from vae_jax.commands.flags import INDICES, PICTURES, VALUES, Command
+from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.way_points import SEEDS, way_points
+from vae_jax.config import Config
+from vae_jax.errors import UserError
+from vae_jax.exploration import sampling, stacks
+from vae_jax.report import grids
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+NUM_FACES = 6
+UP_TO = flags.DEFINE_integer(
+    "up_to",
+    None,
+    "The finest resolution whose codes are those of the coarse face.",
+    lower_bound=1,
+    flag_values=VALUES,
+)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Faces, each with the fine layers of each.
+
+    Attributes:
+      faces: as they are, or, drawn from the prior, as they are decoded; in [0, 1].
+      images: row by row with the coarse layers of a face, column by column with the
+        fine ones.
+      record: which faces they are, and which layers are coarse.
+    """
+
+    faces: Float[np.ndarray, "N H W C"]
+    images: Float[np.ndarray, "N N H W C"]
+    record: dict[str, Any]
+
+
+def mix(
+    run: Run,
+    up_to: int | None = None,
+    *,
+    indices: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    pictures: tuple[Sequence[str], UInt8[np.ndarray, "N H W C"]] | None = None,
+) -> Mixture:
+    """Decodes codes that are coarsely those of one face, and finely of another.
+
+    The EMA parameters do so. On the diagonal are reconstructions.
+
+    Args:
+      run: of a model whose code has several resolutions.
+      up_to: the finest resolution that counts as coarse; None for all but the finest.
+      indices: see `way_points`.
+      seeds: see `way_points`.
+      pictures: see `way_points`.
+
+    Raises:
+      UserError: the code has one resolution, or not this one.
+    """
+    model = run.model()
+    sizes = abilities.check_stack(run, "--mode is mix")
+    if up_to is None:
+        up_to = sizes[-2]
+    if up_to not in sizes[:-1]:
+        raise UserError(
+            f"--up_to is {up_to}; allowed with {run.workdir} is one of "
+            f"{', '.join(map(str, sizes[:-1]))}"
+        )
+    points = way_points(
+        run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
+    )
+    is_coarse = stacks.resolution_of_numbers(model.code_shape) <= up_to
+    codes = stacks.mixed(points.codes, points.codes, is_coarse)
+    decoded = sampling.decode_codes(model, codes.reshape(-1, codes.shape[-1]))
+    number = len(points.codes)
+    images = decoded.reshape(number, number, *decoded.shape[1:])
+    faces = images[np.arange(number), np.arange(number)]
+    if points.images is not None:
+        faces = in_unit_interval(points.images)
+    record = {
+        "checkpoint_step": run.step,
+        "faces": {points.kind: points.names},
+        "up_to": up_to,
+        "resolutions": sizes,
+    }
+    return Mixture(faces, images, record)
+
+
+def draw_mixture(run: Run, found: Mixture) -> list[Path]:
+    """Writes mix.png to the run's images/, and its record beside it.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    path, number = run.image_path("mix.png"), len(found.faces)
+    table = np.ones((number + 1, number + 1, *found.faces.shape[1:]), np.float32)
+    table[0, 1:] = table[1:, 0] = found.faces
+    table[1:, 1:] = found.images
+    ((kind, names),) = found.record["faces"].items()
+    up_to = found.record["up_to"]
+    grids.image_grid(
+        table,
+        path,
+        rows=["fine from:"],
+        caption=[
+            f"Each row has the codes of its face up to {up_to}x{up_to} places, each "
+            "column the finer ones of its own.",
+            captions.command(run, "mix", up_to=up_to, **{kind: names}),
+        ],
+    )
+    write_json(path.with_suffix(".json"), found.record)
+    return [path, path.with_suffix(".json")]
+
+
+def _work(config: Config | None, workdir: Path) -> list[Path]:
+    run = open_autoencoder(config, workdir, "mix")
+    check_one_of(PICTURES, INDICES, SEEDS)
+    found = mix(
+        run,
+        UP_TO.value,
+        indices=INDICES.value,
+        seeds=SEEDS.value,
+        pictures=own_pictures(run),
+    )
+    return draw_mixture(run, found)
+
+
+COMMAND = Command(
+    meaning="Draws faces with coarse layers of one and fine ones of another.",
+    example="--workdir=runs/hvae --indices=0,1,2,3",
+    flags={
+        "indices": f"Default: the first {NUM_FACES} of them.",
+        "pictures": "Instead of test images.",
+        "seeds": "Instead of test images.",
+        "up_to": "Default: all but the finest.",
+        "checkpoint": "Default: latest.",
+    },
+    work=_work,
+)

@@ -1,0 +1,36 @@
+"""Codes of several resolutions: which numbers belong to which, and faces of two."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vae_jax.models.contract import CodeShape, code_size
+
+Codes = Float[np.ndarray, "N D"]
+
+
+def layer_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
+    """Returns the number of the layer, from 0, that each number in a code is of.
+
+    Args:
+      shape: of the code, a tuple of shapes (h, w, d).
+    """
+    sizes = [code_size(part) for part in shape]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def resolution_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
+    """Returns the height and width of the layer that each number in a code is of."""
+    return np.array([part[0] for part in shape])[layer_of_numbers(shape)]
+
+
+def mixed(
+    coarse: Codes, fine: Codes, is_coarse: Bool[np.ndarray, " D"]
+) -> Float[np.ndarray, "N N D"]:
+    """Returns codes that are part of one and part of another.
+
+    Args:
+      coarse: of the rows, which give the numbers that are marked.
+      fine: of the columns, which give the others.
+      is_coarse: the marks.
+    """
+    return np.where(is_coarse, coarse[:, None], fine[None])

@@ -1,0 +1,198 @@
+"""The hierarchical VAE: a stack of latent layers, each given those above.
+
+Of the ladder VAE (Sonderby et al. 2016) and its descendants, NVAE (Vahdat & Kautz 2020)
+and VDVAE (Child 2020): p(z) = prod_l p(z_l | z_<l), q(z|x) = prod_l q(z_l | z_<l, x),
+both from the coarsest layer on.
+
+The code of a layer is its noise, e_l = (z_l - m_l(z_<l)) / s_l(z_<l). Its prior is
+N(0, I), and the KL of q(e_l) to that prior is the KL of q(z_l) to p(z_l | z_<l), since
+a KL is the same under any affine map. So codes are moved, mixed and drawn as those of
+any other model, and an edit at the top reaches the layers below through the decoder.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from vae_jax.models.contract import (
+    CodeShape,
+    Draw,
+    Labels,
+    Layer,
+    Terms,
+    code_size,
+    flatten,
+)
+from vae_jax.models.networks.layers import Frame, Networks, decode_rows
+from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.vae import LIKELIHOODS
+from vae_jax.options import Option, Refusal, Values, choice, make
+
+# Of each layer, the first one first.
+Codes = tuple[Float[Array, "*batch _ _ _"], ...]
+
+
+class HierarchicalVAE(nnx.Module):
+    """q(z|x) from an encoder on the way down, p(x|z) from a decoder and a likelihood.
+
+    Args:
+      encoder: images to features, and features to each layer's posterior, see
+        `networks.ladder.Encoder`.
+      decoder: a code for each layer to `likelihood.num_maps` maps of the image's shape.
+      likelihood: maps to a distribution over images.
+      code_shape: of each layer's code, (h, w, d), the first layer first.
+    """
+
+    def __init__(
+        self, encoder: Any, decoder: Any, likelihood: Any, code_shape: CodeShape
+    ):
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.code_shape = code_shape
+
+    def _infer(
+        self,
+        images: Float[Array, "B H W C"],
+        keys: Key[Array, " L"] | None,
+        num_samples: int,
+    ) -> tuple[list[DiagonalGaussian], Codes, tuple[Array, ...]]:
+        """Goes down once, and takes each layer's code from its posterior.
+
+        Args:
+          images: in [0, 1].
+          keys: of each layer's noise; None for the mode of each posterior.
+          num_samples: S.
+
+        Returns:
+          The layers' posteriors and codes, [B*S,h,w,d] each, and the decoder's maps.
+        """
+        # Images are the outermost axis of the rows: over devices images are cut.
+        features = [
+            jnp.repeat(feature, num_samples, axis=0) for feature in self.encoder(images)
+        ]
+        departures, posteriors, codes = self.encoder.departures(), [], []
+
+        def code_of(number: int, x: Array) -> Array:
+            place, departure = departures[number]
+            posterior = departure(x, features[place])
+            posteriors.append(posterior)
+            codes.append(
+                posterior.mean if keys is None else posterior.sample(keys[number], 1)[0]
+            )
+            return codes[-1]
+
+        maps = self.decoder(len(images) * num_samples, code_of)
+        return posteriors, tuple(codes), maps
+
+    def encode(
+        self,
+        images: Float[Array, "B H W C"],
+        labels: Labels = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Codes:
+        """Returns the mode of each posterior given those above, or samples by `key`."""
+        del labels
+        keys = None if key is None else self._keys(key)
+        return self._infer(images, keys, 1)[1]
+
+    def _keys(self, key: Key[Array, ""]) -> Key[Array, " L"]:
+        layers_key = jax.random.fold_in(key, Draw.LAYERS)
+        return jax.random.split(layers_key, len(self.code_shape))
+
+    def decode(self, code: Codes, labels: Labels = None) -> Any:
+        """Returns p(x|z) of the codes of all layers."""
+        del labels
+
+        def decoder(rows: Codes) -> tuple[Array, ...]:
+            return self.decoder(len(rows[0]), lambda number, _: rows[number])
+
+        return self.likelihood(decode_rows(decoder, code, rank=3))
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """N(0, I) over the numbers in a code."""
+        zeros = jnp.zeros(code_size(self.code_shape))
+        return DiagonalGaussian(zeros, zeros)
+
+    def prior_of(self, labels: Labels = None) -> DiagonalGaussian:
+        """Returns the prior, see `contract.Prior`."""
+        del labels
+        return self.prior
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        key: Key[Array, ""],
+        labels: Labels = None,
+        num_samples: int = 1,
+    ) -> Terms:
+        """Returns the terms of the objective.
+
+        Args:
+          images: in [0, 1].
+          key: of the posteriors' samples.
+          labels: that the model does not know.
+          num_samples: S, stacks of codes for each image.
+        """
+        del labels
+        posteriors, codes, maps = self._infer(images, self._keys(key), num_samples)
+
+        def by_sample(rows: Array) -> Array:
+            """Turns rows [B*S,...] into [S,B,...]."""
+            return jnp.moveaxis(
+                rows.reshape(len(images), num_samples, *rows.shape[1:]), 1, 0
+            )
+
+        px = self.likelihood(tuple(map(by_sample, maps)))
+        layers = []
+        for posterior, code in zip(posteriors, codes, strict=True):
+            q = DiagonalGaussian(flatten(posterior.mean), flatten(posterior.logvar))
+            p = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
+            kl = by_sample(jnp.sum(p.kl_from(q), axis=-1))
+            layers.append(
+                Layer(
+                    # It differs from sample to sample, below the first layer.
+                    posterior=None,
+                    kl=jnp.mean(kl, axis=0)[:, None],
+                    log_ratio=by_sample(p.log_ratio(q, flatten(code))),
+                )
+            )
+        return Terms(
+            mean=px.mean,
+            code=jax.tree.map(by_sample, codes),
+            log_px=px.log_prob(images),
+            log_mass=px.log_mass(images),
+            px=px,
+            layers=tuple(layers),
+        )
+
+
+def _build(frame: Frame, networks: Networks, likelihood: str) -> HierarchicalVAE:
+    px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
+    assert networks.make_decoder is not None
+    return HierarchicalVAE(
+        networks.make_encoder(),
+        networks.make_decoder(num_maps=px.num_maps),
+        px,
+        networks.code_shape,
+    )
+
+
+def _check(values: Values) -> Refusal | None:
+    if values["model.network"] != "ladder":
+        return "model.network", "with model.name hierarchical it must be ladder"
+    if values["objective.name"] == "tc":
+        return "objective.name", "tc is of the numbers in one layer of a code"
+    return None
+
+
+HIERARCHICAL = Option(
+    _build,
+    {"likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS)},
+    check=_check,
+    terms="likelihoods",
+)

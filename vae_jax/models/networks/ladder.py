@@ -1,0 +1,360 @@
+"""Networks of a ladder of latent layers: up from an image, and down through codes.
+
+The ladder of VDVAE (Child 2020), with less in a layer: residual blocks go up and leave
+features at each resolution; from a learned constant others come down, and each layer on
+the way adds its code to what the blocks carry.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vae_jax.models.networks.conv import Upsampling
+from vae_jax.models.networks.cosines import from_cosines, to_cosines
+from vae_jax.models.networks.layers import (
+    Conv3x3,
+    Frame,
+    Networks,
+    head_layer,
+    mix_channels,
+    space_to_depth,
+)
+from vae_jax.models.networks.stages import (
+    Block,
+    by_resolution,
+    coarsest_first,
+    run_blocks,
+)
+from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.options import Option, Refusal, Values, switch, text, whole
+
+# Standard deviations that a posterior's mean may be from the prior's, and what its
+# log-variance lies between, beside those of the prior. Without bounds a layer's KL
+# leaps to 1e16 once in thousands of steps, and the layers above it are lost.
+FARTHEST = 6.0
+WIDEST, NARROWEST = 1.0, -20.0
+# The largest factor on a layer's code, which starts at 1.
+LARGEST_GAIN = 4.0
+# Of the layers that tell a posterior's departure and a code's factor, beside LeCun's.
+SMALL_GAIN = 0.1
+
+
+def _scaled(gain: float) -> Any:
+    return nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+
+
+class Departure(nnx.Module):
+    """How a layer's posterior departs from its prior, by what is above and the image.
+
+    Args:
+      width: channels of the maps on the way down, and of the features.
+      dims: numbers in a code at each place.
+      dtype: of the activations.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(self, width: int, dims: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        inner = width // 2
+        self.narrow = nnx.Linear(2 * width, inner, dtype=dtype, rngs=rngs)
+        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(
+            inner,
+            2 * dims,
+            kernel_init=_scaled(SMALL_GAIN),
+            dtype=dtype,
+            preferred_element_type=jnp.float32,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "B h w c"], features: Float[Array, "B h w c"]
+    ) -> DiagonalGaussian:
+        """Returns q of the layer's code [B,h,w,d], of which the prior is N(0, I)."""
+        both = nnx.silu(jnp.concatenate([x, features.astype(x.dtype)], axis=-1))
+        y = nnx.silu(mix_channels(self.narrow, both))
+        y = mix_channels(self.head, nnx.silu(self.spatial(y))).astype(jnp.float32)
+        mean, width = jnp.split(y, 2, axis=-1)
+        # 0 at 0: the posterior starts as wide as the prior.
+        span = WIDEST - NARROWEST
+        start = math.log(math.expm1(span * math.atanh(WIDEST / span)))
+        falls = jax.nn.softplus(width + start)
+        return DiagonalGaussian(
+            FARTHEST * jnp.tanh(mean / FARTHEST),
+            WIDEST - span * jnp.tanh(falls / span),
+        )
+
+
+class LatentLayer(nnx.Module):
+    """A block on the way down, and what adds a code to it.
+
+    The layer's latent variable has the prior N(m(x), s(x)^2) given what is above. Its
+    mean m(x) is what the block adds; the code is its noise, which s(x) scales.
+
+    Args:
+      width: channels.
+      dims: numbers in a code at each place.
+      gain: of what the code adds in the beginning.
+      dtype: of the activations.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(
+        self, width: int, dims: int, gain: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.block = Block(width, "none", dtype=dtype, rngs=rngs)
+        self.scale = nnx.Linear(
+            width, dims, kernel_init=_scaled(SMALL_GAIN), dtype=dtype, rngs=rngs
+        )
+        self.joining = nnx.Linear(
+            dims, width, kernel_init=_scaled(gain), dtype=dtype, rngs=rngs
+        )
+
+    def join(
+        self, x: Float[Array, "B h w c"], code: Float[Array, "B h w d"]
+    ) -> Float[Array, "B h w c"]:
+        """Returns what the layer's code makes of what is above."""
+        wanted = mix_channels(self.scale, nnx.silu(x)).astype(jnp.float32)
+        start = math.log(LARGEST_GAIN - 1)
+        scale = LARGEST_GAIN * jax.nn.sigmoid(wanted - start)
+        return x + mix_channels(self.joining, scale * code).astype(x.dtype)
+
+
+class Rung(nnx.Module):
+    """What is at one resolution: an entry or None, and layers or blocks."""
+
+    def __init__(self, entry: Any, **lists: list[Any]):
+        self.entry = entry
+        for name, layers in lists.items():
+            setattr(self, name, nnx.List(layers))
+
+
+class Encoder(nnx.Module):
+    """Images to features at each resolution, and to each layer's posterior.
+
+    Args:
+      image_shape: (height, width, channels).
+      layers: how many there are at each resolution, the coarsest first.
+      widths: channels at each.
+      dims: numbers in a code at each place.
+      depth: residual blocks at each resolution.
+      remat: keep only each block's input for the backward pass.
+      dtype: of the activations.
+      rngs: of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        layers: dict[int, int],
+        widths: dict[int, int],
+        dims: int,
+        *,
+        depth: int,
+        remat: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.patch, self.remat = image_shape[0] // max(layers), remat
+        channels = [widths[at] for at in layers][::-1]
+        pixels = self.patch**2 * image_shape[2]
+        entries = [
+            nnx.Linear(inputs, features, dtype=dtype, rngs=rngs)
+            for inputs, features in zip(
+                [pixels, *(4 * c for c in channels[:-1])], channels, strict=True
+            )
+        ]
+        self.stages = by_resolution(
+            [*layers][::-1],
+            [
+                Rung(
+                    entry,
+                    blocks=[
+                        Block(width, "none", dtype=dtype, rngs=rngs)
+                        for _ in range(depth)
+                    ],
+                    departures=[
+                        Departure(width, dims, dtype=dtype, rngs=rngs)
+                        for _ in range(layers[at])
+                    ],
+                )
+                for at, width, entry in zip(
+                    [*layers][::-1], channels, entries, strict=True
+                )
+            ],
+        )
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> list[Array]:
+        """Returns the features at each resolution, the coarsest first."""
+        x, found = to_cosines(images, self.patch), []
+        for stage in coarsest_first(self.stages)[::-1]:
+            x = space_to_depth(x, 2) if found else x
+            x = run_blocks(stage.blocks, mix_channels(stage.entry, x), self.remat)
+            found.append(x)
+        return found[::-1]
+
+    def departures(self) -> list[tuple[int, Departure]]:
+        """Returns each layer's, the first one first, with the place of its features."""
+        return [
+            (place, departure)
+            for place, stage in enumerate(coarsest_first(self.stages))
+            for departure in stage.departures
+        ]
+
+
+class Decoder(nnx.Module):
+    """A learned constant and a code for each layer to maps of the image's shape.
+
+    Args:
+      image_shape: (height, width, channels).
+      layers: see `Encoder`, as what is not listed.
+      num_maps: one for each parameter of the likelihood.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        layers: dict[int, int],
+        widths: dict[int, int],
+        dims: int,
+        num_maps: int,
+        *,
+        remat: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.patch, self.remat = image_shape[0] // max(layers), remat
+        self.num_maps, self.dtype = num_maps, dtype
+        coarsest = min(layers)
+        self.constant = nnx.Param(jnp.zeros((coarsest, coarsest, widths[coarsest])))
+        channels = [widths[at] for at in layers]
+        # Together the codes add as much as one would.
+        gain = 1 / math.sqrt(sum(layers.values()))
+        upsamplings = [
+            Upsampling(coarse, fine, "subpixel", dtype=dtype, rngs=rngs)
+            for coarse, fine in itertools.pairwise(channels)
+        ]
+        self.stages = by_resolution(
+            layers,
+            [
+                Rung(
+                    entry,
+                    layers=[
+                        LatentLayer(width, dims, gain, dtype=dtype, rngs=rngs)
+                        for _ in range(number)
+                    ],
+                )
+                for number, width, entry in zip(
+                    layers.values(), channels, [None, *upsamplings], strict=True
+                )
+            ],
+        )
+        self.block = Block(channels[-1], "none", dtype=dtype, rngs=rngs)
+        features = num_maps * self.patch**2 * image_shape[2]
+        self.head = head_layer(channels[-1], features, dtype, rngs)
+
+    def __call__(
+        self, rows: int, code_of: Callable[[int, Array], Float[Array, "B h w d"]]
+    ) -> tuple[Float[Array, "B H W C"], ...]:
+        """Returns the unbounded parameter maps of `rows` images.
+
+        Args:
+          rows: B.
+          code_of: from a layer's number and what is above it to its code.
+        """
+        x = jnp.broadcast_to(self.constant[...], (rows, *self.constant.shape))
+        x, number = x.astype(self.dtype), 0
+        for stage in coarsest_first(self.stages):
+            x = x if stage.entry is None else stage.entry(x)
+            for layer in stage.layers:
+                x = run_blocks([layer.block], x, self.remat)
+                x = layer.join(x, code_of(number, x))
+                number += 1
+        x = nnx.silu(run_blocks([self.block], x, self.remat))
+        head = mix_channels(self.head, x).astype(jnp.float32)
+        maps = from_cosines(head, self.patch)
+        return tuple(jnp.split(maps, self.num_maps, axis=-1))
+
+
+def parse(spec: str) -> dict[int, int]:
+    """Returns what "4:2,8:3" says, {4: 2, 8: 3}, the coarsest resolution first.
+
+    Raises:
+      ValueError: it says nothing of the kind, or its resolutions do not double.
+    """
+    pairs = [part.split(":") for part in spec.split(",")]
+    found = {int(at): int(number) for at, number in pairs}
+    doubled = all(2 * a == b for a, b in itertools.pairwise(found))
+    if len(found) < len(pairs) or not doubled or min(found) < 1:
+        raise ValueError(f"the resolutions of {spec!r} do not double")
+    return found
+
+
+def is_spec(spec: str, least: int, even: bool = False) -> bool:
+    """Says whether `parse` takes a text, and no number is below `least`, or odd."""
+    try:
+        numbers = parse(spec).values()
+    except ValueError:
+        return False
+    return min(numbers) >= least and not (even and any(n % 2 for n in numbers))
+
+
+def _networks(
+    frame: Frame, layers: str, widths: str, depth: int, remat: bool
+) -> Networks:
+    numbers = parse(layers)
+    common = {"remat": remat, "dtype": frame.dtype, "rngs": frame.rngs}
+    shared = (frame.image_shape, numbers, parse(widths), frame.latent_dim)
+    return Networks(
+        tuple(
+            (at, at, frame.latent_dim)
+            for at, number in numbers.items()
+            for _ in range(number)
+        ),
+        functools.partial(Encoder, *shared, depth=depth, **common),
+        functools.partial(Decoder, *shared, **common),
+    )
+
+
+def _check(values: Values) -> Refusal | None:
+    if values["model.name"] != "hierarchical":
+        return "model.network", "ladder goes with model.name hierarchical"
+    layers, size = parse(values["model.layers"]), values["dataset.size"]
+    if [*layers] != [*parse(values["model.widths"])]:
+        reason = f"the resolutions of model.layers are {', '.join(map(str, layers))}"
+        return "model.widths", reason
+    if size % max(layers):
+        reason = f"images of {size} pixels have no patches at resolution {max(layers)}"
+        return "model.layers", reason
+    return None
+
+
+_EXAMPLE = "numbers by resolution, the coarsest first and each twice the one before"
+LADDER = Option(
+    _networks,
+    {
+        "layers": text(
+            "4:2,8:3,16:4",
+            "Latent layers of a ladder at each resolution.",
+            f"{_EXAMPLE}, 4:2,8:3,16:4 say",
+            lambda spec: is_spec(spec, 1),
+        ),
+        "widths": text(
+            "4:96,8:96,16:64",
+            "Channels of a ladder at each resolution.",
+            f"{_EXAMPLE}, all of them even, 4:96,8:96,16:64 say",
+            lambda spec: is_spec(spec, 2, even=True),
+        ),
+        "depth": whole(1, "Residual blocks at each resolution.", low=0),
+        "remat": switch(
+            False, "Blocks are computed again for the gradient, which saves memory."
+        ),
+    },
+    check=_check,
+)
