@@ -52,7 +52,7 @@ from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
-from vae_jax.report import plots
+from vae_jax.report import grids
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
 
@@ -340,8 +340,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(write_tables(columns, out))
     rows = zip(dataset.attribute_names, *probe.values(), strict=True)
     write_csv(out / "probe.csv", ["attribute", *probe], list(rows))
-    plots.image_grid(np.stack(compared), out / "reconstructions.png")
-    plots.image_grid(np.stack(drawn), out / "samples.png")
+    grids.image_grid(np.stack(compared), out / "reconstructions.png")
+    grids.image_grid(np.stack(drawn), out / "samples.png")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from absl.testing import flagsaver  # noqa: E402
 
 # Defines its flags, which would be undefined after the test that imported it first.
 import vae_jax.main  # noqa: E402, F401
+from vae_jax import run as run_lib  # noqa: E402
+from vae_jax.commands import codes, evaluation  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import cache, synthetic_faces  # noqa: E402
 
@@ -103,3 +105,53 @@ def new_tiny_config(data_dir):
     config.eval.samples_per_chunk = 4
     config.checkpoint.every_steps = 4
     return config
+
+
+def new_small_config(data_dir, kind):
+    """Returns the config of a small run of each kind that commands tell apart."""
+    config = new_tiny_config(data_dir)
+    config.train.num_steps = 4
+    if kind == "ae":
+        config.model.name, config.objective.name = "ae", "mse"
+    if kind in ("conv", "vq", "transformer"):
+        config.model.hidden_dim = 512
+        config.model.network, config.model.width = "conv", 4
+    if kind == "conv":
+        config.model.likelihood, config.dataset.channels = "logistic", 3
+    if kind in ("vq", "transformer"):
+        config.model.name, config.objective.name = "vq", "quantised"
+        config.model.prior, config.model.quantizer = "uniform", "ema"
+        config.model.codebook_size, config.model.code_size = 8, 4
+    if kind == "transformer":
+        config.model.prior = "transformer"
+        config.model.prior_width, config.model.prior_depth = 8, 1
+        config.model.prior_heads = 2
+    if kind == "shared":
+        config.model.likelihood = "shared_gaussian"
+    if kind == "flow":
+        config.model.prior, config.objective.name = "flow", "flow"
+        config.model.prior_width, config.model.prior_depth = 8, 1
+        config.model.prior_steps = 4
+        config.eval.importance_samples = config.eval.samples_per_chunk = 1
+        config.parts.frozen = "encoder,decoder"
+    if kind == "classifier":
+        config.model.name, config.objective.name = "classifier", "cross_entropy"
+        config.model.attributes = "Smiling,Eyeglasses"
+    return config
+
+
+@pytest.fixture(scope="session")
+def small_runs(data_dir, tmp_path_factory):
+    """Returns a function that gives a run of a kind, evaluated, to be read only."""
+    folder, made = tmp_path_factory.mktemp("small"), {}
+
+    def run_of(kind):
+        if kind not in made:
+            run = run_lib.train(new_small_config(data_dir, kind), folder / kind)
+            evaluation.write_evaluation(run, evaluation.evaluate_run(run))
+            if kind != "classifier":
+                codes.keep(run)
+            made[kind] = run
+        return made[kind]
+
+    return run_of

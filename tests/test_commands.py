@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.evaluation import sharpness
 from vae_jax.exploration import judging, sampling
-from vae_jax.report import tables
+from vae_jax.report import grids, tables
 
 pytestmark = pytest.mark.slow
 
@@ -399,17 +400,58 @@ def test_an_edit_at_zero_is_the_reconstruction(vae):
     chosen = json.loads(figures.read_text())["test_pictures"]
     with Image.open(picture) as grid:
         levels = np.asarray(grid)
-    # 4 rows of the picture and three edits, of 16 pixels twice enlarged.
-    assert levels.shape == (4 * 34 + 2, 4 * 34 + 2)
+    # 4 rows of the picture and three edits, of 16 pixels eight times enlarged, between
+    # the headings of the columns and the caption.
+    top = grids.LINE + 2
+    assert levels.shape[1] == 4 * 130 + 2 and levels.shape[0] > 4 * 130 + top
     model = vae.model()
     images = vae.dataset.splits["test"].images[chosen[:1]] / np.float32(255)
     reconstructed = model.decode(model.encode(jnp.asarray(images))).mean
-    cell = levels[2:34:2, 2 + 2 * 34 : 34 + 2 * 34 : 2]
+    cell = levels[top : top + 128 : 8, 2 + 2 * 130 : 2 * 130 + 130 : 8]
     expected = np.round(255 * np.asarray(reconstructed[0, ..., 0]))
     np.testing.assert_allclose(cell, expected, atol=1)
     smiling = vae.dataset.attribute_names.index("Smiling")
     has = vae.dataset.splits["test"].attributes[chosen, smiling]
     assert list(has) == [False, False, True, True]
+
+
+GIVEN = {
+    "edit": {
+        "attribute": "Smiling=-0.5",
+        "alpha": "-1,2",
+        "estimator": "notebook",
+        "num_images": "3",
+        "seed": "7",
+    },
+    "traverse": {"pictures": "PICTURE", "num_images": "3"},
+    "reconstruct": {"num_images": "5"},
+    "codes": {"num_images": "3"},
+}
+
+
+@pytest.mark.parametrize("mode", GIVEN)
+def test_a_caption_has_the_command_that_makes_the_picture_anew(
+    small_runs, tmp_path, monkeypatch, mode
+):
+    captions = []
+    monkeypatch.setattr(
+        grids, "image_grid", lambda *_, caption, **__: captions.append(caption[-1])
+    )
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs("vq" if mode == "codes" else "vae").workdir, workdir)
+    picture = tmp_path / "me.png"
+    Image.new("L", (20, 20)).save(picture)
+    given = GIVEN[mode] | {"mode": mode, "workdir": str(workdir), "checkpoint": "best"}
+    given = {
+        name: text.replace("PICTURE", str(picture)) for name, text in given.items()
+    }
+    with flagsaver.flagsaver():
+        main.flags.FLAGS(["vae_jax", *(f"--{n}={text}" for n, text in given.items())])
+        main.main(["vae_jax"])
+    assert captions
+    for caption in captions:
+        told = dict(word[2:].split("=", 1) for word in shlex.split(caption)[3:])
+        assert told == given
 
 
 @pytest.mark.parametrize(
@@ -434,16 +476,22 @@ def test_reconstructions_show_the_standard_deviation(tiny_config, tmp_path):
     tiny_config.model.likelihood, tiny_config.model.std = "fixed_gaussian", 0.25
     run = run_lib.train(tiny_config, tmp_path)
     found = reconstructions.reconstruct(run, 1)
-    path = reconstructions.draw_reconstructions(run, found)
+    path, _ = reconstructions.draw_reconstructions(run, found)
     figures = json.loads(path.with_suffix(".json").read_text())
     assert figures["mean_std"] == figures["largest_std"] == 0.25
     with Image.open(path) as picture:
         levels = np.asarray(picture)
-    # One column; three rows of 16 pixels twice enlarged, with margins of 2 between.
-    original, _, std = (levels[top : top + 32 : 2, 2:34:2] for top in (2, 36, 70))
-    truth = run.dataset.splits["validation"].images[0, ..., 0]
-    np.testing.assert_array_equal(original, truth)
-    assert (std == 255).all()
+    # One row below the headings: three images of 16 pixels, eight times enlarged, with
+    # margins of 2 between.
+    top = grids.LINE + 2
+    original, _, std = (
+        levels[top : top + 128 : 8, left : left + 128 : 8] for left in (2, 132, 262)
+    )
+    truth = run.dataset.splits["validation"].images[0]
+    np.testing.assert_array_equal(original, truth.repeat(3, axis=-1))
+    # The brightest, as none is larger.
+    brightest = grids.to_levels(grids.heat(np.ones((1, 1, 1)), 1.0))
+    np.testing.assert_array_equal(std, np.broadcast_to(brightest, std.shape))
 
 
 def test_samples_do_not_depend_on_how_many_fit_in_a_batch(

@@ -10,7 +10,7 @@ from conftest import new_tiny_config
 
 from vae_jax import main
 from vae_jax import run as run_lib
-from vae_jax.commands import code_maps, completions, evaluation, samples
+from vae_jax.commands import code_maps, completions, evaluation, prior_flags, samples
 from vae_jax.commands.completions import hidden_by
 from vae_jax.errors import UserError
 
@@ -143,7 +143,7 @@ def test_one_code_a_place_leaves_no_choice(run):
 
 @pytest.mark.slow
 def test_the_decoder_is_told_no_labels(run):
-    labels = samples.parse_labels(run, "Smiling=1,Eyeglasses=0")
+    labels = prior_flags.parse_labels(run, "Smiling=1,Eyeglasses=0")
     z = run.model().look_up(jnp.zeros((2, 16), jnp.int32))
     decoded = [
         completions.sampling.decode_codes(run.model(), z, each)

@@ -61,7 +61,10 @@ def test_defaults_are_allowed_and_locked():
         ({"model__depth": -1}, ["config.model.depth", "at least 0"]),
         ({"model__network": "unet"}, ["config.model.network", "mlp, conv"]),
         ({"model__likelihood": "poisson"}, ["'poisson'", "gaussian", "logistic"]),
-        ({"model__prior": "flow"}, ["config.model.prior", "'flow'", "normal", "vamp"]),
+        (
+            {"model__prior": "planar"},
+            ["config.model.prior", "'planar'", "normal", "vamp"],
+        ),
         ({"model__attribute_dropout": 1.0}, ["attribute_dropout", "below 1"]),
         ({"objective__num_samples": 0}, ["config.objective.num_samples", "at least 1"]),
         ({"objective__mmd_weight": -1.0}, ["config.objective.mmd_weight", "-1.0"]),
@@ -185,6 +188,10 @@ ELSEWHERE = {
     "model.remat": True,
     "model.likelihood": "bernoulli",
     "model.std": 0.2,
+    "model.num_components": 5,
+    "model.bits": 5,
+    "model.layers": "4:1,8:1",
+    "model.widths": "4:8,8:8",
     "model.prior": "mixture",
     "model.prior_components": 3,
     "model.attributes": "Smiling",
@@ -220,6 +227,7 @@ ELSEWHERE = {
     "model.prior_depth": 2,
     "model.prior_heads": 2,
     "model.prior_passes": 6,
+    "model.prior_steps": 8,
     "objective.pull_weight": 10.0,
 }
 # A VAE has other priors than a VQ-VAE.
@@ -239,10 +247,24 @@ VQ = {
     "model.prior": "transformer",
     "objective.name": "quantised",
 }
+LADDER = {
+    "model.name": "hierarchical",
+    "model.network": "ladder",
+    "model.layers": "4:1,8:1",
+    "model.widths": "4:8,8:8",
+}
+FLOW = {
+    "model.prior": "flow",
+    "objective.name": "flow",
+    "parts.frozen": "encoder,decoder",
+    "eval.importance_samples": 1,
+}
 # What else a choice or a setting needs.
 NEEDS = {
+    "flow": FLOW,
     **dict.fromkeys(("vq", "quantised", "uniform", "transformer", "masked"), VQ),
     "model.quantizer": VQ,
+    **dict.fromkeys(("hierarchical", "ladder"), LADDER),
     "fsq": {"model.latent_dim": 2},
     "iwae": {"objective.num_samples": 5},
     "rae": {"model.name": "ae"},

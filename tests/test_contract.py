@@ -19,8 +19,10 @@ from vae_jax.models import build
 from vae_jax.models import vae as vae_lib
 from vae_jax.models.contract import (
     Autoencoder,
+    DiscreteCodes,
     ImageDistribution,
     Prior,
+    Quantizer,
     State,
     Variables,
     code_size,
@@ -29,6 +31,7 @@ from vae_jax.models.contract import (
 )
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.priors import Mixture
+from vae_jax.training import step as step_lib
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +65,19 @@ OBJECTIVES = {
 AE = {"model.name": "ae", "objective.name": "mse"}
 # Maps of 4x4 codes, and of 8x8 above them.
 VQ = {"dataset.size": 32, "model.code_size": 4, "model.codebook_size": 5}
+LADDER = {
+    "dataset.size": 16,
+    "model.layers": "2:1,4:2",
+    "model.widths": "2:6,4:4",
+}
 TRANSFORMER = {"model.prior_width": 8, "model.prior_depth": 1, "model.prior_heads": 2}
+FLOW = {
+    "model.prior": "flow",
+    "model.prior_steps": 3,
+    "objective.name": "flow",
+    "parts.frozen": "encoder,decoder",
+    "eval.importance_samples": 1,
+}
 CASES = {
     **{f"ae, {network}": NETWORKS[network] | AE for network in NETWORKS},
     **{
@@ -73,8 +88,23 @@ CASES = {
         for prior in PRIORS
     },
     "vae, mlp, labels": NETWORKS["mlp"] | {"model.attributes": "A,B"},
+    **{
+        f"vae, {network}, flow": NETWORKS[network] | FLOW | TRANSFORMER
+        for network in ("mlp", "spatial")
+    },
 }
 TRAINED_OTHERWISE = {
+    "vq, two maps, masked": {
+        "model.name": "vq",
+        "objective.name": "quantised",
+        "model.network": "conv",
+        "model.width": 2,
+        "model.two_maps": True,
+        "model.prior": "masked",
+        "model.attributes": "A,B",
+        **VQ,
+        **TRANSFORMER,
+    },
     **{f"{name}, mlp": NETWORKS["mlp"] | OBJECTIVES[name] for name in OBJECTIVES},
     **{
         f"rae, conv, {penalty}": NETWORKS["conv"]
@@ -91,7 +121,12 @@ def tiny(name):
         config = importlib.import_module(f"configs.{name}").get_config()
         network = config.model.network
         size = {"dataset.size": 16, "model.width": 2}
-        changes = {"mlp": NETWORKS["mlp"], "conv": size, "strided": size}[network]
+        changes = {
+            "mlp": NETWORKS["mlp"],
+            "conv": size,
+            "strided": size,
+            "ladder": LADDER,
+        }[network]
         if config.model.decoder_patch == 2:
             # Its finest stage has half of the width.
             changes = changes | {"model.width": 4}
@@ -99,7 +134,7 @@ def tiny(name):
             changes = changes | PRIORS["vamp"]
         if config.model.name == "vq":
             changes = changes | VQ
-        if config.model.prior == "transformer":
+        if config.model.prior in ("transformer", "flow"):
             changes = changes | TRANSFORMER
         if config.model.attributes:
             changes = changes | PRIORS["conditional"]
@@ -126,7 +161,10 @@ def made(name):
         inputs = np.prod(array.shape[:-1]) if len(array.shape) > 1 else 9
         return jnp.float32(rng.normal(size=array.shape) / np.sqrt(inputs))
 
-    return experiment, jax.tree.map(draw, experiment.shapes)
+    shapes = experiment.shapes
+    # Of what is counted or squared, none is negative.
+    state = jax.tree.map(lambda array: jnp.abs(draw(array)), shapes.state)
+    return experiment, Variables(jax.tree.map(draw, shapes.params), state)
 
 
 def model_of(name):
@@ -153,7 +191,12 @@ def labels_of(name, batch=3):
 
 
 MODELS = [*CASES, *(name for name in RECIPES if tiny(name).model.name != "classifier")]
-WITH_PRIOR = [name for name in MODELS if tiny(name).model.name == "vae"]
+FLOWS = [name for name in MODELS if tiny(name).model.prior == "flow"]
+WITH_PRIOR = [
+    name
+    for name in MODELS
+    if tiny(name).model.name in ("vae", "hierarchical") and name not in FLOWS
+]
 LABELLED = [name for name in MODELS if tiny(name).model.attributes]
 every_model = pytest.mark.parametrize("name", MODELS)
 every_prior = pytest.mark.parametrize("name", WITH_PRIOR)
@@ -200,6 +243,9 @@ def test_codes_images_and_terms_have_their_shapes(name):
     expected = (side, side, 3) if side else (3,)
     if settings.name == "vq":
         expected = (expected, (2 * side, 2 * side, 3))[: 1 + settings.two_maps]
+    if settings.name == "hierarchical":
+        expected = ((2, 2, 3), (4, 4, 3), (4, 4, 3))
+    if isinstance(code, tuple):
         assert shapes(code) == tuple((3, *each) for each in expected)
     else:
         assert shapes(code) == (3, *expected)
@@ -213,7 +259,7 @@ def test_codes_images_and_terms_have_their_shapes(name):
     assert mean.shape == images.shape and mean.dtype == jnp.float32
     assert 0 <= mean.min() < mean.max() <= 1
     terms = terms_of(model, images, jax.random.key(0), labels, num_samples=2)
-    samples = 2 if hasattr(model, "posterior") else 1
+    samples = 1 if settings.name in ("ae", "vq") else 2
     assert shapes(terms.code) == jax.tree.map(lambda leaf: (samples, *leaf.shape), code)
     assert terms.mean.shape == (samples, *images.shape)
     # They are decoded sample by sample and image by image.
@@ -223,6 +269,8 @@ def test_codes_images_and_terms_have_their_shapes(name):
     for layer in terms.layers:
         assert layer.log_ratio.shape == (samples, 3)
         if layer.posterior is None:
+            # Of a stack all numbers of a layer are one group.
+            assert layer.kl is None or layer.kl.shape == (3, 1)
             continue
         assert layer.posterior.mean.shape == layer.posterior.logvar.shape
         assert layer.posterior.mean.shape == numbers.shape
@@ -248,6 +296,12 @@ def test_a_key_draws_from_the_posterior_and_none_is_its_mean(name):
     # One by one as all together.
     for index in range(2):
         assert_close(at(samples, index), encode(model, images, labels, keys[index]))
+    if made(name)[0].config.model.name == "hierarchical":
+        # The first layer's posterior depends on no noise: its mean is the code.
+        first, error = np.float64(samples[0]), 5 / np.sqrt(len(keys))
+        assert (first.std(0) > 0.1).all()
+        assert (abs(first.mean(0) - code[0]) < error * first.std(0)).all()
+        return
     if not hasattr(model, "posterior"):
         assert_same_bits(encode(model, images, labels, keys[0]), code)
         assert_same_bits(at(samples, 0), at(samples, -1))
@@ -380,7 +434,50 @@ def test_the_priors_moments_and_density_are_those_of_its_samples(name):
     np.testing.assert_allclose(density, expected, rtol=1e-4, atol=1e-4)
 
 
-@every_prior
+@pytest.mark.parametrize(
+    "name", ["vq_vae", "vq_vae_2", "vq_prior", "vq, two maps, masked"]
+)
+def test_a_prior_over_indices_is_one_over_numbers(name):
+    model, labels = model_of(name), labels_of(name)
+    assert isinstance(model, DiscreteCodes)
+    assert all(isinstance(each, Quantizer) for each in model.quantizers)
+    prior, key = model.prior_of(labels), jax.random.key(5)
+    assert isinstance(prior, Prior) and not hasattr(prior, "mean")
+    size, batch = code_size(model.code_shape), () if labels is None else (3,)
+    samples = prior.sample(key, 40)
+    assert samples.shape == (40, *batch, size)
+    # They are codes, and stand for themselves.
+    indices = model.indices(unflatten(samples, model.code_shape))
+    assert indices.min() >= 0 and indices.max() < 5
+    np.testing.assert_allclose(model.look_up(indices), samples, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(prior.sample(key, 40, 1.0), samples)
+    by_map = model.by_map(indices)
+    expected_sizes = [h * w for h, w, _ in model.code_shape]
+    assert [part.shape[-1] for part in by_map] == expected_sizes
+    # The density of numbers that are no codes is that of the nearest codes.
+    few, generator = samples[:4], np.random.default_rng(0)
+    log_probs = np.asarray(prior.log_prob(few))
+    assert log_probs.shape == (4, *batch) and np.isfinite(log_probs).all()
+    moved = few + 1e-4 * generator.normal(size=few.shape).astype(np.float32)
+    np.testing.assert_allclose(prior.log_prob(moved), log_probs, rtol=1e-4)
+    if tiny(name).model.prior == "uniform":
+        expected = -sum(expected_sizes) * np.log(5)
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-6)
+        return
+    by_place = model.prior.log_prob_by_place(indices[:4], labels)
+    expected = np.float64(by_place).sum(axis=-1)
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-4)
+    # Codes drawn cold are likelier than those drawn warm.
+    cold = prior.log_prob(prior.sample(key, 40, 0.1))
+    assert np.mean(cold) > np.mean(prior.log_prob(samples))
+
+
+def test_codes_of_other_models_are_not_discrete():
+    assert not isinstance(model_of("vae, conv, mixture"), DiscreteCodes)
+    assert not isinstance(model_of("ae, conv"), DiscreteCodes)
+
+
+@pytest.mark.parametrize("name", [n for n in WITH_PRIOR if tiny(n).model.name == "vae"])
 def test_the_log_ratio_is_the_difference_of_two_densities(name):
     model, images, labels = model_of(name), images_of(name), labels_of(name)
     terms = terms_of(model, images, jax.random.key(7), labels, num_samples=4)
@@ -401,6 +498,26 @@ def test_the_log_ratio_is_the_difference_of_two_densities(name):
             ratio = q_std[index] / p_std
             kl = shift + 0.5 * ratio**2 - 0.5 - np.log(ratio)
             np.testing.assert_allclose(layer.kl[index], kl, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_is_a_prior_whose_ratio_is_estimated_without_bias(name):
+    model, images = model_of(name), images_of(name)
+    prior, posterior = prior_of(model, None), posterior_of(model, images, None)
+    size = code_size(model.code_shape)
+    assert isinstance(prior, Prior)
+    assert prior.centre.shape == prior.spread.shape == (size,)
+    usual, cold = (prior.sample(jax.random.key(0), 4, t) for t in (1.0, 0.0))
+    assert usual.shape == cold.shape == (4, size) and np.isfinite(cold).all()
+    assert np.ptp(usual, axis=0).min() > 0 == np.ptp(cold, axis=0).max()
+    terms = terms_of(model, images, jax.random.key(7), None, num_samples=200)
+    z = terms.code.reshape(200, 3, size)
+    exact = jax.jit(lambda prior, z: prior.log_ratio(posterior, z))(prior, z)
+    (layer,) = terms.layers
+    assert layer.kl is None and layer.log_ratio.shape == exact.shape == (200, 3)
+    apart = np.float64(layer.log_ratio - exact)
+    error = apart.std(axis=0) / np.sqrt(200)
+    assert (np.abs(apart.mean(axis=0)) < 5 * error + 1e-4).all() and error.max() > 1e-4
 
 
 @pytest.mark.parametrize("num_components", [None, 3])
@@ -514,17 +631,22 @@ def test_every_parameter_learns(name):
     loss_fn = experiment.loss_fn(columns)
 
     @jax.jit
-    def slopes_of(params, batch):
+    def slopes_of(learning, batch):
         # After the start of a warm-up, where the KL weighs nothing.
         step = jnp.int32(50)
-        of = jax.value_and_grad(loss_fn, has_aux=True)
-        return of(params, variables.state, batch, jax.random.key(0), step)
 
-    (loss, (metrics, state)), slopes = slopes_of(variables.params, batch_of(name))
+        def loss_of(learning):
+            params, key = {**variables.params, **learning}, jax.random.key(0)
+            return loss_fn(params, variables.state, batch, key, step)
+
+        return jax.value_and_grad(loss_of, has_aux=True)(learning)
+
+    learning = step_lib.trained(variables.params, experiment.frozen)
+    (loss, (metrics, state)), slopes = slopes_of(learning, batch_of(name))
     assert np.isfinite(loss) and metrics["loss"] == loss
     assert jax.tree.structure(state) == jax.tree.structure(variables.state)
     names = jax.tree_util.tree_leaves_with_path(slopes)
-    assert len(names) == len(jax.tree.leaves(variables.params)) > 3
+    assert len(names) == len(jax.tree.leaves(learning)) > 3
     for path, slope in names:
         where = jax.tree_util.keystr(path)
         assert np.isfinite(slope).all(), where

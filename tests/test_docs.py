@@ -21,7 +21,7 @@ EXTENDING = ROOT / "examples" / "extending"
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 # The new file, the file of its table, and the line before which the new one goes.
 ADDED = {
-    "laplace": ("vae.py", '    "logistic": likelihoods.LOGISTIC,\n'),
+    "laplace": ("vae.py", '    "logistic": logistics.LOGISTIC,\n'),
     "cyclical": ("build.py", '    "mse": objectives.MSE,\n'),
 }
 

@@ -388,10 +388,10 @@ def test_the_probe_is_told_by_attribute_and_pictures_are_drawn(compared, faces):
     for model in ("Autoencoder", "VAE"):
         accuracies = [float(row[model]) for row in rows]
         assert float(mean[model]) == pytest.approx(np.mean(accuracies))
-    # 6 test pictures of 16 pixels, twice as large.
+    # 6 test pictures of 16 pixels, as large as cells get.
     for name, height in (("reconstructions", 3), ("samples", 4)):
         with Image.open(compared / "out" / f"{name}.png") as picture:
-            assert picture.size == (6 * 34 + 2, height * 34 + 2)
+            assert picture.size == (6 * 130 + 2, height * 130 + 2)
 
 
 def test_a_workdir_of_another_model_or_of_other_settings_is_refused(

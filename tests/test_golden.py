@@ -31,6 +31,8 @@ def small(recipe):
         config.dataset.size, config.model.width, config.model.latent_dim = 16, 8, 8
         # The first update would have a learning rate of 0.
         config.optimizer.warmup_steps = 0
+    if config.model.network == "ladder":
+        config.model.layers, config.model.widths = "2:1,4:2", "2:8,4:8"
     if config.model.network == "conv":
         config.model.width_from = "finest"
     if config.model.name == "vq":

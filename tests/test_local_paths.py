@@ -66,7 +66,7 @@ def test_a_run_is_found_again_in_a_folder_of_any_name(small_config, tmp_path, na
     assert loaded.step == 8
     assert_same(loaded, trained)
     images = samples.sample(loaded, "prior", 2, 0)
-    path = samples.draw_samples(loaded, "prior", images, {})
+    path, _ = samples.draw_samples(loaded, "samples.png", {"prior": images}, {})
     with Image.open(path) as picture:
         assert picture.size[0] > 16
     config.init_from = str(workdir)

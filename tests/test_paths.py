@@ -14,9 +14,7 @@ from vae_jax.commands.samples import sample
 from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
 from vae_jax.exploration import interpolation, sampling
-from vae_jax.report import plots
-
-CELL = 2 * 16 + plots.MARGIN
+from vae_jax.report import grids, plots
 
 
 def draw_interpolation(run, **given):
@@ -56,13 +54,19 @@ def make_run(tiny_config, faces, tmp_path):
     return make
 
 
-def read_grid(path, rows, columns):
-    """Returns the images of a grid, [rows,columns,16,16] in [0, 1]."""
+def read_grid(path, rows, columns, headings=False):
+    """Returns the images of a grid, [rows,columns,16,16] in [0, 1].
+
+    Below headings of the columns, beside names of the rows and over a caption.
+    """
+    scale = grids._fitting_scale(rows, columns, 16, 16)
+    cell, top = 16 * scale + grids.MARGIN, grids.MARGIN + headings * grids.LINE
     with Image.open(path) as picture:
-        assert picture.size == (columns * CELL + 2, rows * CELL + 2)
-        pixels = np.asarray(picture, np.float32)[plots.MARGIN :, plots.MARGIN :] / 255
-    cells = pixels.reshape(rows, CELL, columns, CELL).swapaxes(1, 2)
-    return cells[:, :, :32:2, :32:2]
+        pixels = np.asarray(picture, np.float32) / 255
+    left = pixels.shape[1] - columns * cell
+    pixels = pixels[top : top + rows * cell, left:]
+    cells = pixels.reshape(rows, cell, columns, cell).swapaxes(1, 2)
+    return cells[:, :, : 16 * scale : scale, : 16 * scale : scale]
 
 
 def read_animation(path):
@@ -98,13 +102,13 @@ def test_a_trained_run_is_drawn(tiny_config, tmp_path):
         for suffix in ("png", "gif", "json")
     ]
     # Six test pictures: three pairs, ten frames between two originals.
-    row = read_grid(paths[0], 3, 12)[0]
+    row = read_grid(paths[0], 3, 12, headings=True)[0]
     assert_drawn(row[[0, 11]], run.dataset.splits["test"].images[:2] / np.float32(255))
     codes = encode(run, "test", [0, 1])
     assert_drawn(row[[1, 10]], sampling.decode_codes(run.model(), codes))
     assert read_animation(paths[1]).shape == (6 * 9, 16, 16)
-    read_grid(paths[3], 4, 11)
-    assert read_animation(paths[4]).shape == (20, 2 * 18, 2 * 18)
+    read_grid(paths[3], 4, 9)
+    assert read_animation(paths[4]).shape == (16, 2 * 18, 2 * 18)
     assert json.loads(paths[5].read_text())["ordered_by"] == "kl"
 
 
@@ -115,7 +119,7 @@ def test_rows_are_decoded_ways_between_test_pictures(make_run, name, spherical):
         run, indices=[4, 0, 3], num_steps=5, spherical=spherical
     )
     codes = encode(run, "test", [4, 0, 3])
-    rows = read_grid(png, 2, 7)
+    rows = read_grid(png, 2, 7, headings=True)
     originals = run.dataset.splits["test"].images[[4, 0, 3]] / np.float32(255)
     report = json.loads(said.read_text())
     assert report["way_points"] == {"indices": [4, 0, 3]}
@@ -183,7 +187,7 @@ def test_own_pictures_are_way_points_too(make_run):
     report = json.loads(said.read_text())
     assert report["way_points"] == {"pictures": files}
     assert (report["rows"][0]["from"], report["rows"][0]["to"]) == ("a.jpg", "b.jpg")
-    (row,) = read_grid(png, 1, 5)
+    (row,) = read_grid(png, 1, 5, headings=True)
     assert_drawn(row[[0, 4]], images / np.float32(255))
     codes = encode(run, "train", [0, 1])
     assert_drawn(row[[1, 3]], sampling.decode_codes(run.model(), codes))
@@ -219,13 +223,13 @@ def test_labels_change_along_with_the_codes(make_run):
         (1 - t) * codes[0] + t * codes[1],
         (1 - t) * labels[first] + t * labels[last],
     )
-    assert_drawn(read_grid(png, 1, 7)[0, 1:6], expected)
+    assert_drawn(read_grid(png, 1, 7, headings=True)[0, 1:6], expected)
     # Nothing is known of the user's pictures, nor of samples.
     images = run.dataset.splits["test"].images[:2]
     png, *_ = draw_interpolation(run, pictures=(["a", "b"], images), num_steps=2)
     unknown = sampling.encode_images(run.model(), images)
     decoded = sampling.decode_codes(run.model(), unknown)
-    assert_drawn(read_grid(png, 1, 4)[0, 1:3], decoded)
+    assert_drawn(read_grid(png, 1, 4, headings=True)[0, 1:3], decoded)
     png, *_ = draw_interpolation(run, seeds=[0, 1], num_steps=2)
     assert_drawn(read_grid(png, 1, 2)[0, 0], sample(run, "prior", 1, seed=0)[0])
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.test_checkpoint import files_of_at_most
 from vae_jax.errors import UserError
-from vae_jax.report import plots, tables
+from vae_jax.report import grids, plots, tables
 from vae_jax.report.writer import Writer, read_lines, write_json
 
 
@@ -173,10 +173,10 @@ def test_tensorboard_absent_is_answered_with_the_extra(tmp_path, monkeypatch):
 def test_a_grid_shows_each_image_in_its_cell(tmp_path, channels):
     rng = np.random.default_rng(0)
     images = rng.uniform(-0.2, 1.2, (2, 3, 4, 5, channels)).astype(np.float32)
-    plots.image_grid(images, tmp_path / "grid.png", scale=3)
+    grids.image_grid(images, tmp_path / "grid.png", scale=3)
     with Image.open(tmp_path / "grid.png") as picture:
         drawn = np.asarray(picture, float)
-    margin, height, width = plots.MARGIN, 12, 15
+    margin, height, width = grids.MARGIN, 12, 15
     assert drawn.shape[:2] == (
         2 * (height + margin) + margin,
         3 * (width + margin) + margin,
@@ -189,6 +189,44 @@ def test_a_grid_shows_each_image_in_its_cell(tmp_path, channels):
     assert (drawn[:margin] == 255).all()
 
 
+@pytest.mark.parametrize("size", [16, 64, 128, 256])
+def test_what_a_screen_has_room_for_fits_it_with_its_words(tmp_path, size):
+    rows, columns = grids.room(size)
+    groups = 3 if columns % 3 == 0 else 1
+    images = np.zeros((rows, columns, size, size, 1), np.float32)
+    bar = grids.Bar("standard deviation", "0", "0.2 or more")
+    grids.image_grid(
+        images,
+        tmp_path / "grid.png",
+        columns=["a heading that is much too long for a single column"] * columns,
+        caption=["One line.", "And another."],
+        groups=groups,
+        bars=[bar],
+    )
+    with Image.open(tmp_path / "grid.png") as picture:
+        width, height = picture.size
+        drawn = np.asarray(picture)
+    assert width <= 1200 and height <= 900
+    assert width > 1000 and height > 700
+    # Headings stand above their columns, and the gaps between groups are white.
+    last = grids.MARGIN + columns // groups * (grids._cap(size) * size + grids.MARGIN)
+    if groups > 1:
+        assert (drawn[:, last : last + grids.GAP - 2][grids.LINE : 700] == 255).all()
+    # The bar goes from dark to bright.
+    below = drawn[-3 * grids.LINE :].astype(int).sum(axis=-1)
+    assert below.min() < 30
+
+
+def test_colours_of_deviations_rise_from_black():
+    values = np.linspace(0, 2, 50, dtype=np.float32).reshape(1, 50, 1)
+    colours = grids.heat(values.repeat(3, axis=-1), 1.0)
+    assert colours.shape == (1, 50, 3) and colours[0, 0].max() < 0.02
+    brightness = colours[0].sum(axis=-1)
+    assert (np.diff(brightness[:25]) > 0).all()
+    # What is above the largest looks as it does.
+    assert np.ptp(brightness[25:]) == 0
+
+
 def test_curves_are_drawn_for_every_metric(tmp_path):
     lines = [
         {"step": s, "epoch": 0.0, "split": split, "loss": 9.0 - s, "mse": 0.1}
@@ -198,7 +236,11 @@ def test_curves_are_drawn_for_every_metric(tmp_path):
     plots.loss_curves(lines, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         width, height = picture.size
-    assert 2 < width / height < 3
+    assert 1.2 < width / height < 3
+    many = [line | {f"metric {n}": 1.0 for n in range(10)} for line in lines]
+    plots.loss_curves(many, tmp_path / "many.png", "What is seen.")
+    with Image.open(tmp_path / "many.png") as picture:
+        assert picture.size[0] <= 1200 and picture.size[1] <= 900
     plots.loss_curves([json.loads(json.dumps(lines[0]))], tmp_path / "one.png")
     assert (tmp_path / "one.png").exists()
 
@@ -246,10 +288,10 @@ LINES = [{"step": 1, "split": "train", "loss": 1.0}]
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda path: plots.image_grid(np.zeros((1, 1, 4, 4, 1)), path),
+        lambda path: grids.image_grid(np.zeros((1, 1, 4, 4, 1)), path),
         lambda path: plots.animation(np.zeros((2, 4, 4, 1)), path),
         lambda path: plots.loss_curves(LINES, path),
-        lambda path: plots.single_images(np.zeros((2, 4, 4, 1)), path.parent),
+        lambda path: grids.single_images(np.zeros((2, 4, 4, 1)), path.parent),
     ],
 )
 def test_a_picture_that_cannot_be_written_is_one_error(tmp_path, draw):

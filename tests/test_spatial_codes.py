@@ -106,7 +106,7 @@ def test_figures_are_over_all_numbers_of_a_code(run):
     assert codes.dimensions(run)["mean"].shape == (NUMBERS,)
     found = reconstructions.reconstruct(run, 4)
     assert jax.tree.leaves(found.record)
-    assert reconstructions.draw_reconstructions(run, found).exists()
+    assert all(p.exists() for p in reconstructions.draw_reconstructions(run, found))
 
 
 def test_a_density_of_too_many_numbers_is_not_fitted(run, monkeypatch):

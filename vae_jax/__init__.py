@@ -1,1 +1,11 @@
 """Autoencoders and variational autoencoders of faces, in JAX and Flax."""
+
+from typing import Any
+
+
+def load(folder: Any) -> Any:
+    """Opens what `python -m vae_jax.export` has written, see `exported.load`."""
+    # Here, as importing the package is to take no time.
+    from vae_jax import exported
+
+    return exported.load(folder)

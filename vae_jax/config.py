@@ -4,6 +4,7 @@ A recipe in configs/ takes `default_config()` and changes what differs. Everythi
 checked before any work begins.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -12,7 +13,7 @@ from ml_collections import config_dict
 from vae_jax.errors import UserError
 from vae_jax.models import sharpening
 from vae_jax.models.build import MODELS, OBJECTIVES
-from vae_jax.options import Values
+from vae_jax.options import Refusal, Values
 from vae_jax.settings import ONLY_WITH, SETTINGS
 from vae_jax.training.optimizers import OPTIMIZERS
 
@@ -69,26 +70,8 @@ def validate(config: Config) -> None:
     def refuse(name: str, reason: str) -> None:
         raise UserError(f"config.{name} is {values[name]!r}; {reason}")
 
-    for name, (chooser, choices) in ONLY_WITH.items():
-        if values[name] != SETTINGS[name].default and values[chooser] not in choices:
-            refuse(
-                name,
-                f"it goes with {chooser} {' or '.join(choices)}, "
-                f"and that is {values[chooser]}",
-            )
-    terms = MODELS[values["model.name"]].terms
-    objectives = [name for name, option in OBJECTIVES.items() if option.terms == terms]
-    if values["objective.name"] not in objectives:
-        refuse(
-            "objective.name",
-            f"with model.name {values['model.name']} allowed is "
-            f"{' or '.join(objectives)}",
-        )
-    for name, setting in SETTINGS.items():
-        if setting.options is not None:
-            refusal = setting.options[values[name]].check(values)
-            if refusal is not None:
-                refuse(*refusal)
+    for refusal in refusals(values):
+        refuse(*refusal)
     for part in parse_optimizers(values["parts.optimizer"]):
         if part in values["parts.frozen"].split(","):
             refuse("parts.optimizer", f"{part} is frozen and has no use for it")
@@ -106,6 +89,34 @@ def validate(config: Config) -> None:
     ):
         if values[name] % values[base]:
             refuse(name, f"it must be a multiple of {base}, {values[base]}")
+
+
+def refusals(values: Values) -> Iterator[Refusal]:
+    """Yields the settings that do not go with the options that were chosen, and why.
+
+    Args:
+      values: all settings, each in its range, by their dotted names.
+    """
+    for name, (chooser, choices) in ONLY_WITH.items():
+        if values[name] != SETTINGS[name].default and values[chooser] not in choices:
+            yield (
+                name,
+                f"it goes with {chooser} {' or '.join(choices)}, "
+                f"and that is {values[chooser]}",
+            )
+    terms = MODELS[values["model.name"]].terms
+    objectives = [name for name, option in OBJECTIVES.items() if option.terms == terms]
+    if values["objective.name"] not in objectives:
+        yield (
+            "objective.name",
+            f"with model.name {values['model.name']} allowed is "
+            f"{' or '.join(objectives)}",
+        )
+    for name, setting in SETTINGS.items():
+        if setting.options is not None:
+            refusal = setting.options[values[name]].check(values)
+            if refusal is not None:
+                yield refusal
 
 
 def optimizer_by_part(values: Values) -> dict[str, dict[str, Any]]:

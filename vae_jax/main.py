@@ -28,7 +28,10 @@ from vae_jax.commands import (
     edits,
     evaluation,
     interpolations,
+    layers,
+    mixing,
     reconstructions,
+    report,
     samples,
     training,
     traversals,
@@ -46,8 +49,11 @@ COMMANDS: dict[str, Command] = {
     "edit": edits.COMMAND,
     "interpolate": interpolations.COMMAND,
     "traverse": traversals.COMMAND,
+    "layers": layers.COMMAND,
+    "mix": mixing.COMMAND,
     "codes": code_maps.COMMAND,
     "complete": completions.COMMAND,
+    "report": report.COMMAND,
 }
 CONFIG = define_config()
 MODE = flags.DEFINE_enum("mode", "train", [*COMMANDS], "What to do.")

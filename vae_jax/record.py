@@ -7,7 +7,9 @@ import importlib.metadata
 import json
 import math
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,25 @@ def exists(workdir: Path) -> bool:
     return False
 
 
-def _read(workdir: Path, part: str) -> dict[str, Any]:
+def read(workdir: Path) -> dict[str, Any]:
+    """Returns what `write` wrote.
+
+    Raises:
+      UserError: there is no run, or its run.json is damaged.
+    """
     path = workdir / "run.json"
     if not exists(workdir):
         raise UserError(f"{workdir} holds no run: it has no run.json")
     try:
-        return json.loads(path.read_text())[part]
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read(workdir: Path, part: str) -> dict[str, Any]:
+    path = workdir / "run.json"
+    try:
+        return read(workdir)[part]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
@@ -161,6 +176,7 @@ def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) ->
         "dataset": recipe,
         "num_parameters": sum(math.prod(a.shape) for a in jax.tree.leaves(params)),
         "seed": config.seed,
+        "command": shlex.join(sys.orig_argv),
         "devices": [str(d.device_kind) for d in jax.devices()],
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Run:
       variables: with "ema" and with "raw" parameters, on one device of this process.
       recipe: of the pictures, as run.json has it, see `cache.Dataset`.
       open_dataset: opens them; see `dataset_for`.
+      checkpoint: that was asked for, "latest" or "best".
       realism: what the dial of a model that has one is set to, from 0 to 1.
     """
 
@@ -56,6 +57,7 @@ class Run:
     variables: dict[str, Variables]
     recipe: dict[str, Any]
     open_dataset: Callable[[], cache.Dataset]
+    checkpoint: str = "latest"
     realism: float = 0.0
 
     @property
@@ -322,4 +324,5 @@ def load(
         state = checkpoints.restore(checkpoint, like, moved)
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
-    return _run_of(state, workdir, assembled, recipe, open_dataset)
+    run = _run_of(state, workdir, assembled, recipe, open_dataset)
+    return replace(run, checkpoint=checkpoint)

@@ -81,8 +81,7 @@ def trained(data_dir, tmp_path_factory):
 def test_training_leaves_a_whole_workdir(trained, recipe, figures):
     workdir = trained / "runs" / recipe
     pictures = ["curves.png", "reconstructions.json", "reconstructions.png"]
-    kinds = ["samples"] * (recipe != "ae") + ["samples_gaussian"]
-    pictures += [f"{kind}.{suffix}" for kind in kinds for suffix in ("json", "png")]
+    pictures += ["samples.json", "samples.png"]
     assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
     report = json.loads((workdir / "eval.json").read_text())
     assert list(report) == ["validation", "test", "sharpness"]
@@ -117,14 +116,20 @@ def test_the_other_modes_need_the_workdir_alone(trained):
         number = [] if mode == "eval" else ["--num_images=4"]
         done = main(f"--mode={mode}", f"--workdir={workdir}", *number)
         assert done.returncode == 0, done.stderr
+        written = [Path(line) for line in done.stdout.splitlines()[-2:]]
+        assert mode == "eval" or [p.suffix for p in written] == [".png", ".json"]
+        assert all(path.exists() for path in written)
     after = json.loads((workdir / "eval.json").read_text())
     for name in ("elbo", "bits_per_dim", "ssim"):
         found, expected = (r["test"]["ema"][name] for r in (after, before))
         assert found == pytest.approx(expected, rel=1e-6)
     with Image.open(workdir / "images" / "samples.png") as samples:
         with Image.open(workdir / "images" / "reconstructions.png") as pairs:
-            # 2x2 samples; 2x2 pictures, over their means, over their deviations.
-            assert samples.size == (70, 70) and pairs.size == (70, 206)
+            # Of each sampler two columns; three columns for each of three images.
+            assert samples.size[0] == 4 * 130 + 2 + 14
+            assert pairs.size[0] == 9 * 130 + 2 + 2 * 14
+    record = json.loads((workdir / "images" / "samples.json").read_text())
+    assert record["sampler"] == "gaussian" and record["beside"] == "prior"
 
 
 def test_a_recipe_beside_a_workdir_may_change_the_evaluation_alone(trained, data_dir):
@@ -222,7 +227,8 @@ def test_an_autoencoder_has_no_prior_but_a_density_fitted_to_its_codes(trained):
     assert done.returncode == 2 and "no prior" in done.stderr
     assert "--sampler=gaussian" in done.stderr and not drawn
     for arguments, name in (
-        ([], "samples_gaussian.png"),
+        ([], "samples.png"),
+        (["--sampler=gaussian"], "samples_gaussian.png"),
         (["--sampler=mixture"], "samples_mixture.png"),
     ):
         done, drawn = sample(workdir, *arguments)
@@ -234,6 +240,7 @@ def test_a_vae_samples_from_its_prior_or_from_a_fitted_density(trained):
     workdir = trained / "runs" / "vae"
     for arguments, name in (
         ([], "samples.png"),
+        (["--sampler=prior"], "samples_prior.png"),
         (["--sampler=mixture"], "samples_mixture.png"),
     ):
         done, drawn = sample(workdir, *arguments)

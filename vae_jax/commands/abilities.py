@@ -1,6 +1,7 @@
 """What can be done with the model of a run: it follows from what the model has."""
 
 from vae_jax.errors import UserError
+from vae_jax.models.contract import DiscreteCodes
 from vae_jax.run import Run
 
 
@@ -17,6 +18,11 @@ def has_prior(run: Run) -> bool:
 def has_posterior(run: Run) -> bool:
     """Says whether the code of an image is a distribution."""
     return can_decode(run) and hasattr(run.model(), "posterior")
+
+
+def has_moments(run: Run) -> bool:
+    """Says whether the prior's mean and standard deviation are known."""
+    return has_prior(run) and hasattr(run.model().prior_of(), "mean")
 
 
 def dial_of(run: Run) -> dict[str, float]:
@@ -49,23 +55,82 @@ def check_prior(run: Run, asked: str, instead: str) -> None:
         )
 
 
+def has_discrete_codes(run: Run) -> bool:
+    """Says whether codes are indices into codebooks."""
+    return isinstance(run.model(), DiscreteCodes)
+
+
 def check_discrete_codes(run: Run, asked: str) -> None:
     """Raises UserError where what was asked for takes discrete codes."""
     check_decoder(run, asked)
-    if not hasattr(run.model(), "indices"):
+    if not has_discrete_codes(run):
         raise UserError(
             f"{asked}, and the codes of the run in {run.workdir} are not discrete; "
-            "configs/vq_vae.py trains a model whose are"
+            "configs/vq_vae.py trains a model with discrete codes"
         )
+
+
+def has_learned_codes(run: Run) -> bool:
+    """Says whether there is a learned prior over discrete codes."""
+    return has_prior(run) and hasattr(run.model().prior, "logits")
 
 
 def check_learned_codes(run: Run, asked: str) -> None:
     """Raises UserError where what was asked for takes a learned prior over indices."""
     check_discrete_codes(run, asked)
-    if not hasattr(run.model().prior, "logits"):
+    if not has_learned_codes(run):
         raise UserError(
             f"{asked}, and {run.workdir} holds no learned prior over discrete codes; "
             "configs/vq_prior.py trains one"
+        )
+
+
+def check_stack(run: Run, asked: str) -> list[int]:
+    """Returns the resolutions in a run's codes, the coarsest first.
+
+    Raises:
+      UserError: there is one alone, and what was asked for takes several.
+    """
+    check_decoder(run, asked)
+    shape = run.model().code_shape
+    stack = [part for part in shape if isinstance(part, tuple)]
+    sizes = list(dict.fromkeys(part[0] for part in stack))
+    if len(sizes) < 2:
+        raise UserError(
+            f"{asked}, and the codes of the run in {run.workdir} have one resolution; "
+            "configs/hvae.py and configs/vq_vae_2.py train models with several"
+        )
+    return sizes
+
+
+def check_hierarchical(run: Run, asked: str) -> list[int]:
+    """Returns the resolution of each layer of a run's codes, the first one first.
+
+    Raises:
+      UserError: they are not layers of noise that can be drawn anew one by one.
+    """
+    check_decoder(run, asked)
+    shape = run.model().code_shape
+    if has_discrete_codes(run) or not isinstance(shape[0], tuple):
+        raise UserError(
+            f"{asked}, and {run.workdir} holds no hierarchical model; configs/hvae.py "
+            "trains one"
+        )
+    return [part[0] for part in shape]
+
+
+def has_flow(run: Run) -> bool:
+    """Says whether the prior is a flow over codes."""
+    return has_prior(run) and hasattr(run.model().prior, "velocity")
+
+
+def check_flow(run: Run, asked: str) -> None:
+    """Raises UserError where what was asked for takes a flow as prior."""
+    check_decoder(run, asked)
+    if not has_flow(run):
+        raise UserError(
+            f"{asked}, and {run.workdir} holds no flow over codes; "
+            "configs/latent_flow.py trains one"
         )
 
 

@@ -136,7 +136,8 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         )
     names = build.label_names(judge.config.model)
     index = run.attribute_names.index(attribute)
-    codes, known = directions_lib.train_codes(run), run.attributes("train")
+    codes = directions_lib.train_codes(run)
+    known = run.attributes("train")[: len(codes)]
     found = {
         name: [attributes.constant(directions[index])]
         for name, directions in directions_lib.estimate(codes, known, seed).items()

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import NUM_IMAGES, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
 from vae_jax.exploration.batching import map_batches
+from vae_jax.models.contract import Quantizer
 from vae_jax.models.likelihoods import to_unit_interval
-from vae_jax.report import plots
+from vae_jax.report import grids
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -50,7 +51,7 @@ def _look(model, images):
     return model.indices(code), model.decode(code).mean
 
 
-def _colours(quantizer: Any) -> Float[np.ndarray, "K 3"]:
+def _colours(quantizer: Quantizer) -> Float[np.ndarray, "K 3"]:
     """Returns a colour for each code, and similar ones for codes that are near.
 
     Red, green and blue are its ranks along the first three principal components.
@@ -138,14 +139,37 @@ def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
       UserError: the operating system refuses.
     """
     path = run.image_path("code_maps.png")
-    plots.image_grid(found.rows, path)
+    # The images, and two rows for each map.
+    names = ["image", "codes", "over it"]
+    number = found.rows.shape[1]
+    asked = None if number == NUM_FACES else number
+    again = captions.command(run, "codes", num_images=asked)
+    if len(found.rows) > len(names):
+        names = ["image", "coarse codes", "over it", "fine codes", "over it"]
+    grids.image_grid(
+        found.rows,
+        path,
+        rows=names,
+        caption=[
+            "Images of the validation split, their codes, and the codes over the "
+            "reconstruction. Codes that are near one another have similar colours.",
+            again,
+        ],
+    )
     written = [path]
     for name, codebook in zip(
         ("codebook.png", "codebook_fine.png"), found.codebooks, strict=False
     ):
         written.append(run.image_path(name))
-        scale = -(-64 // codebook.shape[1])
-        plots.image_grid(plots.nearly_square(codebook), written[-1], scale)
+        grids.image_grid(
+            grids.wide(codebook),
+            written[-1],
+            caption=[
+                "What the decoder draws where each of the most used codes stands, and "
+                "around it; the mean over all its places. The most used comes first.",
+                again,
+            ],
+        )
     write_json(path.with_suffix(".json"), found.record)
     return [*written, path.with_suffix(".json")]
 

@@ -111,7 +111,7 @@ def _density_arrays(sampler: str, fitted: Any) -> dict[str, np.ndarray]:
 @jax.jit
 def _codes_and_kl(model, images, labels):
     images = to_unit_interval(images)
-    # No analytic KL depends on the samples that the key is of.
+    # Of one layer no analytic KL depends on samples; that of a stack is not kept.
     terms = model(images, jax.random.key(0), labels)
     return flatten(model.encode(images, labels)), kl_by_dimension(terms)
 
@@ -130,7 +130,8 @@ def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
         "dimensions.std": codes.std(axis=0),
         "dimensions.variance": np.var(codes, axis=0, dtype=np.float64),
     }
-    if kl is not None:
+    # Of a stack of layers the KL is that of each layer.
+    if kl is not None and kl.shape == codes.shape:
         found["dimensions.kl"] = np.mean(kl, axis=0, dtype=np.float64)
     return found
 
@@ -139,8 +140,8 @@ def dimensions(run: Run) -> dict[str, np.ndarray]:
     """Returns figures of each dimension of the code over the validation split, [D].
 
     `mean`, `std` and `variance` of the posterior's mean (the autoencoder's code), and
-    `kl`, its mean in nats, where that is analytic. They are read from codes.npz, and
-    put there where they are new.
+    `kl`, its mean in nats, where that is analytic and known of each. They are read from
+    codes.npz, and put there where they are new.
 
     Raises:
       UserError: the pictures are needed and not there.
@@ -167,13 +168,13 @@ def keep(run: Run) -> None:
     fits = can_be_fitted(run, "gaussian") and "gaussian.means" not in saved
     directs = bool(run.attribute_names) and not found
     new = {}
-    if fits or directs:
+    means = None
+    if fits:
         means, samples = encode_train(run, purpose)
-        if fits:
-            fitted = sampling.fit_codes(samples, FITTED["gaussian"], run.config.seed)
-            new |= _density_arrays("gaussian", fitted)
-        if directs:
-            directions.write_directions(run, run.config.seed, codes=means)
+        fitted = sampling.fit_codes(samples, FITTED["gaussian"], run.config.seed)
+        new |= _density_arrays("gaussian", fitted)
+    if directs:
+        directions.write_directions(run, run.config.seed, codes=means)
     if "dimensions.mean" not in saved:
         new |= _measure_dimensions(run, purpose)
     if new:

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import (
     INDICES,
     NUM_IMAGES,
@@ -28,12 +28,18 @@ from vae_jax.commands.pictures import (
     in_unit_interval,
     own_pictures,
 )
-from vae_jax.commands.samples import ATTRIBUTES, TEMPERATURE, TOP_K, parse_labels
+from vae_jax.commands.prior_flags import (
+    ATTRIBUTES,
+    TEMPERATURE,
+    TOP_K,
+    parse_labels,
+    told,
+)
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
-from vae_jax.report import plots
+from vae_jax.report import grids
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -185,7 +191,17 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
       UserError: the operating system refuses.
     """
     path = run.image_path("completions.png")
-    plots.image_grid(found.rows, path)
+    completions = found.rows.shape[1] - 2
+    grids.image_grid(
+        found.rows,
+        path,
+        columns=["image", "kept", *("completion" for _ in range(completions))],
+        caption=[
+            "Images of which a part is hidden, and what the prior over codes draws "
+            "in its place.",
+            captions.command(run, "complete", **of),
+        ],
+    )
     write_json(path.with_suffix(".json"), of | found.record)
     return [path, path.with_suffix(".json")]
 
@@ -200,6 +216,12 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         keep = "top"
     hidden = hidden_by(run.config.dataset.size, keep, BOX.value)
     labels, own = parse_labels(run, ATTRIBUTES.value), own_pictures(run)
+    temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
+    if isinstance(temperature, dict):
+        raise UserError(
+            f"--temperature is {told(temperature)}; with --mode=complete allowed is "
+            "one number"
+        )
     if own is None:
         names = INDICES.value
         if names is None:
@@ -215,7 +237,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         labels=labels,
         num_completions=NUM_IMAGES.value or NUM_COMPLETIONS,
         seed=SEED.value,
-        temperature=1.0 if TEMPERATURE.value is None else TEMPERATURE.value,
+        temperature=temperature,
         top_k=TOP_K.value,
     )
     of |= {"keep": keep, "box": BOX.value, "attributes": ATTRIBUTES.value}

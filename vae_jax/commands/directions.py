@@ -11,16 +11,23 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling
 from vae_jax.exploration.attributes import Direction, HeldDirection
 from vae_jax.models import build
+from vae_jax.models.contract import code_size
 from vae_jax.run import Run
 
 FILE = "directions.npz"
+# Numbers in the codes that directions are found of, half a gigabyte: of long codes it
+# is those of the first pictures.
+LARGEST_CODES = 2**27
 ESTIMATORS = ("deconfounded", "difference", "notebook", "held")
 
 
 def train_codes(run: Run) -> np.ndarray:
-    """Returns the training pictures' codes, [N,D]."""
+    """Returns the training pictures' codes, [N,D], no more than `LARGEST_CODES`."""
     images = run.dataset_for("finding directions").splits["train"].images
-    return sampling.encode_images(run.model(), images, run.labels("train"))
+    model, labels = run.model(), run.labels("train")
+    most = max(1, LARGEST_CODES // code_size(model.code_shape))
+    labels = None if labels is None else labels[:most]
+    return sampling.encode_images(model, images[:most], labels)
 
 
 def known_attributes(classifier: Run, attribute: str) -> tuple[str, ...]:
@@ -69,12 +76,12 @@ def find_directions(
       seed: of the notebook's pictures.
       guide: of a classifier, to find a `held` direction by.
       attribute: for which.
-      codes: of the training pictures, [N,D], where they are known already.
+      codes: of the first training pictures, [N,D], where they are known already.
     """
     run.dataset_for("finding directions")
     if codes is None:
         codes = train_codes(run)
-    found = estimate(codes, run.attributes("train"), seed)
+    found = estimate(codes, run.attributes("train")[: len(codes)], seed)
     arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
     before = kept.read(run, FILE)
     arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
@@ -89,7 +96,7 @@ def find_directions(
             codes,
             known.index(attribute),
             found["deconfounded"][index],
-            None if labels is None else np.asarray(labels),
+            None if labels is None else np.asarray(labels)[: len(codes)],
             seed=seed,
         )
         for field in dataclasses.fields(held):

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands import directions as directions_lib
 from vae_jax.commands.flags import (
     ATTRIBUTE,
@@ -29,11 +29,11 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.exploration.attributes import Direction
-from vae_jax.report import plots
+from vae_jax.report import grids
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
-NUM_EDITED = 8
+NUM_EDITED = 6
 ALPHAS = "-2,-1,0,1,2"
 ALPHA = define_numbers(
     "alpha",
@@ -50,6 +50,9 @@ ESTIMATOR = flags.DEFINE_enum(
     + ".",
     flag_values=VALUES,
 )
+
+# Of flags, which the command in a caption need not give.
+USUAL = {"estimator": ESTIMATOR.default, "num_images": NUM_EDITED, "seed": 0}
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -154,14 +157,21 @@ def edit(
         **abilities.dial_of(run),
         "attributes": weights,
         "estimator": estimator,
+        "seed": seed,
+        "num_images": None if chosen is None else num_images,
         "alphas": list(alphas),
         "test_pictures": None if chosen is None else [int(i) for i in chosen],
     }
     return Edits(np.stack(columns, axis=1), record)
 
 
-def draw_edit(run: Run, found: Edits) -> list[Path]:
+def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> list[Path]:
     """Writes edit_Smiling.png to the run's images/, and its record beside it.
+
+    Args:
+      run: that edited.
+      found: what is drawn.
+      files: of the user's pictures, for the command in the caption.
 
     Returns:
       The files, named after the attributes.
@@ -170,7 +180,27 @@ def draw_edit(run: Run, found: Edits) -> list[Path]:
       UserError: the operating system refuses.
     """
     path = run.image_path(_file_name([*found.record["attributes"]]))
-    plots.image_grid(found.images, path)
+    weights = found.record["attributes"].items()
+    named = ",".join(n if w == 1 else f"{n}={w:g}" for n, w in weights)
+    alphas = [f"{alpha:g}" for alpha in found.record["alphas"]]
+    asked = {name: found.record[name] for name in USUAL}
+    grids.image_grid(
+        found.images,
+        path,
+        columns=["image", *(f"alpha {alpha}" for alpha in alphas)],
+        caption=[
+            f"Images whose codes are moved alpha times along the direction of {named}; "
+            "alpha 0 is the reconstruction.",
+            captions.command(
+                run,
+                "edit",
+                attribute=named,
+                alpha=alphas,
+                pictures=files,
+                **{n: told for n, told in asked.items() if told != USUAL[n]},
+            ),
+        ],
+    )
     write_json(path.with_suffix(".json"), found.record)
     return [path, path.with_suffix(".json")]
 
@@ -190,7 +220,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         pictures=None if own is None else own[1],
         seed=SEED.value,
     )
-    return draw_edit(run, found)
+    return draw_edit(run, found, None if own is None else own[0])
 
 
 COMMAND = Command(

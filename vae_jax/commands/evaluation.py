@@ -21,6 +21,7 @@ from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.evaluation import evaluate, sharpness
 from vae_jax.exploration import sampling
 from vae_jax.models import build
+from vae_jax.models.contract import DiscreteCodes
 from vae_jax.models.likelihoods import ROUNDING_STD
 from vae_jax.report import tables
 from vae_jax.report.writer import write_json
@@ -146,7 +147,9 @@ def _by_part(run: Run, figures: dict[str, np.ndarray]) -> dict[str, Any]:
     return report
 
 
-def _codes_by_map(model: Any, figures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def _codes_by_map(
+    model: DiscreteCodes, figures: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
     """Returns how a split uses the codes of each map, the coarse one first.
 
     `usage` is the share of the codes that stands anywhere in the split, `perplexity`
@@ -154,7 +157,7 @@ def _codes_by_map(model: Any, figures: dict[str, np.ndarray]) -> list[dict[str, 
     these, and `rate` the map's bits in an image.
 
     Args:
-      model: of discrete codes.
+      model: that encodes.
       figures: see `evaluate.discrete_figures`.
     """
     found, rates = [], figures["rate_by_map"].mean(axis=0, dtype=np.float64)

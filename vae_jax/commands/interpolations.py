@@ -9,35 +9,24 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, UInt8
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import (
     INDICES,
-    LARGEST_SEED,
     PICTURES,
     VALUES,
     Command,
-    define_numbers,
 )
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import (
-    check_one_of,
-    images_at,
-    in_unit_interval,
-    own_pictures,
-)
+from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
-from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
-from vae_jax.keys import Stream, key
-from vae_jax.report import plots
+from vae_jax.report import grids, plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
 # Way points where none are given.
 NUM_WAY_POINTS = 8
-SEEDS = define_numbers(
-    "seeds", "The seeds of samples from the prior, with commas between.", int
-)
 SPHERICAL = flags.DEFINE_bool(
     "spherical",
     False,
@@ -70,53 +59,6 @@ class Interpolation:
     frames: Float[np.ndarray, "F H W C"]
     rows: Float[np.ndarray, "rows columns H W C"]
     record: dict[str, Any]
-
-
-def _prior_codes(run: Run, seeds: Sequence[int]) -> Float[np.ndarray, "K D"]:
-    """Returns the code that each seed draws from the prior first."""
-    abilities.check_prior(
-        run,
-        f"--seeds is {','.join(map(str, seeds))}",
-        "allowed are --indices of test pictures and --pictures of your own",
-    )
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UserError(
-                f"--seeds has {seed}; allowed are whole numbers from 0 to "
-                f"{LARGEST_SEED}"
-            )
-    model = run.model()
-    draws = [
-        sampling.draw_codes(model, key(seed, Stream.SAMPLING), 1) for seed in seeds
-    ]
-    return np.concatenate(draws)
-
-
-def _way_points(
-    run: Run,
-    indices: Sequence[int] | None,
-    seeds: Sequence[int] | None,
-    pictures: tuple[Sequence[str], np.ndarray] | None,
-) -> tuple[str, list[Any], np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Returns the way points' kind, names, codes, labels and pictures."""
-    if indices is None:
-        indices = range(min(NUM_WAY_POINTS, run.recipe["pictures"]["test"]))
-    kind, names = "indices", list(indices)
-    if seeds is not None:
-        kind, names = "seeds", list(seeds)
-    elif pictures is not None:
-        kind, names = "pictures", list(pictures[0])
-    if len(names) < 2:
-        raise UserError(f"--{kind} is {','.join(map(str, names))}; two are needed")
-    if seeds is not None:
-        return kind, names, _prior_codes(run, seeds), None, None
-    images, labels = (
-        images_at(run, indices, "--mode=interpolate of test pictures")
-        if pictures is None
-        else (pictures[1], None)
-    )
-    codes = sampling.encode_images(run.model(), images, labels)
-    return kind, names, codes, labels, images
 
 
 def _row_figures(
@@ -166,7 +108,15 @@ def interpolate(
     Raises:
       UserError: there is one way point only, no such test image, or no prior.
     """
-    kind, names, codes, labels, images = _way_points(run, indices, seeds, pictures)
+    points = way_points(
+        run,
+        "interpolate",
+        usual=NUM_WAY_POINTS,
+        indices=indices,
+        seeds=seeds,
+        pictures=pictures,
+    )
+    codes, labels, names = points.codes, points.labels, points.names
     around = [*range(len(codes)), 0]
     way = interpolation.path(codes[around], num_steps, spherical)
     if labels is not None:
@@ -180,13 +130,13 @@ def interpolate(
             {"from": names[first], "to": names[last]}
             | _row_figures(codes[first], codes[last], row, spherical)
         )
-        if images is not None:
-            ends = in_unit_interval(images[[first, last]])
+        if points.images is not None:
+            ends = in_unit_interval(points.images[[first, last]])
             row = np.concatenate([ends[:1], row, ends[1:]])
         rows.append(row)
     record = {
         **abilities.dial_of(run),
-        "way_points": {kind: names},
+        "way_points": {points.kind: names},
         "interpolation": "spherical" if spherical else "linear",
         "num_steps": num_steps,
         "rows": figures,
@@ -207,7 +157,29 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
       UserError: the operating system refuses.
     """
     path = run.image_path("interpolation.png")
-    plots.image_grid(found.rows, path)
+    ((kind, names),) = found.record["way_points"].items()
+    ends = [] if kind == "seeds" else ["image"]
+    between = [""] * (len(found.rows[0]) - 2)
+    grids.image_grid(
+        found.rows,
+        path,
+        columns=ends and [*ends, *between, *ends],
+        caption=[
+            "Ways from the code of one face to that of another"
+            + (
+                ", the images themselves at both ends."
+                if ends
+                else ", drawn from the prior."
+            ),
+            captions.command(
+                run,
+                "interpolate",
+                **{kind: names},
+                num_steps=found.record["num_steps"],
+                spherical=found.record["interpolation"] == "spherical" or None,
+            ),
+        ],
+    )
     # The last frame is the first again.
     plots.animation(found.frames[:-1], path.with_suffix(".gif"))
     write_json(path.with_suffix(".json"), found.record)

@@ -1,4 +1,4 @@
-"""--mode=reconstruct: held-out images over what a run makes of them."""
+"""--mode=reconstruct: held-out images beside what a run makes of them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,18 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import NUM_IMAGES, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
-from vae_jax.report import plots
+from vae_jax.report import grids
+from vae_jax.report.grids import Bar
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
-NUM_DRAWN = 64
 # Standard deviations of the likelihood.
 MOST_INVENTED = 3.0
+# Share of the standard deviations that colours tell apart; a few large ones would leave
+# all others black.
+TOLD_APART = 0.99
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,21 @@ def _reconstruct(model, images, labels):
     return px.mean, None if std is None else jnp.broadcast_to(std, images.shape)
 
 
-def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
+def reconstruct(run: Run, num_images: int | None = None) -> Reconstructions:
     """Reconstructs validation images by the EMA parameters, from their codes.
 
     Args:
       run: of an autoencoder of any kind.
-      num_images: N, the first of the split; all where there are fewer.
+      num_images: N, the first of the split; all where there are fewer. None for as many
+        as a screen has room for.
 
     Raises:
       UserError: the data set is not there.
     """
     split = run.dataset_for("--mode=reconstruct").splits["validation"]
+    if num_images is None:
+        rows, columns = grids.room(run.config.dataset.size)
+        num_images = rows * max(1, columns // 3)
     originals = to_unit_interval(jnp.asarray(split.images[:num_images]))
     labels = run.labels("validation")
     labels = None if labels is None else labels[:num_images]
@@ -82,42 +89,68 @@ def reconstruct(run: Run, num_images: int = NUM_DRAWN) -> Reconstructions:
     return Reconstructions(originals, means, stds, invented, record)
 
 
-def draw_reconstructions(run: Run, found: Reconstructions) -> Path:
+def scale_of(deviations: Float[np.ndarray, "N H W C"]) -> float:
+    """Returns the standard deviation that is drawn brightest, as all above it are."""
+    return float(np.quantile(deviations.mean(axis=-1), TOLD_APART))
+
+
+def draw_reconstructions(run: Run, found: Reconstructions) -> list[Path]:
     """Writes reconstructions.png to the run's images/, and its record beside it.
 
-    Images stand over their reconstructions, and these over the standard deviations:
-    black is 0, white the largest of all. Where the dial is turned, a last row shows
-    what was invented: white is `MOST_INVENTED` standard deviations or more.
+    Each image stands beside its reconstruction and the standard deviations. Where the
+    dial is turned, a last column shows what was invented, the brightest where it is
+    `MOST_INVENTED` standard deviations or more.
 
     Returns:
-      The PNG file.
+      The files.
 
     Raises:
       UserError: the operating system refuses.
     """
-    rows = [found.originals, found.means]
+    columns, bars = {"image": found.originals, "reconstruction": found.means}, []
     if found.stds is not None:
-        rows.append(found.stds / found.stds.max())
+        largest = scale_of(found.stds)
+        columns["deviation"] = grids.heat(found.stds, largest)
+        meaning = "standard deviation of a pixel, as the decoder gives it (black is 0)"
+        bars.append(Bar(meaning, "0", f"{largest:.2g} or more"))
     if found.invented is not None:
-        rows.append(np.minimum(found.invented / MOST_INVENTED, 1))
-    stacked = np.stack([plots.nearly_square(row) for row in rows], axis=1)
+        columns["invented"] = grids.heat(found.invented, MOST_INVENTED)
+        meaning = "change by the dial, in standard deviations"
+        bars.append(Bar(meaning, "0", f"{MOST_INVENTED:g} or more"))
+    if bars:
+        columns = {name: grids.as_rgb(images) for name, images in columns.items()}
+    beside = np.stack([*columns.values()], axis=1)
+    number, of = beside.shape[:2]
+    groups = min(number, max(1, grids.room(beside.shape[2])[1] // of))
+    # Images that follow one another stand in a row, the last of which is filled up.
+    tiles = grids.arranged(beside.reshape(number, -1, *beside.shape[3:]), groups)
     path = run.image_path("reconstructions.png")
-    plots.image_grid(stacked.reshape(-1, *stacked.shape[2:]), path)
+    grids.image_grid(
+        tiles.reshape(len(tiles), groups * of, *beside.shape[2:]),
+        path,
+        columns=[*columns] * groups,
+        groups=groups,
+        bars=bars,
+        caption=[
+            "Images of the validation split, which the model was not trained on, and "
+            "what it makes of their codes.",
+            captions.command(run, "reconstruct", num_images=number),
+        ],
+    )
     write_json(path.with_suffix(".json"), found.record)
-    return path
+    return [path, path.with_suffix(".json")]
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "reconstruct")
-    found = reconstruct(run, NUM_IMAGES.value or NUM_DRAWN)
-    return [draw_reconstructions(run, found)]
+    return draw_reconstructions(run, reconstruct(run, NUM_IMAGES.value))
 
 
 COMMAND = Command(
-    meaning="Draws validation images over their reconstructions.",
+    meaning="Draws validation images beside their reconstructions.",
     example="--workdir=runs/vae --num_images=16",
     flags={
-        "num_images": f"Default: {NUM_DRAWN}.",
+        "num_images": "Default: as many as fit on a screen.",
         "realism": "Default: 0.",
         "checkpoint": "Default: latest.",
     },

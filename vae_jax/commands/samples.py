@@ -1,10 +1,8 @@
 """--mode=sample: new images from a trained run."""
 
-import json
-import math
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +10,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands import codes as codes_lib
 from vae_jax.commands.flags import (
-    LARGEST,
     NUM_IMAGES,
     SEED,
     VALUES,
@@ -23,89 +20,101 @@ from vae_jax.commands.flags import (
     define_path,
 )
 from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.prior_flags import (
+    ATTRIBUTES,
+    GUIDANCE,
+    PRIOR_STEPS,
+    TEMPERATURE,
+    TOP_K,
+    by_number,
+    parse_labels,
+    told,
+)
+from vae_jax.commands.sample_files import check_folder, write_samples
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
-from vae_jax.models import build
-from vae_jax.models.quantizers import MOST_CODES
-from vae_jax.report import plots
-from vae_jax.report.writer import write_json, writing
+from vae_jax.report import grids
+from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
+Images: TypeAlias = Float[np.ndarray, "N H W C"]
+
 SAMPLERS = ("prior", *codes_lib.FITTED)
-NUM_SAMPLES = 64
-# Beside single samples: what they are.
-RECORD = "samples.json"
+# What the best sampler draws; samples_gaussian.png and so on are of one that was named.
+SAMPLES = "samples.png"
+# The flag that each entry of a record stands for.
+FLAGS = {
+    "num_images": "num_images",
+    "seed": "seed",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "prior_steps": "num_steps",
+    "guidance": "guidance",
+    "attributes": "attributes",
+}
 SAMPLER = flags.DEFINE_enum(
     "sampler",
     None,
     SAMPLERS,
-    "The distribution of codes: the prior, or a gaussian or a mixture fitted to the "
-    "codes of training images.",
+    "The distribution of codes: the prior, or a gaussian or a mixture fitted to codes.",
     flag_values=VALUES,
 )
-ATTRIBUTES = flags.DEFINE_string(
-    "attributes",
-    None,
-    "Attributes asked for: Smiling=1,Male=0.",
-    flag_values=VALUES,
-)
-TEMPERATURE = flags.DEFINE_float(
-    "temperature",
-    None,
-    "The spread of the prior; less is more usual.",
-    lower_bound=0.0,
-    upper_bound=LARGEST,
-    flag_values=VALUES,
-)
-# NaN passes any bound.
-flags.register_validator(
-    "temperature",
-    lambda value: value is None or math.isfinite(value),
-    "allowed is a finite number",
-    flag_values=VALUES,
-)
-TOP_K = flags.DEFINE_integer(
-    "top_k",
-    None,
-    "The likeliest discrete codes that are drawn from.",
-    lower_bound=1,
-    upper_bound=MOST_CODES,
-    flag_values=VALUES,
-)
-FOLDER = define_path(
-    "folder", "A new or empty folder, which gets each image as a PNG file of its own."
-)
+FOLDER = define_path("folder", "A new or empty folder for single PNG files.")
 REPLACE = flags.DEFINE_bool(
     "replace",
     False,
-    "Former samples of this run in --folder are deleted first.",
+    "Former samples in --folder are deleted first.",
     flag_values=VALUES,
 )
 
 
-def parse_labels(run: Run, text: str | None) -> jax.Array | None:
-    """Returns the labels that "Smiling=1,Male=0" stands for; the others are unknown."""
-    if text is None:
-        return None
-    names = build.label_names(run.config.model)
-    if not names:
-        raise UserError(
-            f"--attributes is {text!r}, but {run.workdir} holds a model without "
-            "labels; configs/cvae.py trains one with, and of a VQ-VAE "
-            "configs/vq_prior.py:labelled"
-        )
-    labels = np.zeros(len(names), np.float32)
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name not in names or value not in ("0", "1"):
-            raise UserError(
-                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0 with a NAME "
-                f"of {', '.join(names)}"
-            )
-        labels[names.index(name)] = 1.0 if value == "1" else -1.0
-    return jnp.asarray(labels)
+def best_samplers(run: Run) -> list[str]:
+    """Returns the sampler that most likely makes faces, and the prior after it.
+
+    The first is a prior that was learned in a second run, and otherwise a Gaussian
+    fitted to codes: in every model that was judged its samples are nearer to faces than
+    those of the prior (docs/results.md). Those of the mixture are nearer still, but
+    fitting it takes the images, and time. There is none where a model has no prior and
+    no Gaussian can be fitted.
+    """
+    if abilities.has_learned_codes(run) or abilities.has_flow(run):
+        return ["prior"]
+    fitted = ["gaussian"] if codes_lib.can_be_fitted(run, "gaussian") else []
+    return fitted + (["prior"] if abilities.has_prior(run) else [])
+
+
+def said_of(run: Run, sampler: str) -> str:
+    """Returns what the codes of a sampler are drawn from, in words."""
+    prior = run.config.model.prior
+    words = {"normal": "the prior N(0, I)", "uniform": "the prior, all codes alike"}
+    return {
+        "prior": words.get(prior, f"the learned prior ({prior})"),
+        "gaussian": "a Gaussian fitted to codes",
+        "mixture": f"a mixture of {codes_lib.FITTED['mixture']} fitted to codes",
+    }[sampler]
+
+
+def sample_each(
+    run: Run, samplers: Sequence[str], num_images: int | None = None, seed: int = 0
+) -> dict[str, Images]:
+    """Returns samples by several samplers, as `sample` does by one.
+
+    Args:
+      run: of an autoencoder of any kind.
+      samplers: that draw.
+      num_images: of each; None for as many as a screen has room for.
+      seed: of the samples.
+    """
+    number = num_images or number_that_fits(run, len(samplers))
+    return {sampler: sample(run, sampler, number, seed) for sampler in samplers}
+
+
+def number_that_fits(run: Run, num_samplers: int = 1) -> int:
+    """Returns how many samples of each sampler a screen has room for."""
+    rows, columns = grids.room(run.config.dataset.size)
+    return rows * max(1, min(columns, 8) // num_samplers)
 
 
 def sample(
@@ -114,9 +123,9 @@ def sample(
     num_images: int,
     seed: int,
     labels: jax.Array | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-) -> Float[np.ndarray, "N H W C"]:
+    temperature: float | Mapping[int, float] = 1.0,
+    **how: Any,
+) -> Images:
     """Returns samples by the EMA parameters, in [0, 1].
 
     Args:
@@ -126,8 +135,9 @@ def sample(
       num_images: N.
       seed: of the samples.
       labels: [A] of a conditional VAE; codes are then those of pictures that have them.
-      temperature: of the prior, see `sampling.sample_prior`.
-      top_k: of the prior, as the temperature.
+      temperature: of the prior, see `sampling.sample_prior`, or by the resolution of a
+        hierarchical model's layers, where 1 is that of the others.
+      **how: what a learned prior takes beside, see there.
 
     Raises:
       UserError: the model has no prior, or too few pictures have the labels.
@@ -137,8 +147,11 @@ def sample(
     if sampler == "prior":
         instead = "--sampler=gaussian fits one to its codes"
         abilities.check_prior(run, "--sampler is prior", instead)
+        spread = temperature
+        if isinstance(spread, Mapping):
+            spread = by_number(run, spread)
         return sampling.sample_prior(
-            model, samples_key, num_images, labels, temperature, top_k
+            model, samples_key, num_images, labels, spread, **how
         )
     if labels is None:
         fitted = codes_lib.fitted_density(run, sampler)
@@ -157,11 +170,11 @@ def sample(
 
 def describe(
     run: Run,
-    images: Float[np.ndarray, "N H W C"],
+    images: Images,
     seed: int,
     attributes: str | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    temperature: float | Mapping[int, float] = 1.0,
+    **how: Any,
 ) -> dict[str, Any]:
     """Returns the record of samples: what they are a function of, beside the sampler.
 
@@ -171,7 +184,7 @@ def describe(
       seed: of them.
       attributes: as `parse_labels` takes them.
       temperature: of the prior.
-      top_k: of the prior.
+      **how: as `sample` takes them.
     """
     return {
         "checkpoint_step": run.step,
@@ -179,132 +192,110 @@ def describe(
         "num_images": len(images),
         "seed": seed,
         "temperature": temperature,
-        "top_k": top_k,
         "attributes": attributes,
+        **how,
     }
 
 
 def draw_samples(
-    run: Run,
-    sampler: str,
-    images: Float[np.ndarray, "N H W C"],
-    drawn_by: dict[str, Any],
-) -> Path:
-    """Writes a grid to images/samples.png, or samples_gaussian.png and so on.
+    run: Run, name: str, drawn: Mapping[str, Images], drawn_by: dict[str, Any]
+) -> list[Path]:
+    """Writes samples to the run's images/, those of each sampler beside the others.
 
     Args:
       run: that was sampled.
-      sampler: of `SAMPLERS`.
-      images: the samples, in [0, 1].
+      name: of the PNG file.
+      drawn: as many samples by each sampler, in [0, 1].
       drawn_by: their record, see `describe`, which goes to a JSON file beside it.
 
     Returns:
-      The PNG file.
+      The files.
 
     Raises:
       UserError: the operating system refuses.
     """
-    path = run.image_path(
-        "samples.png" if sampler == "prior" else f"samples_{sampler}.png"
+    path = run.image_path(name)
+    parts = [grids.wide(images, len(drawn)) for images in drawn.values()]
+    origins = [said_of(run, sampler) for sampler in drawn]
+    usual = {
+        "num_images": number_that_fits(run, len(drawn)),
+        "seed": 0,
+        "temperature": 1.0,
+    }
+    given: dict[str, Any] = {
+        flag: value
+        for flag, name in FLAGS.items()
+        if (value := drawn_by.get(name, usual.get(name))) != usual.get(name)
+    }
+    if "temperature" in given:
+        given["temperature"] = told(given["temperature"])
+    if name != SAMPLES:
+        given["sampler"] = next(iter(drawn))
+    grids.image_grid(
+        np.concatenate(parts, axis=1),
+        path,
+        groups=len(parts),
+        columns=origins,
+        caption=[
+            "New images, none of them chosen: the means of what the decoder makes of "
+            f"codes drawn from {' and, beside them, from '.join(origins)}.",
+            captions.command(run, "sample", **given),
+        ],
     )
-    plots.image_grid(plots.nearly_square(images), path)
-    write_json(path.with_suffix(".json"), {"sampler": sampler, **drawn_by})
-    return path
-
-
-def check_folder(run: Run, folder: Path, replace: bool) -> None:
-    """Checks that samples would not be mixed with other files.
-
-    Args:
-      run: to be sampled.
-      folder: that gets them.
-      replace: whether former samples of the run may be deleted.
-
-    Raises:
-      UserError: the folder is a file, or holds anything but samples of the run that may
-        be replaced.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--folder is '{folder}', which is no folder")
-    there = [path.name for path in folder.glob("[!.]*")]
-    if not there:
-        return
-    try:
-        of = json.loads((folder / RECORD).read_text())["workdir"]
-    except (OSError, ValueError, KeyError, TypeError):
-        of = None
-    others = [n for n in there if n != RECORD and not re.fullmatch(r"\d{5,}\.png", n)]
-    if others or of != str(run.workdir.absolute()):
-        raise UserError(
-            f"--folder is '{folder}', which holds {len(there)} other files "
-            f"({', '.join(sorted(others or there)[:3])}); allowed is a new or empty "
-            "folder"
-        )
-    if not replace:
-        raise UserError(
-            f"--folder is '{folder}', which holds {len(there) - 1} samples of this run "
-            "already; allowed is a new or empty folder, or --replace, which deletes "
-            "them first"
-        )
-
-
-def write_samples(
-    run: Run,
-    sampler: str,
-    images: Float[np.ndarray, "N H W C"],
-    drawn_by: dict[str, Any],
-    folder: Path,
-) -> None:
-    """Writes each sample to a PNG file of its own, in place of former ones.
-
-    Args:
-      run: that was sampled.
-      sampler: of `SAMPLERS`.
-      images: the samples, in [0, 1].
-      drawn_by: their record, see `describe`, which goes to a JSON file beside them.
-      folder: that `check_folder` has passed; made where it is absent.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
-    of = {"workdir": str(run.workdir.absolute()), "sampler": sampler}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECORD, of | drawn_by)
-        for former in folder.glob("[0-9]*.png"):
-            former.unlink()
-    plots.single_images(images, folder)
+    samplers = dict(zip(("sampler", "beside"), drawn, strict=False))
+    write_json(path.with_suffix(".json"), samplers | drawn_by)
+    return [path, path.with_suffix(".json")]
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "sample")
     labels = parse_labels(run, ATTRIBUTES.value)
-    usual = "prior" if abilities.has_prior(run) else "gaussian"
-    sampler, folder = SAMPLER.value or usual, FOLDER.value
-    if TEMPERATURE.value is not None and sampler != "prior":
-        raise UserError(
-            f"--temperature is {TEMPERATURE.value}; it goes with --sampler=prior, and "
-            f"that is {sampler}"
-        )
+    of_prior = (TEMPERATURE, TOP_K, PRIOR_STEPS, GUIDANCE)
+    asked = {
+        f.name: f"--{f.name} is {told(f.value)}"
+        for f in of_prior
+        if f.value is not None
+    }
+    samplers = best_samplers(run) or ["gaussian"]
+    if SAMPLER.value is not None:
+        samplers = [SAMPLER.value]
+    elif abilities.has_prior(run) and (asked or ATTRIBUTES.value is not None):
+        # A fitted density takes labels where it is named.
+        samplers = ["prior"]
+    sampler, folder = samplers[0], FOLDER.value
+    if asked and sampler != "prior":
+        first = next(iter(asked.values()))
+        raise UserError(f"{first}; it goes with --sampler=prior, and that is {sampler}")
+    if "top_k" in asked:
+        abilities.check_learned_codes(run, asked["top_k"])
+    for name in ("prior_steps", "guidance"):
+        if name in asked:
+            abilities.check_flow(run, asked[name])
+    if "guidance" in asked and labels is None:
+        raise UserError(f"{asked['guidance']}; it goes with --attributes")
     temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
-    if TOP_K.value is not None:
-        if sampler != "prior":
-            raise UserError(
-                f"--top_k is {TOP_K.value}; it goes with --sampler=prior, and that is "
-                f"{sampler}"
-            )
-        abilities.check_learned_codes(run, f"--top_k is {TOP_K.value}")
+    how = {
+        "top_k": TOP_K.value,
+        "num_steps": PRIOR_STEPS.value,
+        "guidance": GUIDANCE.value,
+    }
     if REPLACE.value and folder is None:
         raise UserError("--replace is given; it goes with --folder")
     if folder is not None:
         # Before work that would be in vain.
         check_folder(run, folder, REPLACE.value)
-    number = NUM_IMAGES.value or NUM_SAMPLES
-    top_k = TOP_K.value
-    images = sample(run, sampler, number, SEED.value, labels, temperature, top_k)
-    drawn_by = describe(run, images, SEED.value, ATTRIBUTES.value, temperature, top_k)
+    # Files of their own hold the samples of one sampler.
+    samplers, seed = samplers if folder is None else samplers[:1], SEED.value
+    number = NUM_IMAGES.value or number_that_fits(run, len(samplers))
+    drawn = {
+        each: sample(run, each, number, seed, labels, temperature, **how)
+        for each in samplers
+    }
+    images, attributes = drawn[sampler], ATTRIBUTES.value
+    drawn_by = describe(run, images, seed, attributes, temperature, **how)
     if folder is None:
-        return [draw_samples(run, sampler, images, drawn_by)]
+        name = SAMPLES if SAMPLER.value is None else f"samples_{sampler}.png"
+        return draw_samples(run, name, drawn, drawn_by)
     write_samples(run, sampler, images, drawn_by, folder)
     return [folder]
 
@@ -313,13 +304,15 @@ COMMAND = Command(
     meaning="Draws new images from the prior or from a fitted density.",
     example="--workdir=runs/vae --num_images=100 --temperature=0.8",
     flags={
-        "num_images": f"Default: {NUM_SAMPLES}.",
+        "num_images": "Default: a screenful.",
         "seed": "Default: 0.",
-        "sampler": "Default: prior; without one gaussian.",
+        "sampler": "Default: the best.",
         "temperature": "Default: 1.",
         "top_k": "Default: all.",
+        "prior_steps": "Default: as trained.",
+        "guidance": "Default: 1.",
         "attributes": "Others are unknown.",
-        "folder": "Default: one file of all images.",
+        "folder": "Default: one file.",
         "replace": "Default: no.",
         "realism": "Default: 0.",
         "checkpoint": "Default: latest.",

@@ -8,14 +8,13 @@ from pathlib import Path
 from vae_jax import processes
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, codes, evaluation, reconstructions, samples
+from vae_jax.commands import report as report_lib
 from vae_jax.commands.flags import NUM_IMAGES, SEED, Command
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.report import plots, tables
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
-
-NUM_DRAWN = 64
 
 
 def draw_curves(run: Run) -> Path:
@@ -25,22 +24,27 @@ def draw_curves(run: Run) -> Path:
       UserError: the log is damaged, or the operating system refuses.
     """
     path = run.image_path("curves.png")
-    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path)
+    caption = (
+        f"What was logged while {run.workdir} was trained, by step. "
+        f"{run.workdir / 'metrics.jsonl'} has every value."
+    )
+    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path, caption)
     return path
 
 
-def draw_run(run: Run, num_images: int = NUM_DRAWN, seed: int = 0) -> list[Path]:
+def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Path]:
     """Draws what a model can do after its training, and keeps what needs its images.
 
     Learning curves; of an autoencoder reconstructions, codes.npz and samples as well.
 
     Args:
       run: of any model.
-      num_images: of reconstructions and of samples.
+      num_images: of reconstructions, and of samples by each sampler; None for as many
+        as a screen has room for.
       seed: of the samples.
 
     Returns:
-      The image files.
+      The files.
 
     Raises:
       UserError: the data set is not there, or the operating system refuses.
@@ -49,17 +53,13 @@ def draw_run(run: Run, num_images: int = NUM_DRAWN, seed: int = 0) -> list[Path]
     if not abilities.can_decode(run):
         return written
     found = reconstructions.reconstruct(run, num_images)
-    written.append(reconstructions.draw_reconstructions(run, found))
+    written += reconstructions.draw_reconstructions(run, found)
     codes.keep(run)
-    samplers = []
-    if codes.can_be_fitted(run, "gaussian"):
-        samplers.append("gaussian")
-    if abilities.has_prior(run):
-        samplers.append("prior")
-    for sampler in samplers:
-        images = samples.sample(run, sampler, num_images, seed)
-        drawn_by = samples.describe(run, images, seed)
-        written.append(samples.draw_samples(run, sampler, images, drawn_by))
+    samplers = samples.best_samplers(run)
+    if samplers:
+        drawn = samples.sample_each(run, samplers, num_images, seed)
+        drawn_by = samples.describe(run, drawn[samplers[0]], seed)
+        written += samples.draw_samples(run, samples.SAMPLES, drawn, drawn_by)
     return written
 
 
@@ -76,14 +76,15 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     if not processes.is_first():
         return []
     print(tables.evaluation_table(report))
-    return [written, *draw_run(run, NUM_IMAGES.value or NUM_DRAWN, SEED.value)]
+    drawn = draw_run(run, NUM_IMAGES.value, SEED.value)
+    return [written, *drawn, report_lib.write_report(run)]
 
 
 COMMAND = Command(
     meaning="Trains a model, evaluates it and draws samples. The default mode.",
     example="--config=configs/vae.py --config.train.num_steps=2000",
     flags={
-        "num_images": f"Default: {NUM_DRAWN}.",
+        "num_images": "Default: as many as fit on a screen.",
         "seed": "It is of the samples alone. Default: 0.",
     },
     work=_work,

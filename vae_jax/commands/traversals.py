@@ -1,5 +1,6 @@
 """--mode=traverse: what each dimension of a picture's code does to the picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, captions
 from vae_jax.commands.codes import dimensions
 from vae_jax.commands.evaluation import ACTIVE_VARIANCE
 from vae_jax.commands.flags import INDICES, NUM_IMAGES, PICTURES, Command
@@ -17,11 +18,11 @@ from vae_jax.commands.pictures import check_one_of, images_at, own_pictures
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
-from vae_jax.report import plots
+from vae_jax.report import grids, plots
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
-NUM_DIMENSIONS = 10
+NUM_DIMENSIONS = 6
 # A traversal goes so many standard deviations from the mean to either side.
 REACH = 3.0
 
@@ -43,7 +44,7 @@ def traverse(
     run: Run,
     num_dimensions: int = NUM_DIMENSIONS,
     image_index: int = 0,
-    num_values: int = 11,
+    num_values: int = 9,
     picture: UInt8[np.ndarray, "H W C"] | None = None,
 ) -> Traversal:
     """Decodes a picture's code with one dimension at a time changed.
@@ -51,8 +52,9 @@ def traverse(
     The EMA parameters do so. The dimension of the largest KL to the prior comes first.
     Its values go from three standard deviations of the prior below its mean to three
     above, the other dimensions as the picture has them. Where the KL is not analytic,
-    the order is by the variance of the posterior's mean. An autoencoder has no prior:
-    its codes' mean, standard deviation and variance take its place.
+    the order is by the variance of the posterior's mean. Where there is no prior, or
+    one over indices, the codes' own mean, standard deviation and variance take its
+    place.
 
     The record has the order of all dimensions, what they are `ordered_by`, over the
     validation split `kl_by_dimension` in nats and `variance_by_dimension` of the
@@ -86,9 +88,9 @@ def traverse(
     if abilities.has_posterior(run):
         active_units = int(np.sum(variances > ACTIVE_VARIANCE))
         ordered_by = "kl" if kl is not None else "variance of the posterior's mean"
-    # Codes without a prior have no other scale than their own.
+    # Codes without such a prior have no other scale than their own.
     mean, std = known["mean"], known["std"]
-    if abilities.has_prior(run):
+    if abilities.has_moments(run):
         prior = model.prior_of(None if label is None else jnp.asarray(label))
         mean, std = np.asarray(prior.mean), np.asarray(prior.std)
     offsets = np.linspace(-REACH, REACH, num_values)
@@ -110,11 +112,27 @@ def traverse(
     return Traversal(images, record)
 
 
-def draw_traversal(run: Run, found: Traversal) -> list[Path]:
+def row_names(record: dict[str, Any]) -> list[str]:
+    """Returns what to call each row of a traversal: its dimension, and its KL."""
+    kl = record["kl_by_dimension"]
+    return [
+        f"{dimension}" + ("" if kl is None else f": {kl[dimension]:.1f} nats")
+        for dimension in record["drawn"]
+    ]
+
+
+def draw_traversal(
+    run: Run, found: Traversal, files: Sequence[str] | None = None
+) -> list[Path]:
     """Writes traversal.png, .gif and .json to the run's images/.
 
     The PNG file has the rows, the GIF moves all of them at once, there and back, and
     the JSON file is the record.
+
+    Args:
+      run: that decoded.
+      found: what is drawn.
+      files: the one of the user's picture, for the command in the caption.
 
     Returns:
       The files.
@@ -122,10 +140,26 @@ def draw_traversal(run: Run, found: Traversal) -> list[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    path = run.image_path("traversal.png")
-    plots.image_grid(found.images, path)
+    path, number = run.image_path("traversal.png"), len(found.images)
+    grids.image_grid(
+        found.images,
+        path,
+        rows=row_names(found.record),
+        caption=[
+            "One dimension of the code of an image at a time, from three standard "
+            "deviations below its mean to three above. Dimensions by their "
+            f"{found.record['ordered_by']}, the largest first.",
+            captions.command(
+                run,
+                "traverse",
+                indices=found.record["image_index"],
+                pictures=files,
+                num_images=None if number == NUM_DIMENSIONS else number,
+            ),
+        ],
+    )
     there = [
-        plots.tiled(plots.nearly_square(column))
+        grids.tiled(grids.nearly_square(column))
         for column in found.images.swapaxes(0, 1)
     ]
     plots.animation(np.stack(there + there[-2:0:-1]), path.with_suffix(".gif"))
@@ -149,7 +183,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         image_index=indices[0],
         picture=None if pictures is None else pictures[0],
     )
-    return draw_traversal(run, found)
+    return draw_traversal(run, found, None if own is None else own[0])
 
 
 COMMAND = Command(

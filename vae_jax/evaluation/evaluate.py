@@ -5,6 +5,7 @@ a matter of speed. So nothing depends on the batch size, and padding cannot leak
 devices of all processes share the images, and every process has all figures.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from vae_jax import processes, sharding
 from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models.build import merge
-from vae_jax.models.contract import Variables, flatten
-from vae_jax.models.elbo import log_weights
+from vae_jax.models.contract import DiscreteCodes, Variables, flatten
+from vae_jax.models.elbo import elbo_figures, kl_per_image, log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.objectives import Objective
+from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.options import whole
 
 SSIM_WINDOW = 11
@@ -46,9 +48,8 @@ def objective_figures(objective: Objective) -> PerImage:
     def figures(model, image, labels, image_key):
         images = image[None]
         terms = model(images, image_key, labels, objective.num_samples)
-        return {
-            name: figure[0] for name, figure in objective.figures(terms, images).items()
-        }
+        found = objective.by_image(model, terms, images, labels, image_key)
+        return {name: figure[0] for name, figure in found.items()}
 
     return figures
 
@@ -122,24 +123,50 @@ def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
 def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
     """Returns all that the terms of a model say of one image, whatever they hold.
 
-    That is `picture_figures`; of discrete codes `discrete_figures`; of others with a
-    likelihood `bound_figures`; and with latent variables `code_figures`.
+    That is `picture_figures`; of discrete codes `discrete_figures`; with a flow
+    `flow_figures`; of others with a likelihood `bound_figures`; and with a posterior in
+    one layer `code_figures`.
     """
     bound = bound_figures(num_samples, chunk)
 
     def figures(model, image, labels, image_key):
         terms = model(image[None], image_key, labels)
         found = picture_figures(model, image, labels, image_key)
-        if hasattr(model, "indices"):
+        if isinstance(model, DiscreteCodes):
             # A code that is no sample has one weight, and no better bound.
             return found | discrete_figures(model, image, labels, image_key)
-        if terms.log_mass is not None:
+        if hasattr(model.prior, "velocity"):
+            # Its log p(z) is an estimate, of which several make no bound.
+            found |= flow_figures(model, image, labels, image_key)
+        elif terms.log_mass is not None:
             found |= bound(model, image, labels, image_key)
-        if terms.layers:
+        if hasattr(model, "posterior"):
             found |= code_figures(model, image, labels, image_key)
         return found
 
     return figures
+
+
+def flow_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
+    """Returns the ELBO of one image with a flow as prior, and beside it with N(0, I).
+
+    `elbo`, `log_px`, `bits_per_dim` and `kl`, which is sampled; `normal_kl` and
+    `normal_bits_per_dim`, as if the prior were N(0, I); and by how many nats the flow's
+    KL is less, `saved`.
+    """
+    images = image[None]
+    terms = model(images, image_key, labels)
+    (layer,), zeros = terms.layers, jnp.zeros(terms.code[0, 0].size)
+    kl = DiagonalGaussian(zeros, zeros).kl_from(layer.posterior)
+    by_normal = dataclasses.replace(terms, layers=(layer.replace(kl=kl),))
+    figures, normal_kl = elbo_figures(terms, images), kl_per_image(by_normal)
+    found = {name: figures[name] for name in ("elbo", "log_px", "kl")} | {
+        "bits_per_dim": metrics.bits_per_dim(terms),
+        "normal_kl": normal_kl,
+        "normal_bits_per_dim": metrics.bits_per_dim(by_normal),
+        "saved": normal_kl - figures["kl"],
+    }
+    return {name: figure[0] for name, figure in found.items()}
 
 
 def build_evaluator(

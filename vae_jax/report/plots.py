@@ -1,4 +1,4 @@
-"""Pictures for people: grids of images and curves of metrics, as PNG files.
+"""What moves and what is measured: animations of images, and curves of metrics.
 
 Where the operating system refuses to write one, that is a UserError.
 """
@@ -9,75 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
+from vae_jax.report.grids import to_levels
+from vae_jax.report.words import meaning
 from vae_jax.report.writer import writing
 
-MARGIN = 2
-
-
-def to_levels(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Turns [0, 1] into 8-bit levels, what is outside clipped."""
-    return np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
-
-
-def single_images(images: Float[np.ndarray, "N H W C"], folder: Path) -> None:
-    """Writes each image as a PNG file of its own, 00000.png and so on."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, image in enumerate(to_levels(images)):
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                folder / f"{number:05d}.png"
-            )
-
-
-def image_grid(
-    images: Float[np.ndarray, "rows columns H W C"], path: Path, scale: int = 2
-) -> None:
-    """Writes a grid of images in [0, 1], white margins between them.
-
-    Args:
-      images: gray or RGB; values outside [0, 1] are clipped.
-      path: of the PNG file.
-      scale: whole factor of enlargement, without smoothing.
-    """
-    rows, columns, height, width, channels = images.shape
-    levels = to_levels(images)
-    levels = levels.repeat(scale, axis=2).repeat(scale, axis=3)
-    cell = (scale * height + MARGIN, scale * width + MARGIN)
-    canvas = np.full(
-        (rows * cell[0] + MARGIN, columns * cell[1] + MARGIN, channels), 255, np.uint8
-    )
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * cell[0] + MARGIN, column * cell[1] + MARGIN
-            canvas[top : top + scale * height, left : left + scale * width] = levels[
-                row, column
-            ]
-    with writing(path):
-        Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path)
-
-
-def nearly_square(
-    images: Float[np.ndarray, "N H W C"],
-) -> Float[np.ndarray, "rows columns H W C"]:
-    """Arranges images in rows, as many as columns or one fewer, filled up white."""
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    filled = np.ones((rows * columns, *images.shape[1:]), np.float32)
-    filled[: len(images)] = images
-    return filled.reshape(rows, columns, *images.shape[1:])
-
-
-def tiled(
-    images: Float[np.ndarray, "rows columns H W C"],
-) -> Float[np.ndarray, "height width C"]:
-    """Returns a grid as one image, a white pixel around each, to be a frame."""
-    sides = [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]
-    padded = np.pad(images, sides, constant_values=1)
-    return rearrange(padded, "rows columns H W C -> (rows H) (columns W) C")
+# Of a log, what is no metric; and skipped updates, which are none as a rule.
+COUNTED = ("step", "epoch", "split", "skipped")
+# By the name of a split in metrics.jsonl.
+SPLITS = {"train": "training", "validation": "validation (EMA)"}
+LONGEST_ROW = 4
 
 
 def animation(
@@ -112,7 +55,41 @@ def animation(
         )
 
 
-def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
+def logged_metrics(lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the names of the metrics in metrics.jsonl.
+
+    What both splits have comes first: it is what most want to see.
+    """
+    names = [n for n in dict.fromkeys(chain(*lines)) if n not in COUNTED]
+    held_out = {*chain(*(line for line in lines if line["split"] == "validation"))}
+    return sorted(names, key=lambda name: name not in held_out)
+
+
+def points(
+    lines: list[dict[str, Any]], name: str, split: str
+) -> list[tuple[int, int | float]]:
+    """Returns the steps of a split and a metric there, where that is finite."""
+    return [
+        (line["step"], line[name])
+        for line in lines
+        if line["split"] == split and math.isfinite(line.get(name, math.nan))
+    ]
+
+
+def limits(lines: list[dict[str, Any]], name: str) -> tuple[float, float]:
+    """Returns the least and the largest value of a metric that a plot is to show.
+
+    The first steps would squeeze all that follows into a line.
+    """
+    values = [line.get(name, math.nan) for line in lines]
+    values = [value for value in values if math.isfinite(value)]
+    values = values[len(values) // 10 :]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    pad = 0.05 * (high - low) or 1e-9
+    return low - pad, high + pad
+
+
+def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> None:
     """Draws each metric of metrics.jsonl against the step, one panel a metric.
 
     A line without a metric, or with one that is not finite, is passed over.
@@ -120,34 +97,40 @@ def loss_curves(lines: list[dict[str, Any]], path: Path) -> None:
     Args:
       lines: of metrics.jsonl.
       path: of the PNG file.
+      caption: below the panels.
     """
     with writing(path):
         # Here, because it takes half as long to import as JAX. It writes its own cache.
         from matplotlib.figure import Figure
 
-    counted = ("step", "epoch", "split", "skipped")
-    names = [n for n in dict.fromkeys(chain(*lines)) if n not in counted]
-    figure = Figure(figsize=(3.6 * len(names), 3), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        drawn = [line for line in lines if math.isfinite(line.get(name, math.nan))]
+    names = logged_metrics(lines)
+    # As many in each row as may be, and no more rows than it takes.
+    rows = max(1, math.ceil(len(names) / LONGEST_ROW))
+    columns = math.ceil(len(names) / rows) if names else 1
+    figure = Figure(
+        figsize=(max(6, 3 * columns), 2.7 * rows + 0.7), layout="constrained"
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
         for split, style in (("train", "-"), ("validation", "o-")):
-            chosen = [line for line in drawn if line["split"] == split]
-            axis.plot(
-                [line["step"] for line in chosen],
-                [line[name] for line in chosen],
-                style,
-                markersize=4,
-                label="validation (EMA)" if split == "validation" else split,
-            )
-            # The first steps would squeeze all that follows into a line.
-            values = [line[name] for line in drawn[len(drawn) // 10 :]]
-            low, high = min(values, default=0.0), max(values, default=0.0)
-            pad = 0.05 * (high - low) or 1e-9
-            axis.set_ylim(low - pad, high + pad)
-        axis.set_title(name)
-        axis.set_xlabel("step")
+            drawn = points(lines, name, split)
+            steps, values = zip(*drawn, strict=True) if drawn else ((), ())
+            axis.plot(steps, values, style, markersize=4, label=SPLITS[split])
+        axis.set_ylim(*limits(lines, name))
+        axis.set_title(name, fontsize=11)
+        known = meaning(name)
+        better = f"{known.better} is better" if known.better else ""
+        label = ", ".join(filter(None, (known.unit, better)))
+        axis.set_ylabel(label, fontsize=8)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
-    axes[0][0].legend()
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
+    if caption:
+        figure.supxlabel(caption, fontsize=9, x=0.01, ha="left")
     with writing(path):
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=100)

@@ -1,0 +1,142 @@
+"""What can be asked of a prior: the flags of samples and completions."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from vae_jax.commands import abilities
+from vae_jax.commands.flags import LARGEST, VALUES
+from vae_jax.errors import UserError
+from vae_jax.exploration import stacks
+from vae_jax.models import build
+from vae_jax.models.quantizers import MOST_CODES
+from vae_jax.run import Run
+
+
+class TemperatureParser(flags.ArgumentParser[float | dict[int, float]]):
+    """Turns "0.8" into a number, and "4:1,16:0.7" into numbers by resolution."""
+
+    syntactic_help = "a number, or numbers by resolution: 4:1,16:0.7"
+
+    def parse(self, argument: str | float) -> float | dict[int, float]:
+        """Returns the number or numbers, or raises UserError in the flag's name."""
+        try:
+            if ":" not in str(argument):
+                found: Any = float(argument)
+                numbers = [found]
+            else:
+                pairs = [part.split(":") for part in str(argument).split(",")]
+                found = {int(at): float(number) for at, number in pairs}
+                numbers = [*found.values()]
+                if len(found) < len(pairs):
+                    raise ValueError("a resolution is there twice")
+            # NaN is in no range.
+            if not all(0 <= number <= LARGEST for number in numbers):
+                raise ValueError("one is out of range")
+            return found
+        except ValueError as error:
+            raise UserError(
+                f"--temperature is {argument!r}; allowed is a number from 0 to "
+                f"{LARGEST:g}, or such numbers by resolution: 4:1,16:0.7"
+            ) from error
+
+    def flag_type(self) -> str:
+        """Returns what absl's help says of the flag."""
+        return "temperature"
+
+
+ATTRIBUTES = flags.DEFINE_string(
+    "attributes",
+    None,
+    "Attributes asked for: Smiling=1,Male=0.",
+    flag_values=VALUES,
+)
+TEMPERATURE = flags.DEFINE(
+    TemperatureParser(),
+    "temperature",
+    None,
+    "The spread of the prior, or by resolution: 4:1,16:0.7.",
+    flag_values=VALUES,
+)
+TOP_K = flags.DEFINE_integer(
+    "top_k",
+    None,
+    "The likeliest discrete codes that are drawn from.",
+    lower_bound=1,
+    upper_bound=MOST_CODES,
+    flag_values=VALUES,
+)
+PRIOR_STEPS = flags.DEFINE_integer(
+    "prior_steps",
+    None,
+    "The steps of a flow from noise to a code.",
+    lower_bound=1,
+    upper_bound=10_000,
+    flag_values=VALUES,
+)
+GUIDANCE = flags.DEFINE_float(
+    "guidance",
+    None,
+    "How far a flow follows --attributes: 0 not, above 1 further.",
+    lower_bound=0.0,
+    upper_bound=LARGEST,
+    flag_values=VALUES,
+)
+# NaN passes any bound.
+flags.register_validator(
+    "guidance",
+    lambda value: value is None or math.isfinite(value),
+    "allowed is a finite number",
+    flag_values=VALUES,
+)
+
+
+def parse_labels(run: Run, text: str | None) -> jax.Array | None:
+    """Returns the labels that "Smiling=1,Male=0" stands for; the others are unknown."""
+    if text is None:
+        return None
+    names = build.label_names(run.config.model)
+    if not names:
+        raise UserError(
+            f"--attributes is {text!r}, but {run.workdir} holds a model without "
+            "labels; configs/cvae.py trains one with, and over the codes of another "
+            "run configs/latent_flow.py:labelled, or of a VQ-VAE "
+            "configs/vq_prior.py:labelled"
+        )
+    labels = np.zeros(len(names), np.float32)
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in names or value not in ("0", "1"):
+            raise UserError(
+                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0 with a NAME "
+                f"of {', '.join(names)}"
+            )
+        labels[names.index(name)] = 1.0 if value == "1" else -1.0
+    return jnp.asarray(labels)
+
+
+def told(temperature: float | Mapping[int, float]) -> str:
+    """Returns a temperature as the flag takes it."""
+    if isinstance(temperature, Mapping):
+        return ",".join(f"{at}:{number:g}" for at, number in temperature.items())
+    return f"{temperature:g}"
+
+
+def by_number(run: Run, temperature: Mapping[int, float]) -> jax.Array:
+    """Returns the temperature of each number in a code, from those by resolution."""
+    asked = f"--temperature is {told(temperature)}"
+    sizes = abilities.check_hierarchical(run, asked)
+    there = ", ".join(map(str, dict.fromkeys(sizes)))
+    for at, number in temperature.items():
+        if at not in sizes:
+            raise UserError(
+                f"--temperature has {at}:{number:g}; the resolutions of the layers of "
+                f"{run.workdir} are {there}"
+            )
+    each = stacks.resolution_of_numbers(run.model().code_shape)
+    return jnp.asarray([temperature.get(at, 1.0) for at in each.tolist()])

@@ -1,0 +1,234 @@
+"""What run.json, the log and eval.json say of a run, as parts of a page."""
+
+import json
+from typing import Any, NamedTuple
+
+from vae_jax import config as config_lib
+from vae_jax import record
+from vae_jax.commands import captions
+from vae_jax.errors import UserError
+from vae_jax.report import charts, page, plots
+from vae_jax.report.writer import read_lines
+from vae_jax.run import Run
+
+# What a page calls the models of `build.MODELS`.
+KINDS = {
+    "ae": "autoencoder",
+    "vae": "VAE",
+    "hierarchical": "hierarchical VAE",
+    "vq": "VQ-VAE",
+    "classifier": "classifier",
+}
+
+
+def title_of(run: Run) -> str:
+    """Returns what a page calls a run."""
+    return f"{run.workdir.name}: {_kind(run)}"
+
+
+def _kind(run: Run) -> str:
+    kind = KINDS[run.config.model.name]
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} of {run.recipe['name']}"
+
+
+def about(run: Run) -> str:
+    """Returns what a run is, in two sentences."""
+    size, channels = run.recipe["size"], run.recipe["channels"]
+    batch = run.config.train.batch_size
+    return (
+        f"This is {_kind(run)}, {'gray' if channels == 1 else 'colour'} images of "
+        f"{size}x{size} pixels. It was trained for {run.step:,} steps of {batch} "
+        f"images, drawn from {run.num_train:,}; what is shown is by the EMA of its "
+        "parameters."
+    )
+
+
+def facts_of(run: Run) -> tuple[list[tuple[str, str]], str | None]:
+    """Returns what run.json says of a run, by name, and the command that trained it."""
+    written = record.read(run.workdir)
+    pictures = run.recipe["pictures"]
+    model, objective = run.config.model, run.config.objective
+    versions = written.get("versions", {})
+    facts = {
+        "workdir": str(run.workdir),
+        "model": f"{model.name}, network {model.network}, objective {objective.name}",
+        "parameters": f"{written['num_parameters']:,}",
+        "data set": f"{run.recipe['name']}, "
+        + ", ".join(f"{number:,} {split}" for split, number in pictures.items())
+        + f" images; crop {run.recipe['crop']}, {run.recipe['resampler']}",
+        "step": f"{run.step:,} of {run.config.train.num_steps:,}",
+        "seed": str(run.config.seed),
+        "trained on": ", ".join(sorted({*written.get("devices", [])})),
+        "versions": ", ".join(
+            f"{name} {versions[name]}"
+            for name in ("python", "jax", "flax")
+            if name in versions
+        ),
+        "commit": written.get("git_commit") or "",
+    }
+    told = [(name, fact) for name, fact in facts.items() if fact]
+    return told, written.get("command")
+
+
+def settings_of(run: Run) -> list[tuple[str, list[str]]]:
+    """Returns the settings of a run that differ from the defaults, and the defaults."""
+    ours = config_lib.flatten(run.config)
+    defaults = config_lib.flatten(config_lib.default_config())
+    return [
+        (name, [str(value), str(defaults.get(name, ""))])
+        for name, value in ours.items()
+        if value != defaults.get(name)
+    ]
+
+
+def curves_of(run: Run) -> list[charts.Chart]:
+    """Returns a chart for each metric of metrics.jsonl.
+
+    Raises:
+      UserError: the log is damaged.
+    """
+    lines = read_lines(run.workdir / "metrics.jsonl")
+    drawn = []
+    for name in plots.logged_metrics(lines):
+        curves = {
+            label: plots.points(lines, name, split)
+            for split, label in plots.SPLITS.items()
+        }
+        curves = {label: points for label, points in curves.items() if points}
+        if curves:
+            drawn.append(charts.chart(name, curves, plots.limits(lines, name)))
+    return drawn
+
+
+def evaluation_of(run: Run) -> dict[str, Any]:
+    """Returns eval.json.
+
+    Raises:
+      UserError: it is not there, damaged, of an earlier program or another checkpoint.
+    """
+    path = run.workdir / "eval.json"
+    again = captions.command(run, "eval")
+    if not path.exists():
+        raise UserError(f"there is no {path.name}; {again} writes it")
+    try:
+        report = json.loads(path.read_text())
+        step = report["test"]["ema"]["step"]
+        # A part that lacks is found before it is shown.
+        _tables(report)
+    except (
+        OSError,
+        RecursionError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"{path} is damaged or of an earlier program ({error!r}); {again} writes "
+            "it anew"
+        ) from error
+    if step != run.step:
+        raise UserError(
+            f"{path.name} is of step {step}, and the checkpoint of step {run.step}; "
+            f"{again} writes it anew"
+        )
+    return report
+
+
+def means_of(figures: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Returns name, mean and standard error of each metric of a split."""
+    errors = figures["standard_errors"].items()
+    return [(name, float(figures[name]), float(error)) for name, error in errors]
+
+
+class Judged(NamedTuple):
+    """What a judge said of a run.
+
+    Attributes:
+      name: of the judge, its workdir.
+      is_guide: whether the run was trained with it, so that its figures flatter.
+      by_images: blocks of figures, by the set of images that they are of.
+    """
+
+    name: str
+    is_guide: bool
+    by_images: dict[str, dict[str, Any]]
+
+
+def judges_of(report: dict[str, Any]) -> list[Judged]:
+    """Returns what each judge said, in the order of eval.json."""
+    return [
+        Judged(
+            judged["workdir"],
+            judged.get("is_guide", False),
+            {
+                name.replace("_", " "): found
+                for name, found in judged.items()
+                if isinstance(found, dict)
+            },
+        )
+        for judged in [report.get("judge"), *report.get("other_judges", [])]
+        if judged is not None
+    ]
+
+
+def metrics_of(run: Run) -> list[page.Table]:
+    """Returns the tables of eval.json.
+
+    Raises:
+      UserError: as `evaluation_of`.
+    """
+    return _tables(evaluation_of(run))
+
+
+def _tables(report: dict[str, Any]) -> list[page.Table]:
+    """Returns what `metrics_of` does; KeyError and so on where a part lacks."""
+    columns = {
+        "test": report["test"]["ema"],
+        "validation": report["validation"]["ema"],
+        "test, without EMA": report["test"]["raw"],
+    }
+    for figures in columns.values():
+        # Tables do without standard errors, and model cards do not.
+        means_of(figures)
+    number = report["test"]["ema"]["num_images"]
+    tables = [page.table("By split", columns, f"The test split has {number:,} images.")]
+    if "accuracy_by_attribute" in report["test"]["ema"]:
+        shares = report["test"]["ema"]["accuracy_by_attribute"]
+        words = "How often each attribute is told right in images of the test split."
+        tables.append(page.table("By attribute", {"accuracy": shares}, words))
+    if "codes" in report["test"]["ema"]:
+        maps = report["test"]["ema"]["codes"]
+        by_map = {"x".join(map(str, each["size"])): each for each in maps}
+        tables.append(page.table("Use of the codes, by map", by_map))
+    if "sharpness" in report:
+        words = (
+            "How sharp images are beside those of the test split, which come to 1. "
+            "Noise counts as detail does. Amplitudes are those of bands of spatial "
+            "frequency, as shares of the highest there is."
+        )
+        columns = {
+            name.replace("_", " "): with_bands(found)
+            for name, found in report["sharpness"].items()
+            if isinstance(found, dict)
+        }
+        tables.append(page.table("Sharpness", columns, words))
+    if "disentanglement" in report:
+        words = (
+            "Whether single dimensions of the code stand for single factors, such as "
+            "the light or the length of hair, that faces were drawn from."
+        )
+        columns = {"training images": report["disentanglement"]}
+        tables.append(page.table("Disentanglement", columns, words))
+    for judged in judges_of(report):
+        words = "What a classifier of attributes says of images beside test images."
+        if judged.is_guide:
+            words += " It is the guide of this run, which its figures flatter."
+        tables.append(page.table(f"Judge {judged.name}", judged.by_images, words))
+    return tables
+
+
+def with_bands(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns a block of `sharpness` with its bands among the others."""
+    bands = {f"amplitude, {name}": value for name, value in found["bands"].items()}
+    return {"sharpness": found["sharpness"]} | bands | found

@@ -1,0 +1,254 @@
+"""Writes the model of a run to a folder that stands alone.
+
+  python -m vae_jax.export --workdir=runs/vae --to=DIR
+
+The folder has model.safetensors (the EMA of the parameters), config.json, a model card
+(README.md) with a picture of samples, and codes.safetensors: directions of attributes
+and the density of codes. It is laid out as model hubs expect. `vae_jax.load(DIR)` opens
+it.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from vae_jax import run as run_lib
+from vae_jax.commands import (
+    abilities,
+    captions,
+    codes,
+    directions,
+    kept,
+    recorded,
+    samples,
+)
+from vae_jax.errors import UserError, naming_files
+from vae_jax.experiment import abstract_model, by_name
+from vae_jax.exploration import sampling
+from vae_jax.exported import (
+    CODES,
+    CONFIG,
+    FORMAT,
+    OF_TRAINING,
+    WEIGHTS,
+    Exported,
+    described,
+    safetensors,
+)
+from vae_jax.local_paths import local_path
+from vae_jax.report import grids
+from vae_jax.report.words import meaning
+from vae_jax.report.writer import write_json, write_whole, writing
+from vae_jax.run import Run
+
+ESTIMATOR = directions.ESTIMATORS[0]
+NUM_SAMPLES = 24
+CARD, PICTURE = "README.md", "samples.png"
+# By data set: the licence that a card names, and what it says of it.
+LICENCES = {
+    "celeb_a": (
+        "other",
+        "The model was trained on CelebA, which is for non-commercial research only; "
+        "its images are not to be passed on. Use this model for nothing else, and do "
+        "not identify people with it.",
+    ),
+    "synthetic_faces": ("apache-2.0", "The model was trained on drawn faces."),
+}
+OWN = ("other", "The licence of the images that the model was trained on holds.")
+
+
+def export(run: Run, folder: Path) -> list[Path]:
+    """Writes a run's model to a folder, which is whole or as it was.
+
+    Args:
+      run: of any model.
+      folder: new or empty.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: the folder holds something, or cannot be written, or a setting of the
+        model is beyond what `load` takes.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--to is '{folder}'; allowed is a new or empty folder")
+    save = safetensors().save
+    content = _settings(run)
+    config = described(content["config"])
+    # What helped in training, such as a critic, stays behind.
+    needed = by_name(abstract_model(config)[1])
+    held = by_name(run.variables["ema"])
+    sampler, density = _best_sampler(run)
+    content["sampler"] = sampler
+    known = _known_of_codes(run, density)
+    arrays = {WEIGHTS: {name: held[name] for name in needed}} | (
+        {CODES: known} if known else {}
+    )
+    dataset = content["dataset"]
+    found = Exported(run.model(), config, dataset, {}, sampler, density)
+    images = None if sampler is None else found.sample(NUM_SAMPLES)
+    # Within the folder, which may be a disk of its own.
+    is_new, unfinished = not folder.exists(), folder / ".unfinished"
+    try:
+        with writing(folder):
+            unfinished.mkdir(parents=True)
+            write_json(unfinished / CONFIG, content)
+            for name, each in arrays.items():
+                # A scalar stays one, which ascontiguousarray would not let it.
+                whole = {n: np.asarray(array, order="C") for n, array in each.items()}
+                (unfinished / name).write_bytes(save(whole, {"format": "np"}))
+            if images is not None:
+                grids.image_grid(grids.wide(images), unfinished / PICTURE)
+            write_whole(unfinished / CARD, _card(run, folder.resolve().name, sampler))
+            written = sorted(path.name for path in unfinished.iterdir())
+            for name in written:
+                (unfinished / name).rename(folder / name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if is_new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return [folder / name for name in written]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Returns what config.json says, but for the sampler; there is no path in it."""
+    config = run.config.to_dict()
+    config["dataset"]["data_dir"] = config["objective"]["guide"] = None
+    parts = ("model", "dataset", "precision", *OF_TRAINING)
+    return {
+        "format": FORMAT,
+        "library": "vae_jax",
+        "step": run.step,
+        "config": {part: config[part] for part in parts},
+        "dataset": {k: v for k, v in run.recipe.items() if k != "attribute_names"},
+        "attribute_names": [*run.attribute_names],
+    }
+
+
+def _best_sampler(run: Run) -> tuple[str | None, Any]:
+    """Returns the best sampler that there is, and its density where that is fitted.
+
+    Where it cannot be fitted, because the images are not there, it is the next one.
+    """
+    for sampler in samples.best_samplers(run) if abilities.can_decode(run) else []:
+        if sampler == "prior":
+            return sampler, None
+        try:
+            return sampler, codes.fitted_density(run, sampler)
+        except UserError as error:
+            print(f"note: samples are not of the fitted Gaussian: {error}")
+    return None, None
+
+
+def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
+    """Returns what is known of the codes of a run: directions, and a density."""
+    known = {}
+    if density is not None:
+        for part in sampling.DENSITY_PARTS:
+            known[part] = getattr(density, f"{part}_").astype(np.float32)
+    found = kept.read(run, directions.FILE) if abilities.can_decode(run) else {}
+    if ESTIMATOR in found:
+        known["directions"] = found[ESTIMATOR].astype(np.float32)
+    return known
+
+
+def _metrics(run: Run) -> str:
+    """Returns a table of the metrics of the test split; empty without eval.json."""
+    try:
+        figures = recorded.evaluation_of(run)["test"]["ema"]
+    except UserError as error:
+        print(f"note: the card has no metrics: {error}")
+        return ""
+    rows = [
+        [
+            name,
+            f"{mean:.6g} ± {error:.2g}",
+            meaning(name).unit,
+            meaning(name).words,
+        ]
+        for name, mean, error in recorded.means_of(figures)
+    ]
+    table = tabulate(rows, ["metric", "test split", "unit", "meaning"], "github")
+    return f"\n## Metrics\n\nMeans with their standard errors.\n\n{table}\n"
+
+
+def _card(run: Run, name: str, sampler: str | None) -> str:
+    """Returns the model card, in which no path of this machine is.
+
+    Args:
+      run: whose model it is.
+      name: of the folder.
+      sampler: that drew the picture; None where there is none.
+    """
+    picture, use = "", "exported.model"
+    if sampler is not None:
+        told = samples.said_of(run, sampler)
+        picture = f"\n![samples]({PICTURE})\n\nSamples, codes from {told}.\n"
+        use = "exported.sample(16)  # [16,H,W,C] in [0, 1]"
+    licence, note = LICENCES.get(run.recipe["name"], OWN)
+    facts, command = recorded.facts_of(run)
+    table = [(each, fact) for each, fact in facts if each != "workdir"]
+    command = captions.without_paths(command or "")
+    trained = f"\n```\n{command}\n```\n" if command else ""
+    return f"""\
+---
+library_name: vae_jax
+license: {licence}
+tags: [jax, flax, vae, faces]
+---
+
+# {recorded.title_of(run)}
+
+{recorded.about(run)}
+{picture}
+## Use
+
+```python
+import vae_jax
+
+exported = vae_jax.load("{name}")
+{use}
+```
+
+## Data and training
+
+{note}
+
+{tabulate(table, ["", ""], "github")}
+{trained}{_metrics(run)}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, `argv` without the program's name.
+
+    Returns:
+      The exit code: 0, or 2 if the user has to change something.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="of the run")
+    parser.add_argument("--to", required=True, help="a new or empty folder")
+    args = parser.parse_args(argv)
+    try:
+        with naming_files():
+            run = run_lib.load(local_path(args.workdir, "--workdir"))
+            for path in export(run, local_path(args.to, "--to")):
+                print(path)
+    except UserError as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

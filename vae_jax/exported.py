@@ -1,0 +1,253 @@
+"""Models that have left their run: a folder of arrays and settings, and nothing to run.
+
+  import vae_jax
+  exported = vae_jax.load("DIR")  # what python -m vae_jax.export has written
+  exported.sample(16)  # [16,H,W,C] in [0, 1]
+
+config.json has the settings of the model and its best sampler, model.safetensors the
+EMA of its parameters and its state, and codes.safetensors what is known of its codes. A
+file that is damaged, or was made to harm, is a UserError that names it: settings are
+held to what training allows and to a size, files to the bytes that the model has, and
+arrays to its shapes and types.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from vae_jax import config as config_lib
+from vae_jax.config import SETTINGS, Config
+from vae_jax.errors import UserError
+from vae_jax.experiment import abstract_model, by_name
+from vae_jax.exploration import sampling
+from vae_jax.keys import Stream, key
+from vae_jax.local_paths import local_path
+from vae_jax.models import build
+from vae_jax.models.contract import Variables, code_size
+from vae_jax.models.networks import ladder
+
+FORMAT = 1
+CONFIG, WEIGHTS, CODES = "config.json", "model.safetensors", "codes.safetensors"
+# Bytes of config.json, or of what a file has beside its arrays: their names and places,
+# of a few hundred bytes each.
+LARGEST_HEADER = 1_000_000
+# A model is put together layer by layer before its arrays are read: bounds of the
+# settings that count layers, without which it could take days, and of all others.
+MOST = {"depth": 32, "prior_depth": 100, "layers": 100}
+LARGEST_NUMBER = 65_536
+# Settings that say whether those of a model go together, and nothing else of it.
+OF_TRAINING = ("objective", "eval")
+
+
+def safetensors() -> ModuleType:
+    """Returns the library of the files, or raises UserError where it is absent."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(
+            'safetensors is not installed: pip install "vae_jax[export]"'
+        ) from error
+    return safetensors.numpy
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model without its run.
+
+    Attributes:
+      model: of `models.contract`, ready to call.
+      config: its settings; those of training have their defaults.
+      dataset: what run.json said of the images it was trained on.
+      directions: of attributes, [D] each: added to a code once, a face gains one.
+      sampler: that was the best when it was exported: "prior", or "gaussian", which is
+        fitted to codes of training images; None where there is none.
+      density: that Gaussian; None where it is not the sampler.
+    """
+
+    model: Any
+    config: Config
+    dataset: dict[str, Any]
+    directions: dict[str, Float[np.ndarray, " D"]]
+    sampler: str | None
+    density: Any
+
+    def sample(self, num_images: int, seed: int = 0) -> Float[np.ndarray, "N H W C"]:
+        """Returns new images in [0, 1], by `sampler`.
+
+        That is a prior that was learned in a second run (over discrete codes, or a
+        flow), or else a Gaussian fitted to codes; and the prior as it was given where
+        there is no such Gaussian.
+
+        Raises:
+          UserError: there is no sampler.
+        """
+        if self.sampler is None:
+            raise UserError("the exported model has nothing to draw samples from")
+        if self.density is not None:
+            self.density.set_params(random_state=seed)
+            return sampling.sample_fitted(self.model, self.density, num_images)
+        samples_key = key(seed, Stream.SAMPLING)
+        return sampling.sample_prior(self.model, samples_key, num_images)
+
+
+def described(recorded: dict[str, Any]) -> Config:
+    """Returns the settings of a model, those of training by default.
+
+    Args:
+      recorded: a config, of which what says how the model is built is taken.
+
+    Raises:
+      UserError: a setting is not known or not allowed, beside others or at all.
+    """
+    config = config_lib.default_config()
+    for part in ("model", *OF_TRAINING):
+        config[part].update(recorded[part])
+    config.dataset.size = recorded["dataset"]["size"]
+    config.dataset.channels = recorded["dataset"]["channels"]
+    config.precision = recorded["precision"]
+    for name, value in config_lib.flatten(config).items():
+        if not SETTINGS[name].accepts(value):
+            allowed = SETTINGS[name].allowed
+            raise UserError(f"config.{name} is {value!r}; allowed is {allowed}")
+    for name, value in config.model.items():
+        most = MOST.get(name, LARGEST_NUMBER)
+        if _extent(name, value) > most:
+            raise UserError(
+                f"config.model.{name} is {value!r}; allowed in an exported model is "
+                f"{most:,} at most"
+            )
+    values = config_lib.flatten(config)
+    for name, reason in config_lib.refusals(values):
+        if name.startswith(("model.", "dataset.")):
+            raise UserError(f"config.{name} is {values[name]!r}; {reason}")
+    for part in OF_TRAINING:
+        config[part] = config_lib.default_config()[part]
+    return config
+
+
+def _extent(name: str, value: Any) -> int:
+    """Returns how large a setting of a model makes it."""
+    if name == "layers":
+        return sum(ladder.parse(value).values())
+    if name == "widths":
+        return max(ladder.parse(value).values())
+    return value if isinstance(value, int) else 0
+
+
+def load(folder: str | os.PathLike[str]) -> Exported:
+    """Opens an exported model; nothing in the folder is executed.
+
+    Args:
+      folder: that `python -m vae_jax.export` has written.
+
+    Raises:
+      UserError: it holds no such model, or one of its files is damaged.
+    """
+    folder = local_path(folder, "folder")
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > LARGEST_HEADER:
+            raise UserError(f"{path} has more than {LARGEST_HEADER:,} bytes")
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(f"its format is {content['format']!r}; known is {FORMAT}")
+        config, dataset = described(content["config"]), dict(content["dataset"])
+        graphdef, shapes = abstract_model(config)
+        names = [str(name) for name in content["attribute_names"]]
+        sampler = content["sampler"]
+        if sampler not in (None, "prior", "gaussian"):
+            raise UserError(f"its sampler is {sampler!r}; known are prior, gaussian")
+    # Settings that were made to harm may fail anywhere in what builds a model.
+    except Exception as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{path} describes no model: {told[0]}") from error
+    expected = by_name(shapes)
+    largest = sum(a.size * a.dtype.itemsize for a in expected.values())
+    found = _read(folder / WEIGHTS, largest)
+    _check(folder / WEIGHTS, found, expected)
+    leaves = [jnp.asarray(found[name]) for name in expected]
+    variables: Variables = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    model = build.merge(graphdef, variables)
+    if sampler == "prior" and getattr(model, "prior", None) is None:
+        raise UserError(f"{path} has the sampler prior, and its model has no prior")
+    directions, density = {}, None
+    if (folder / CODES).exists() or sampler == "gaussian":
+        code, number = _code_size(path, model), len(names)
+        largest = np.float32().itemsize * (number * code + 1 + code + code**2)
+        known = _read(folder / CODES, largest)
+        if "directions" in known:
+            directions = _directions(folder / CODES, known, names, code)
+        if sampler == "gaussian":
+            density = _density(folder / CODES, known, code)
+    return Exported(model, config, dataset, directions, sampler, density)
+
+
+def _code_size(path: Path, model: Any) -> int:
+    """Returns how many numbers are in a model's code."""
+    if not hasattr(model, "decode"):
+        raise UserError(f"{path} describes a classifier, which has no {CODES}")
+    return code_size(model.code_shape)
+
+
+def _directions(
+    path: Path, known: dict[str, np.ndarray], names: list[str], size: int
+) -> dict[str, np.ndarray]:
+    """Returns the directions of those attributes that have one."""
+    _check(path, known, {"directions": _floats(len(names), size)})
+    return {
+        name: each
+        for name, each in zip(names, known["directions"], strict=True)
+        if np.isfinite(each).all()
+    }
+
+
+def _density(path: Path, known: dict[str, np.ndarray], size: int) -> Any:
+    """Returns the Gaussian that was fitted to codes."""
+    shapes = (1,), (1, size), (1, size, size)
+    parts = dict(zip(sampling.DENSITY_PARTS, shapes, strict=True))
+    _check(path, known, {name: _floats(*shape) for name, shape in parts.items()})
+    if not all(np.isfinite(known[name]).all() for name in parts):
+        raise UserError(f"{path} has a Gaussian of numbers that are not finite")
+    # Of one component the weight is known.
+    return sampling.density_of(np.ones(1), known["means"], known["covariances"])
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def _read(path: Path, largest: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file, which may have so many bytes and a header."""
+    read: Callable[..., dict[str, np.ndarray]] = safetensors().load_file
+    try:
+        size = path.stat().st_size
+        if size > largest + LARGEST_HEADER:
+            raise UserError(f"{path} has {size:,} bytes; expected are {largest:,}")
+        return read(path)
+    except UserError:
+        raise
+    # The library has an error of its own for each fault, and no other code runs here.
+    except Exception as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _check(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises UserError where an array is missing or another than expected."""
+    for name, wanted in expected.items():
+        if name not in found:
+            raise UserError(f"{path} has no array {name}")
+        got = found[name]
+        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            raise UserError(
+                f"{path} has {name} as {got.dtype}{list(got.shape)}; the model has "
+                f"{wanted.dtype}{list(wanted.shape)}"
+            )
