@@ -280,3 +280,15 @@ def test_a_patch_is_the_sum_of_its_waves(patch):
 def test_a_ladder_that_cannot_be_is_refused(setting, value, told):
     with pytest.raises(UserError, match=told):
         settings(**{f"model.{setting}": value})
+
+
+@pytest.mark.parametrize("number", [1, 16])
+def test_the_codes_of_all_layers_add_as_much_as_one(number):
+    """Whatever the depth, so that a deep ladder starts no wilder than a shallow one."""
+    dtype, rngs = jnp.dtype("float32"), nnx.Rngs(0)
+    common = {"remat": False, "dtype": dtype, "rngs": rngs}
+    decoder = ladder.Decoder((16, 16, 1), {4: number}, {4: 64}, 64, 1, **common)
+    kernels = [layer.joining.kernel[...] for layer in decoder.stages["r4"].layers]
+    assert len(kernels) == number
+    variance = sum(float(jnp.mean(jnp.square(kernel))) * 64 for kernel in kernels)
+    assert variance == pytest.approx(1, rel=0.1)
