@@ -82,7 +82,7 @@ def mix(
         run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
     )
     is_coarse = stacks.resolution_of_numbers(model.code_shape) <= up_to
-    codes = stacks.mixed(points.codes, points.codes, is_coarse)
+    codes = stacks.mixed(points.codes, is_coarse)
     decoded = sampling.decode_codes(model, codes.reshape(-1, codes.shape[-1]))
     number = len(points.codes)
     images = decoded.reshape(number, number, *decoded.shape[1:])

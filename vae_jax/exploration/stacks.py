@@ -24,13 +24,12 @@ def resolution_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
 
 
 def mixed(
-    coarse: Codes, fine: Codes, is_coarse: Bool[np.ndarray, " D"]
+    codes: Codes, is_coarse: Bool[np.ndarray, " D"]
 ) -> Float[np.ndarray, "N N D"]:
-    """Returns codes that are part of one and part of another.
+    """Returns each code with the fine numbers of each.
 
     Args:
-      coarse: of the rows, which give the numbers that are marked.
-      fine: of the columns, which give the others.
-      is_coarse: the marks.
+      codes: of the rows, which give the coarse numbers, and of the columns.
+      is_coarse: which numbers are.
     """
-    return np.where(is_coarse, coarse[:, None], fine[None])
+    return np.where(is_coarse, codes[:, None], codes[None])
