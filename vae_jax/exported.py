@@ -54,7 +54,7 @@ def safetensors() -> ModuleType:
         import safetensors.numpy
     except ImportError as error:
         raise UserError(
-            'safetensors is not installed: pip install "vae_jax[export]"'
+            'safetensors is not installed: pip install -e ".[export]"'
         ) from error
     return safetensors.numpy
 
