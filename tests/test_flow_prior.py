@@ -423,7 +423,7 @@ def test_the_flags_of_a_flow_change_its_samples(flow_run):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--guidance=2"], "--guidance is 2.0; it goes with --attributes"),
+        (["--guidance=2"], "--guidance is 2; it goes with --attributes"),
         (
             ["--prior_steps=2", "--sampler=gaussian"],
             "--prior_steps is 2; it goes with --sampler=prior, and that is gaussian",
