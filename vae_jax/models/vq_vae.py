@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int, Key
 from vae_jax.models.code_priors import NumbersPrior
 from vae_jax.models.contract import Labels, Layer, Terms
 from vae_jax.models.labels import ATTRIBUTES
-from vae_jax.models.networks.conv import Upsampling
 from vae_jax.models.networks.layers import (
     Frame,
     Networks,
@@ -24,7 +23,7 @@ from vae_jax.models.networks.layers import (
     head_layer,
     mix_channels,
 )
-from vae_jax.models.networks.stages import Block, resolutions
+from vae_jax.models.networks.stages import Block, Upsampling, resolutions
 from vae_jax.models.networks.transformer import Maps, by_map
 from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import (

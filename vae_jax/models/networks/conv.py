@@ -7,48 +7,54 @@ with few.
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import (
+    LECUN_NORMAL,
     NORMS,
+    ZEROS,
     Conv3x3,
     Frame,
     Networks,
-    depth_to_space,
+    halve,
     head_layer,
     mix_channels,
+    resize,
     space_to_depth,
 )
 from vae_jax.models.networks.stages import (
     PATCH,
+    UPSAMPLINGS,
     WIDTHS_FROM,
     Block,
     Stage,
+    Upsampling,
     by_resolution,
     check_size,
     coarsest_first,
+    paint,
     resolutions,
     run_blocks,
     stage_widths,
     width_setting,
 )
+from vae_jax.models.networks.style import STYLE
 from vae_jax.options import (
     Option,
     Refusal,
     Setting,
     Values,
     choice,
+    make,
     optional,
     switch,
     whole,
 )
-
-UPSAMPLINGS = ("subpixel", "resize")
 
 
 class Encoder(nnx.Module):
@@ -67,6 +73,9 @@ class Encoder(nnx.Module):
       code_size: the resolution where the stages end, each place of which has features
         of its own; None for features of the whole image.
       fine_code_size: a resolution above it whose places have features, too, or None.
+      skips: whether each stage sees the image at its own resolution, and what comes
+        from finer ones begins at zero. Labels join at the coarsest stage then, which
+        is there in smaller networks as well, and at the finest otherwise.
     """
 
     def __init__(
@@ -83,13 +92,18 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
         code_size: int | None = None,
         fine_code_size: int | None = None,
+        skips: bool = False,
     ):
         self.is_spatial = code_size is not None
         self.remat = remat
         channels = [PATCH**2 * image_shape[2], *widths.values()]
-        stem = Conv3x3(channels[0], channels[1], dtype=dtype, rngs=rngs)
+        stem, *stems = [
+            Conv3x3(channels[0], width, dtype=dtype, rngs=rngs)
+            for width in (channels[1:] if skips else channels[1:2])
+        ]
+        self.told_at = min(widths) if skips else max(widths)
         self.condition = (
-            nnx.Linear(condition_dim, channels[1], dtype=dtype, rngs=rngs)
+            nnx.Linear(condition_dim, widths[self.told_at], dtype=dtype, rngs=rngs)
             if condition_dim
             else None
         )
@@ -98,15 +112,23 @@ class Encoder(nnx.Module):
             for w in widths.values()
         ]
         downsamplings = [
-            nnx.Linear(4 * fine, coarse, dtype=dtype, rngs=rngs)
+            nnx.Linear(
+                4 * fine,
+                coarse,
+                kernel_init=ZEROS if skips else LECUN_NORMAL,
+                dtype=dtype,
+                rngs=rngs,
+            )
             for fine, coarse in itertools.pairwise(widths.values())
         ]
         exits = [
             head_layer(w, features, dtype, rngs) if at == fine_code_size else None
             for at, w in widths.items()
         ]
+        entries = [None if skips else stem, *downsamplings]
+        joinings = [stem, *stems] if skips else [None] * len(entries)
         self.stages = by_resolution(
-            widths, map(Stage, [stem, *downsamplings], blocks, exits)
+            widths, map(Stage, entries, blocks, exits, joinings)
         )
         places = 1 if self.is_spatial else min(widths) ** 2
         self.head = head_layer(places * channels[-1], features, dtype, rngs)
@@ -121,17 +143,15 @@ class Encoder(nnx.Module):
         [B,F] or [B,h,w,F], float32; with `fine_code_size` both maps, the coarse one
         first.
         """
-        finest, *coarser = coarsest_first(self.stages)[::-1]
-        x = finest.entry(space_to_depth(images, PATCH))
-        if self.condition is not None:
-            assert labels is not None
-            x = x + self.condition(labels)[:, None, None]
-        x = run_blocks(finest.blocks, x, self.remat)
-        maps = [_features(finest, x)]
-        for stage in coarser:
-            x = mix_channels(stage.entry, space_to_depth(x, 2))
+        x, maps = None, []
+        for stage in coarsest_first(self.stages)[::-1]:
+            x = _entered(stage, x, images)
+            if self.condition is not None and x.shape[1] == self.told_at:
+                assert labels is not None
+                x = x + self.condition(labels)[:, None, None]
             x = run_blocks(stage.blocks, x, self.remat)
             maps.append(_features(stage, x))
+            images = halve(images)
         x = nnx.silu(x)
         if not self.is_spatial:
             return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
@@ -140,34 +160,28 @@ class Encoder(nnx.Module):
         return (coarse, *fine) if fine else coarse
 
 
+def _entered(stage: Stage, finer: Array | None, images: Array) -> Array:
+    """Returns what enters a stage of the encoder.
+
+    Args:
+      stage: that is entered.
+      finer: what the stage before made; None for the first one.
+      images: at the stage's resolution.
+    """
+    if finer is None:
+        stem = stage.entry if stage.joining is None else stage.joining
+        return stem(space_to_depth(images, PATCH))
+    x = mix_channels(stage.entry, space_to_depth(finer, 2))
+    if stage.joining is not None:
+        x = x + stage.joining(space_to_depth(images, PATCH))
+    return x
+
+
 def _features(stage: Stage, x: Float[Array, "B h w c"]) -> Array | None:
     """Returns the features that a stage of the encoder has of its own, or None."""
     if stage.exit is None:
         return None
     return mix_channels(stage.exit, nnx.silu(x)).astype(jnp.float32)
-
-
-class Upsampling(nnx.Module):
-    """Twice the resolution: sub-pixel (Shi et al. 2016), or resized bilinearly."""
-
-    def __init__(
-        self, channels: int, features: int, kind: str, *, dtype: jnp.dtype, rngs
-    ):
-        self.subpixel = kind == "subpixel"
-        self.mix = nnx.Linear(
-            channels, features * (4 if self.subpixel else 1), dtype=dtype, rngs=rngs
-        )
-
-    def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
-        """Returns maps of twice the height and width."""
-        x = mix_channels(self.mix, x)
-        return depth_to_space(x, 2) if self.subpixel else _resize(x, 2)
-
-
-def _resize(x: Array, factor: int) -> Array:
-    batch, height, width, channels = x.shape
-    shape = (batch, factor * height, factor * width, channels)
-    return jax.image.resize(x, shape, "bilinear")
 
 
 class Decoder(nnx.Module):
@@ -192,6 +206,8 @@ class Decoder(nnx.Module):
       fine_code_size: the resolution of a second map of codes, which joins the stage
         there; or None.
       condition_dim: numbers that follow those of the code, at each of its places.
+      skips: whether each stage adds to an image at its own resolution, of which the
+        finest is what comes out; all but the coarsest begin by adding nothing.
     """
 
     def __init__(
@@ -211,10 +227,11 @@ class Decoder(nnx.Module):
         code_size: int | None = None,
         fine_code_size: int | None = None,
         condition_dim: int = 0,
+        skips: bool = False,
     ):
         self.is_spatial = code_size is not None
         self.num_maps = num_maps
-        self.subpixel = upsampling == "subpixel"
+        self.upsampling = upsampling
         self.remat = remat
         self.patch = patch
         coarsest, channels = min(widths), [*widths.values()][::-1]
@@ -232,14 +249,22 @@ class Decoder(nnx.Module):
             for coarse, fine in itertools.pairwise(channels)
         ]
         features = num_maps * image_shape[2]
-        head = Conv3x3(
-            channels[-1],
-            features * patch**2 if self.subpixel else features,
-            dtype=jnp.dtype("float32"),
-            rngs=rngs,
-        )
-        exits = [*[None] * len(upsamplings), head]
+        if upsampling == "subpixel":
+            features *= patch**2
         sizes = [*widths][::-1]
+        painted = sizes if skips else sizes[-1:]
+        exits = [
+            Conv3x3(
+                widths[at],
+                features,
+                kernel_init=LECUN_NORMAL if at == painted[0] else ZEROS,
+                dtype=jnp.dtype("float32"),
+                rngs=rngs,
+            )
+            if at in painted
+            else None
+            for at in sizes
+        ]
         joinings = [
             nnx.Linear(latent_dim, widths[at], dtype=dtype, rngs=rngs)
             if at == fine_code_size
@@ -260,19 +285,28 @@ class Decoder(nnx.Module):
             x = mix_channels(self.project, z)
         else:
             x = self.project(z).reshape(-1, *self.coarsest)
-        stages = coarsest_first(self.stages)
-        for stage in stages:
+        images = None
+        for stage in coarsest_first(self.stages):
             x = x if stage.entry is None else stage.entry(x)
             if stage.joining is not None:
                 assert fine is not None
                 x = x + mix_channels(stage.joining, fine)
             x = run_blocks(stage.blocks, x, self.remat)
-        x, head = nnx.silu(x), stages[-1].exit
-        if self.subpixel:
-            x = depth_to_space(head(x), self.patch)
-        else:
-            x = head(_resize(x, self.patch))
-        return tuple(jnp.split(x, self.num_maps, axis=-1))
+            if stage.exit is not None:
+                added = paint(stage.exit, x, self.patch, self.upsampling)
+                images = added if images is None else resize(images, 2) + added
+        return tuple(jnp.split(images, self.num_maps, axis=-1))
+
+
+def _mirrored(
+    frame: Frame, arguments: dict[str, Any]
+) -> tuple[Callable[..., Decoder], tuple[int, ...]]:
+    shape = (frame.latent_dim, frame.image_shape)
+    return functools.partial(Decoder, *shape, **arguments), ()
+
+
+# From the frame and the arguments of a decoder to what makes it, see `Networks`.
+DECODERS = {"conv": Option(_mirrored), "style": STYLE}
 
 
 def _networks(
@@ -284,35 +318,36 @@ def _networks(
     norm: str,
     upsampling: str,
     remat: bool,
+    skips: bool,
+    decoder: str,
     decoder_patch: int,
 ) -> Networks:
-    size = frame.image_shape[0]
+    widths = functools.partial(
+        stage_widths, frame.image_shape[0], width, width_from, code_size
+    )
     common = {
         "code_size": code_size,
         "depth": depth,
         "norm": norm,
         "remat": remat,
+        "skips": skips,
         "dtype": frame.dtype,
         "rngs": frame.rngs,
     }
+    of_decoder = {"upsampling": upsampling, "patch": decoder_patch}
+    make_decoder, code_resolutions = make(
+        DECODERS,
+        decoder,
+        frame.settings,
+        frame,
+        {"widths": widths(decoder_patch), **of_decoder, **common},
+    )
     places = () if code_size is None else (code_size, code_size)
     return Networks(
         (*places, frame.latent_dim),
-        functools.partial(
-            Encoder,
-            frame.image_shape,
-            widths=stage_widths(size, width, width_from, code_size),
-            **common,
-        ),
-        functools.partial(
-            Decoder,
-            frame.latent_dim,
-            frame.image_shape,
-            widths=stage_widths(size, width, width_from, code_size, decoder_patch),
-            upsampling=upsampling,
-            patch=decoder_patch,
-            **common,
-        ),
+        functools.partial(Encoder, frame.image_shape, widths=widths(), **common),
+        make_decoder,
+        code_resolutions,
     )
 
 
@@ -357,6 +392,18 @@ CONV = Option(
         "norm": choice("none", "Normalisation before each block.", NORMS),
         "upsampling": choice(
             "subpixel", "Way to twice the resolution in the decoder.", UPSAMPLINGS
+        ),
+        "skips": switch(
+            False,
+            "Each stage of the encoder sees the image at its own resolution, and each "
+            "of the decoder adds to one: such a network contains that of smaller "
+            "images.",
+        ),
+        "decoder": choice(
+            "conv",
+            "Decoder of a convolutional network: one that mirrors the encoder, or one "
+            "whose code sets styles.",
+            DECODERS,
         ),
         "decoder_patch": Setting(
             PATCH,

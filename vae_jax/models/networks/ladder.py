@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.conv import Upsampling
 from vae_jax.models.networks.cosines import from_cosines, to_cosines
 from vae_jax.models.networks.layers import (
     Conv3x3,
@@ -28,6 +27,7 @@ from vae_jax.models.networks.layers import (
 )
 from vae_jax.models.networks.stages import (
     Block,
+    Upsampling,
     by_resolution,
     coarsest_first,
     run_blocks,

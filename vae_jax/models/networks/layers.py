@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks import winograd
 
 NORMS = ("none", "group")
+LECUN_NORMAL = nnx.initializers.lecun_normal()
+ZEROS = nnx.initializers.zeros
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Networks(NamedTuple):
       make_decoder: from the number of maps, `num_maps`, and of what the decoder reads
         at each place beside the code, `condition_dim`, to the decoder; None where there
         is none.
+      code_resolutions: for each number of a vector the resolution whose styles it sets;
+        none where each reaches all.
     """
 
     code_shape: tuple[Any, ...]
     make_encoder: Callable[..., Any]
     make_decoder: Callable[..., Any] | None
+    code_resolutions: tuple[int, ...] = ()
 
 
 def space_to_depth(
@@ -69,6 +74,18 @@ def depth_to_space(
 ) -> Float[Array, "*batch H W C"]:
     """Turns channels into squares of factor x factor pixels (Shi et al. 2016)."""
     return rearrange(x, "... h w (i j c) -> ... (h i) (w j) c", i=factor, j=factor)
+
+
+def halve(images: Float[Array, "*batch H W C"]) -> Float[Array, "*batch h w C"]:
+    """Returns images of half the height and width: means of 2x2 pixels."""
+    return reduce(images, "... (h i) (w j) c -> ... h w c", "mean", i=2, j=2)
+
+
+def resize(x: Float[Array, "B h w C"], factor: int) -> Float[Array, "B H W C"]:
+    """Returns maps of `factor` times the height and width, bilinearly."""
+    batch, height, width, channels = x.shape
+    shape = (batch, factor * height, factor * width, channels)
+    return jax.image.resize(x, shape, "bilinear")
 
 
 def _convolve(x, kernel, stride):
@@ -126,8 +143,9 @@ class Conv3x3(nnx.Module):
       channels: of the input.
       features: channels of the output.
       stride: 1 or 2.
+      kernel_init: initialiser of the kernel; the bias starts at zero.
       dtype: of the product.
-      rngs: of the LeCun-normal kernel; the bias starts at zero.
+      rngs: of the kernel.
     """
 
     def __init__(
@@ -136,11 +154,11 @@ class Conv3x3(nnx.Module):
         features: int,
         stride: int = 1,
         *,
+        kernel_init: Any = LECUN_NORMAL,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        initializer = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(initializer(rngs.params(), (3, 3, channels, features)))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, channels, features)))
         self.bias = nnx.Param(jnp.zeros(features))
         self.stride = stride
         self.dtype = dtype

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import Conv3x3, mix_channels, norm_layer
+from vae_jax.models.networks.layers import (
+    Conv3x3,
+    depth_to_space,
+    mix_channels,
+    norm_layer,
+    resize,
+)
 from vae_jax.options import Refusal, Setting, Values
 
 PATCH = 4
@@ -16,6 +22,7 @@ PATCH = 4
 COARSEST = 7
 # Where `width` is counted, see `stage_widths`.
 WIDTHS_FROM = ("auto", "coarsest", "finest")
+UPSAMPLINGS = ("subpixel", "resize")
 
 
 def resolutions(size: int, code_size: int | None = None) -> list[int]:
@@ -66,15 +73,18 @@ def stage_widths(
         from the finest stage on, up to four times.
       code_size: see `resolutions`.
       patch: pixels on the side of a patch of the finest stage, `PATCH` or half of it,
-        which adds a stage of half as many channels.
+        which adds a stage, and lets the narrowest have half as many channels.
     """
     sizes = resolutions(size)
     first = 0 if width_from == "finest" else 3 - len(sizes)
+    lowest = 0 if patch == PATCH else -1
+    named = [*([size // patch] if patch < PATCH else []), *sizes]
     widths = {
-        at: width * 2 ** min(max(first + place, 0), 2) for place, at in enumerate(sizes)
+        at: int(width * 2.0 ** min(max(first + place, lowest), 2))
+        for place, at in enumerate(named, start=lowest)
     }
-    finer = {size // patch: width // 2} if patch < PATCH else {}
-    return finer | {at: widths[at] for at in resolutions(size, code_size)}
+    coarsest = resolutions(size, code_size)[-1]
+    return {at: widths[at] for at in named if at >= coarsest}
 
 
 def width_from_of_format_1(size: int) -> str:
@@ -141,10 +151,11 @@ class Stage(nnx.Module):
     """The layers of one resolution: what leads to it, residual blocks, what leads out.
 
     Args:
-      entry: from the stage before, or the image; None where the code leads to it.
+      entry: from the stage before, or the image; None where there is neither.
       blocks: at this resolution.
       exit: to the image, or to a code of this resolution; or None.
-      joining: from a code of this resolution, added to what enters; or None.
+      joining: from a code or an image of this resolution, added to what enters; or
+        None.
     """
 
     def __init__(
@@ -158,6 +169,41 @@ class Stage(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.exit = exit
         self.joining = joining
+
+
+class Upsampling(nnx.Module):
+    """Twice the resolution: sub-pixel (Shi et al. 2016), or resized bilinearly."""
+
+    def __init__(
+        self, channels: int, features: int, kind: str, *, dtype: jnp.dtype, rngs
+    ):
+        self.subpixel = kind == "subpixel"
+        self.mix = nnx.Linear(
+            channels, features * (4 if self.subpixel else 1), dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
+        """Returns maps of twice the height and width."""
+        x = mix_channels(self.mix, x)
+        return depth_to_space(x, 2) if self.subpixel else resize(x, 2)
+
+
+def paint(
+    head: Conv3x3, x: Float[Array, "B h w c"], patch: int, upsampling: str
+) -> Float[Array, "B H W F"]:
+    """Returns what a stage adds to the image: a patch of pixels for each place.
+
+    Args:
+      head: the stage's exit, to the channels of a pixel, or those of all of a patch
+        where upsampling is sub-pixel.
+      x: of the stage.
+      patch: pixels on the side of a patch.
+      upsampling: one of `UPSAMPLINGS`.
+    """
+    x = nnx.silu(x)
+    if upsampling == "subpixel":
+        return depth_to_space(head(x), patch)
+    return head(resize(x, patch))
 
 
 def run_blocks(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
