@@ -45,7 +45,8 @@ def different_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def curves_together(runs: Sequence[Run]) -> list[charts.Chart]:
     """Returns a chart for each metric that two runs have, with a curve for each.
 
-    The curve is that of the validation split, and of training where no other is.
+    The curve is that of the validation split, and of training where no other is; where
+    images grow, that of their last size.
     """
     logs = {str(run.workdir): read_lines(run.workdir / "metrics.jsonl") for run in runs}
     drawn = []
@@ -53,11 +54,12 @@ def curves_together(runs: Sequence[Run]) -> list[charts.Chart]:
     for name in names:
         curves, limits, colours = {}, [], []
         for number, (workdir, log) in enumerate(logs.items()):
+            of_run = plots.curves(log, name)
+            size = log[-1].get("size")
             for split in ("validation", "train"):
-                points = plots.points(log, name, split)
-                if points:
+                if (split, size) in of_run:
                     label = workdir if split == "validation" else f"{workdir}, training"
-                    curves[label] = points
+                    curves[label] = of_run[split, size]
                     limits.append(plots.limits(log, name))
                     colours.append(number)
                     break

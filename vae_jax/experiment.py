@@ -4,23 +4,26 @@ Training, evaluation, sweeps and benchmarks all begin here.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
 
-from vae_jax import sharding
-from vae_jax.config import Config, flatten, optimizer_by_part
+from vae_jax import sharding, trees
+from vae_jax.config import Config, flatten, optimizer_by_part, refusals
+from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
 from vae_jax.models.objectives import Objective
-from vae_jax.training import optimizers, step
+from vae_jax.training import growth, optimizers, step
+from vae_jax.trees import by_name
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Experiment:
       objective: what training minimises.
       optimizer: of the whole training.
       frozen: parts of the model that are not trained.
+      stage: of the training that it is, the only one or one of several.
     """
 
     config: Config
@@ -42,6 +46,7 @@ class Experiment:
     objective: Objective
     optimizer: optax.GradientTransformation
     frozen: tuple[str, ...]
+    stage: growth.Stage
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
@@ -66,12 +71,27 @@ class Experiment:
         def initialise(given):
             rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
             variables = build.split(_build_model(self.config, rngs))[1]
-            names = by_name(variables)
-            leaves = [given.get(name, new) for name, new in names.items()]
-            structure = jax.tree.structure(variables)
-            return self._state_of(jax.tree.unflatten(structure, leaves))
+            return self._state_of(trees.replace(variables, given))
 
         return initialise(given or {})
+
+    def grown_state(
+        self, before: step.TrainState, shardings: Any = None
+    ) -> step.TrainState:
+        """Returns the state that a stage begins with: what there was, and what is new.
+
+        Args:
+          before: in the end of the stage before; its arrays are this one's.
+          shardings: of the state's leaves; None leaves them to XLA.
+        """
+
+        @functools.partial(jax.jit, out_shardings=shardings)
+        def grow(before):
+            rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
+            variables = build.split(_build_model(self.config, rngs))[1]
+            return trees.replace(self._state_of(variables), by_name(before))
+
+        return grow(before)
 
     def state_shapes(self, kind: str) -> step.TrainState:
         """Returns the state's shapes and shardings, of `sharding.STATE_SHARDINGS`."""
@@ -82,11 +102,6 @@ class Experiment:
             ),
             jax.eval_shape(self._state_of, self.shapes),
         )
-
-    def moved_since_format_1(self) -> list[tuple[str, str]]:
-        """Returns where parameters were in earlier checkpoints, see `Checkpoints`."""
-        size = self.config.dataset.size
-        return build.moved_since_format_1(self.config.model, size)
 
     def _state_of(self, variables: Variables) -> step.TrainState:
         float16 = self.config.precision == "fp16"
@@ -120,6 +135,7 @@ class Experiment:
             ema_decay=self.config.ema.decay,
             seed=self.config.seed,
             frozen=self.frozen,
+            first_step=self.stage.first,
         )
 
     def evaluator(
@@ -143,36 +159,100 @@ class Experiment:
         )
 
 
-def assemble(config: Config, num_images: int) -> Experiment:
+def stages(config: Config) -> list[growth.Stage]:
+    """Returns the stages of a training, one where its images do not grow."""
+    train, size = config.train, config.dataset.size
+    return growth.plan(train.stages, size, train.num_steps)
+
+
+def at_size(config: Config, size: int) -> Config:
+    """Returns the config of a stage whose images have a size."""
+    if config.dataset.size == size:
+        return config
+    config = config.copy_and_resolve_references()
+    config.dataset.size = size
+    return config
+
+
+def assemble(
+    config: Config, num_images: int, stage: growth.Stage | None = None
+) -> Experiment:
     """Returns the experiment that a config stands for.
 
     Args:
       config: resolved.
       num_images: in the training split.
+      stage: one of its `stages`; None for the last.
     """
-    graphdef, shapes = abstract_model(config)
+    stage = stage or stages(config)[-1]
+    own = at_size(config, stage.size)
+    graphdef, shapes = abstract_model(own)
     return Experiment(
-        config=config,
+        config=own,
         graphdef=graphdef,
         shapes=shapes,
         objective=build.build_objective(config.objective, num_images),
-        optimizer=_build_optimizer(config),
+        optimizer=_build_optimizer(config, stage),
         frozen=names_of_parts(config.parts.frozen),
+        stage=stage,
     )
+
+
+def moved_since_format_1(config: Config) -> list[tuple[str, str]]:
+    """Returns where parameters were in earlier checkpoints, see `Checkpoints`."""
+    return build.moved_since_format_1(config.model, config.dataset.size)
+
+
+def check_growth(config: Config) -> None:
+    """Raises UserError where the networks of a training's stages do not grow.
+
+    Each must be a part of the next: all its arrays, with their shapes.
+    """
+    *earlier, last = stages(config)
+    if not earlier:
+        return
+
+    def refuse(reason: str) -> NoReturn:
+        raise UserError(f"config.train.stages is {config.train.stages!r}; {reason}")
+
+    if earlier[-1].last >= last.last:
+        refuse(
+            f"its updates are {earlier[-1].last} in all, and the run has {last.last}: "
+            "allowed are fewer"
+        )
+    for stage in earlier:
+        if stage.size >= last.size or last.size % stage.size:
+            refuse(
+                f"allowed are sizes below dataset.size that divide it, {last.size}, "
+                f"and {stage.size} is none"
+            )
+        for name, reason in refusals(flatten(at_size(config, stage.size))):
+            refuse(f"at {stage.size} pixels {name} is refused: {reason}")
+    shapes = {
+        stage.size: {
+            name: array.shape
+            for name, array in by_name(_shapes_at(config, stage)).items()
+        }
+        for stage in (*earlier, last)
+    }
+    for (size, small), (larger, large) in itertools.pairwise(shapes.items()):
+        for name, shape in small.items():
+            if large.get(name) != shape:
+                there = "absent" if name not in large else list(large[name])
+                refuse(
+                    f"the network at {size} pixels must be a part of that at {larger}, "
+                    f"and {name} is {list(shape)}, then {there}; allowed are "
+                    "convolutional networks with config.model.skips=True"
+                )
+
+
+def _shapes_at(config: Config, stage: growth.Stage) -> Variables:
+    return abstract_model(at_size(config, stage.size))[1]
 
 
 def abstract_model(config: Config) -> tuple[nnx.GraphDef, Variables]:
     """Returns a model's structure and the shapes of its variables."""
     return build.split(nnx.eval_shape(lambda: _build_model(config, nnx.Rngs(0))))
-
-
-def by_name(variables: Variables) -> dict[str, Any]:
-    """Returns a model's arrays by their names, "params/encoder/head/bias" and so on."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
 
 
 def fitting(shapes: Variables, there: Variables) -> dict[str, Any]:
@@ -195,13 +275,42 @@ def names_of_parts(setting: str) -> tuple[str, ...]:
     return tuple(filter(None, setting.split(",")))
 
 
-def _build_optimizer(config: Config) -> optax.GradientTransformation:
+def _build_optimizer(
+    config: Config, stage: growth.Stage
+) -> optax.GradientTransformation:
     own, num_steps = optimizer_by_part(flatten(config)), config.train.num_steps
 
-    def build_one(settings: dict[str, Any]) -> optax.GradientTransformation:
+    def build_one(
+        settings: dict[str, Any], first_step: int = 0
+    ) -> optax.GradientTransformation:
         changed = {**config.optimizer, **settings}
-        return optimizers.build_optimizer(**changed, num_steps=num_steps)
+        return optimizers.build_optimizer(
+            **changed, num_steps=num_steps, first_step=first_step
+        )
 
+    if config.train.stages:
+        # What is new begins with averages of its own, and counts its own updates:
+        # without, Adam's first steps would be several times too long.
+        began = [each for each in stages(config) if each.first <= stage.first]
+        first_stage = {
+            name: each
+            for each in began[::-1]
+            for name in by_name(_shapes_at(config, each).params)
+        }
+
+        def group(part: str, first: growth.Stage) -> str:
+            return f"{part if part in own else ''}@{first.size}"
+
+        return optax.partition(
+            {
+                group(part, each): build_one(own.get(part, {}), each.first)
+                for each in began
+                for part in ("", *own)
+            },
+            lambda params: trees.map_names(
+                lambda name: group(name.split("/")[0], first_stage[name]), params
+            ),
+        )
     if not own:
         return build_one({})
     return optax.partition(

@@ -29,7 +29,7 @@ from vae_jax.commands import (
     samples,
 )
 from vae_jax.errors import UserError, naming_files
-from vae_jax.experiment import abstract_model, by_name
+from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling
 from vae_jax.exported import (
     CODES,
@@ -46,6 +46,7 @@ from vae_jax.report import grids
 from vae_jax.report.words import meaning
 from vae_jax.report.writer import write_json, write_whole, writing
 from vae_jax.run import Run
+from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
 NUM_SAMPLES = 24

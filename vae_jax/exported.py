@@ -27,13 +27,14 @@ from jaxtyping import Float
 from vae_jax import config as config_lib
 from vae_jax.config import SETTINGS, Config
 from vae_jax.errors import UserError
-from vae_jax.experiment import abstract_model, by_name
+from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.models.contract import Variables, code_size
 from vae_jax.models.networks import ladder
+from vae_jax.trees import by_name
 
 FORMAT = 1
 CONFIG, WEIGHTS, CODES = "config.json", "model.safetensors", "codes.safetensors"

@@ -19,6 +19,7 @@ from vae_jax.errors import UserError, few
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.training import optimizers
+from vae_jax.trees import by_name
 
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
@@ -93,6 +94,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)
+    experiment.check_growth(config)
     if resumes:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     _tell_schedule(config, record.read_config(workdir) if resumes else config)
@@ -210,7 +212,7 @@ def _check_init_from(config: Config) -> None:
     _, there = experiment.abstract_model(record.read_config(workdir))
     _, here = experiment.abstract_model(config)
     taken = experiment.fitting(here, there)
-    shapes = [experiment.by_name(variables) for variables in (here, there)]
+    shapes = [by_name(variables) for variables in (here, there)]
 
     def told(names: Iterable[str]) -> str:
         lines = [

@@ -20,7 +20,7 @@ from vae_jax.options import (
     text,
     whole,
 )
-from vae_jax.training import optimizers, step
+from vae_jax.training import growth, optimizers, step
 
 
 def _section(name: str, declared: dict[str, Setting]) -> dict[str, Setting]:
@@ -76,6 +76,7 @@ SETTINGS = gather(
         "train.num_steps": resumable(
             optional(int, whole(1, "Updates; where they are set, epochs do not count."))
         ),
+        "train.stages": growth.STAGES,
         "train.sharding": resumable(sharding.SETTING),
         "train.steps_per_dispatch": whole(10, "Updates in one compiled program."),
         "log.every_steps": resumable(

@@ -91,10 +91,9 @@ def curves_of(run: Run) -> list[charts.Chart]:
     drawn = []
     for name in plots.logged_metrics(lines):
         curves = {
-            label: plots.points(lines, name, split)
-            for split, label in plots.SPLITS.items()
+            plots.legend(*which): points
+            for which, points in plots.curves(lines, name).items()
         }
-        curves = {label: points for label, points in curves.items() if points}
         if curves:
             drawn.append(charts.chart(name, curves, plots.limits(lines, name)))
     return drawn

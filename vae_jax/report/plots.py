@@ -17,7 +17,7 @@ from vae_jax.report.words import meaning
 from vae_jax.report.writer import writing
 
 # Of a log, what is no metric; and skipped updates, which are none as a rule.
-COUNTED = ("step", "epoch", "split", "skipped")
+COUNTED = ("step", "epoch", "split", "size", "skipped")
 # By the name of a split in metrics.jsonl.
 SPLITS = {"train": "training", "validation": "validation (EMA)"}
 LONGEST_ROW = 4
@@ -65,15 +65,25 @@ def logged_metrics(lines: list[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: name not in held_out)
 
 
-def points(
-    lines: list[dict[str, Any]], name: str, split: str
-) -> list[tuple[int, int | float]]:
-    """Returns the steps of a split and a metric there, where that is finite."""
-    return [
-        (line["step"], line[name])
-        for line in lines
-        if line["split"] == split and math.isfinite(line.get(name, math.nan))
-    ]
+def curves(
+    lines: list[dict[str, Any]], name: str
+) -> dict[tuple[str, int | None], list[tuple[int, int | float]]]:
+    """Returns the steps and values of a metric, where those are finite.
+
+    By split, and where images grow by their size: what is summed or averaged over the
+    pixels of another size does not compare.
+    """
+    found: dict[tuple[str, int | None], list[tuple[int, int | float]]] = {}
+    for line in lines:
+        if math.isfinite(line.get(name, math.nan)):
+            curve = found.setdefault((line["split"], line.get("size")), [])
+            curve.append((line["step"], line[name]))
+    return dict(sorted(found.items(), key=lambda item: [*SPLITS].index(item[0][0])))
+
+
+def legend(split: str, size: int | None) -> str:
+    """Returns what a curve is called in a legend."""
+    return SPLITS[split] if size is None else f"{SPLITS[split]}, {size} pixels"
 
 
 def limits(lines: list[dict[str, Any]], name: str) -> tuple[float, float]:
@@ -112,10 +122,13 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
-        for split, style in (("train", "-"), ("validation", "o-")):
-            drawn = points(lines, name, split)
-            steps, values = zip(*drawn, strict=True) if drawn else ((), ())
-            axis.plot(steps, values, style, markersize=4, label=SPLITS[split])
+        drawn = curves(lines, name)
+        sizes = [*dict.fromkeys(line.get("size") for line in lines)]
+        for size in sizes:
+            for split, style in (("train", "-"), ("validation", "o-")):
+                points = drawn.get((split, size), [])
+                steps, values = zip(*points, strict=True) if points else ((), ())
+                axis.plot(steps, values, style, markersize=4, label=legend(split, size))
         axis.set_ylim(*limits(lines, name))
         axis.set_title(name, fontsize=11)
         known = meaning(name)

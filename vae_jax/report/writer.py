@@ -114,6 +114,7 @@ class Writer:
         those steps will be taken again.
       tensorboard: write event files under `workdir`/tensorboard as well.
       muted: write nothing, as all processes but the first do.
+      size: of the images in a training whose images grow, for each line of metrics.
 
     Raises:
       UserError: TensorBoard is asked for and not installed; here and in all methods,
@@ -127,7 +128,9 @@ class Writer:
         *,
         tensorboard: bool = False,
         muted: bool = False,
+        size: int | None = None,
     ):
+        self._said = {} if size is None else {"size": size}
         self._record: Callable[..., bytes] | None = None
         self._workdir = workdir
         self._files = ExitStack()
@@ -165,7 +168,7 @@ class Writer:
         self, step: int, epoch: float, split: str, metrics: dict[str, float]
     ) -> None:
         """Writes the means of one split at a step, in full float precision."""
-        line = {"step": step, "epoch": epoch, "split": split, **metrics}
+        line = {"step": step, "epoch": epoch, "split": split, **self._said, **metrics}
         self._append("metrics", line)
         self._scalars(step, split, metrics)
 

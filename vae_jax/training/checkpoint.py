@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -228,7 +228,10 @@ class Checkpoints:
             self._has_saved = True
 
     def restore(
-        self, which: str, like: TrainState, moved: format_1.Moves = ()
+        self,
+        which: str,
+        like: TrainState | Callable[[int], TrainState],
+        moved: format_1.Moves = (),
     ) -> TrainState | None:
         """Returns the state of the "latest" or "best" checkpoint, None without any.
 
@@ -237,7 +240,8 @@ class Checkpoints:
 
         Args:
           which: best is by loss; what has none comes last.
-          like: a state, or its shapes with shardings, that the checkpoint must match.
+          like: a state, or its shapes with shardings, that the checkpoint must match;
+            or what returns them by the step of the checkpoint.
           moved: where parts of the parameters were in checkpoints of earlier versions,
             and are now.
 
@@ -250,7 +254,8 @@ class Checkpoints:
             return None
         whole, loaded, failure = self._folder / name, None, None
         try:
-            loaded = self._load(whole, like, moved)
+            expected = like(int(name)) if callable(like) else like
+            loaded = self._load(whole, expected, moved)
         except Exception as error:
             failure = error
         if processes.any_of(failure is not None and not whole.exists()):

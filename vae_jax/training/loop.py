@@ -147,6 +147,7 @@ def train(
     validate: Callable[[TrainState], dict[str, float]],
     writer: Writer,
     checkpoints: Checkpoints,
+    ranked: bool = True,
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainState:
     """Trains from `state.step` to `num_steps` and returns the last state.
@@ -165,6 +166,7 @@ def train(
       validate: state -> metrics of its EMA on the validation split, `loss` among them.
       writer: of the logs, opened at `state.step`.
       checkpoints: where to save.
+      ranked: whether the validation loss ranks a checkpoint among the others.
       compiler_options: XLA's.
 
     Raises:
@@ -223,7 +225,7 @@ def train(
             if step % cadence.checkpoint == 0 or last or stopping:
                 # No checkpoint may be later than the logs that lead to it.
                 writer.to_disk()
-                checkpoints.save(state, step, validation_loss)
+                checkpoints.save(state, step, validation_loss if ranked else None)
                 saved = step
             if stopping:
                 break

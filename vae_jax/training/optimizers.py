@@ -64,7 +64,11 @@ def warmup_of(schedule: str, warmup_steps: int, num_steps: int) -> int:
 
 
 def learning_rate_schedule(
-    learning_rate: float, schedule: str, warmup_steps: int, num_steps: int
+    learning_rate: float,
+    schedule: str,
+    warmup_steps: int,
+    num_steps: int,
+    first_step: int = 0,
 ) -> optax.ScalarOrSchedule:
     """Returns the learning rate by step.
 
@@ -73,15 +77,19 @@ def learning_rate_schedule(
       schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
       warmup_steps: from 0 to `learning_rate`, linearly, before that; see `warmup_of`.
       num_steps: of the whole training.
+      first_step: that the first update is of.
     """
     warmup_steps = warmup_of(schedule, warmup_steps, num_steps)
+    rate: optax.ScalarOrSchedule = learning_rate
     if schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(
+        rate = optax.warmup_cosine_decay_schedule(
             0.0, learning_rate, warmup_steps, num_steps
         )
-    if warmup_steps:
-        return optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return learning_rate
+    elif warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    if not callable(rate) or not first_step:
+        return rate
+    return lambda count: rate(count + first_step)
 
 
 def build_optimizer(
@@ -95,6 +103,7 @@ def build_optimizer(
     b2: float = 0.999,
     clip_norm: float | None,
     num_steps: int,
+    first_step: int = 0,
 ) -> optax.GradientTransformation:
     """Returns the optax chain that the settings under `config.optimizer` describe.
 
@@ -108,8 +117,11 @@ def build_optimizer(
       b2: decay of the mean of their squares.
       clip_norm: bound on the gradients' global norm; None for none.
       num_steps: of the whole training.
+      first_step: that the first update is of.
     """
-    rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, num_steps)
+    rate = learning_rate_schedule(
+        learning_rate, schedule, warmup_steps, num_steps, first_step
+    )
     optimizer = OPTIMIZERS[name].make(rate, weight_decay, b1=b1, b2=b2)
     if clip_norm is None:
         return optimizer

@@ -149,6 +149,7 @@ def build_update(
     ema_decay: float,
     seed: int,
     frozen: Sequence[str] = (),
+    first_step: int = 0,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
@@ -165,6 +166,7 @@ def build_update(
       seed: the random numbers of a step are a function of (seed, step).
       frozen: parts that are not trained: no gradient of theirs is computed, and their
         state stays as it is.
+      first_step: that the warm-up of the EMA begins at.
     """
 
     def update(state: TrainState, batch: PyTree):
@@ -190,7 +192,10 @@ def build_update(
             learning = trained(before.params, frozen)
             updates, opt_state = optimizer.update(grads, before.opt_state, learning)
             learnt: Any = optax.apply_updates(learning, updates)
-            decay = ema_decay_at(ema_decay, before.step - before.skipped)
+            num_updates = before.step - before.skipped
+            if first_step:
+                num_updates = jnp.maximum(num_updates - first_step, 0)
+            decay = ema_decay_at(ema_decay, num_updates)
             averaged: Any = jax.tree.map(
                 lambda ema, new: ema + (1 - decay) * (new - ema),
                 trained(before.ema_params, frozen),

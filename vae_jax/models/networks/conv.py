@@ -143,7 +143,8 @@ class Encoder(nnx.Module):
         [B,F] or [B,h,w,F], float32; with `fine_code_size` both maps, the coarse one
         first.
         """
-        x, maps = None, []
+        x: Any = None
+        maps = []
         for stage in coarsest_first(self.stages)[::-1]:
             x = _entered(stage, x, images)
             if self.condition is not None and x.shape[1] == self.told_at:
@@ -285,7 +286,7 @@ class Decoder(nnx.Module):
             x = mix_channels(self.project, z)
         else:
             x = self.project(z).reshape(-1, *self.coarsest)
-        images = None
+        images: Any = None
         for stage in coarsest_first(self.stages):
             x = x if stage.entry is None else stage.entry(x)
             if stage.joining is not None:

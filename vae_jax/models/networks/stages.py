@@ -161,7 +161,7 @@ class Stage(nnx.Module):
     def __init__(
         self,
         entry: Any,
-        blocks: Iterable[Block],
+        blocks: Iterable[nnx.Module],
         exit: Any = None,
         joining: Any = None,
     ):

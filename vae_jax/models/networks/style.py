@@ -203,7 +203,8 @@ class StyleDecoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "N D"]) -> tuple[Float[Array, "N H W C"], ...]:
         """Returns the unbounded parameter maps of each code."""
-        styles, images = self._styles(z), None
+        styles: list[Array] = self._styles(z)
+        images: Any = None
         x = jnp.broadcast_to(self.start[...], (len(z), *self.start.shape))
         x = x.astype(styles[0].dtype)
         for stage, style in zip(coarsest_first(self.stages), styles, strict=True):

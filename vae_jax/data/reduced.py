@@ -1,0 +1,47 @@
+"""The pictures of a data set at a smaller size, in memory."""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vae_jax.data.cache import Dataset
+
+# Pictures that are averaged at a time, in float32.
+_CHUNK = 1024
+
+
+def averaged(
+    images: UInt8[np.ndarray, "N H W C"], size: int
+) -> UInt8[np.ndarray, "N h w C"]:
+    """Returns images whose pixels are means of squares of pixels, as 8-bit levels.
+
+    Halves go to the even level, so that the mean of all images stays.
+
+    Args:
+      images: of a size that is a multiple of the new one.
+      size: height and width in pixels.
+    """
+    number, height, _, channels = images.shape
+    factor = height // size
+    small = np.empty((number, size, size, channels), np.uint8)
+    for start in range(0, number, _CHUNK):
+        some = images[start : start + _CHUNK]
+        squares = some.reshape(-1, size, factor, size, factor, channels)
+        np.rint(
+            squares.mean(axis=(2, 4), dtype=np.float32),
+            out=small[start : start + _CHUNK],
+            casting="unsafe",
+        )
+    return small
+
+
+def reduced(dataset: Dataset, size: int) -> Dataset:
+    """Returns a data set with its pictures at another size, or as it is at its own."""
+    if dataset.recipe["size"] == size:
+        return dataset
+    splits = {
+        name: replace(split, images=averaged(split.images, size))
+        for name, split in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits, recipe={**dataset.recipe, "size": size})
