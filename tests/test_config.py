@@ -7,6 +7,7 @@ from vae_jax import config as config_lib
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.build import OBJECTIVES
+from vae_jax.models.networks.conv import DECODERS
 from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import LIKELIHOODS, PRIORS
 from vae_jax.settings import ONLY_WITH, SETTINGS, table
@@ -186,6 +187,9 @@ ELSEWHERE = {
     "model.norm": "group",
     "model.upsampling": "resize",
     "model.remat": True,
+    "model.skips": True,
+    "model.decoder": "style",
+    "model.styles": "by_resolution",
     "model.likelihood": "bernoulli",
     "model.std": 0.2,
     "model.num_components": 5,
@@ -239,6 +243,7 @@ OPTIONS = {
     "model.prior": PRIORS,
     "objective.name": OBJECTIVES,
     "model.quantizer": QUANTIZERS,
+    "model.decoder": DECODERS,
 }
 VQ = {
     "model.name": "vq",
@@ -264,6 +269,7 @@ NEEDS = {
     "flow": FLOW,
     **dict.fromkeys(("vq", "quantised", "uniform", "transformer", "masked"), VQ),
     "model.quantizer": VQ,
+    "model.decoder": {"model.network": "conv"},
     **dict.fromkeys(("hierarchical", "ladder"), LADDER),
     "fsq": {"model.latent_dim": 2},
     "iwae": {"objective.num_samples": 5},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vae_jax.models.networks import conv, layers, strided
+from vae_jax.models.networks import conv, conv_decoder, layers, strided
 
 FLOAT32 = jnp.dtype("float32")
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -41,7 +41,7 @@ def decoder(size=16, channels=1, num_maps=2, **settings):
         "dtype": FLOAT32,
     } | settings
     settings["widths"] = widths(size, settings)
-    return conv.Decoder(
+    return conv_decoder.Decoder(
         5, (size, size, channels), num_maps, **settings, rngs=nnx.Rngs(0)
     )
 

@@ -1,6 +1,7 @@
 """What can be done with the model of a run: it follows from what the model has."""
 
 from vae_jax.errors import UserError
+from vae_jax.exploration import stacks
 from vae_jax.models.contract import DiscreteCodes
 from vae_jax.run import Run
 
@@ -92,13 +93,13 @@ def check_stack(run: Run, asked: str) -> list[int]:
       UserError: there is one alone, and what was asked for takes several.
     """
     check_decoder(run, asked)
-    shape = run.model().code_shape
-    stack = [part for part in shape if isinstance(part, tuple)]
-    sizes = list(dict.fromkeys(part[0] for part in stack))
+    resolutions = stacks.resolution_of_numbers(run.model())
+    sizes = list(dict.fromkeys(resolutions.tolist()))
     if len(sizes) < 2:
         raise UserError(
             f"{asked}, and the codes of the run in {run.workdir} have one resolution; "
-            "configs/hvae.py and configs/vq_vae_2.py train models with several"
+            "configs/hvae.py, configs/vq_vae_2.py and configs/style_vae.py:styles train "
+            "models with several"
         )
     return sizes
 

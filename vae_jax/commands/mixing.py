@@ -81,7 +81,7 @@ def mix(
     points = way_points(
         run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
     )
-    is_coarse = stacks.resolution_of_numbers(model.code_shape) <= up_to
+    is_coarse = stacks.resolution_of_numbers(model) <= up_to
     codes = stacks.mixed(points.codes, is_coarse)
     decoded = sampling.decode_codes(model, codes.reshape(-1, codes.shape[-1]))
     number = len(points.codes)

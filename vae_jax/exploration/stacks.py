@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vae_jax.models.contract import CodeShape, code_size
+from vae_jax.models.contract import Autoencoder, CodeShape, code_size
 
 Codes = Float[np.ndarray, "N D"]
 
@@ -18,8 +18,18 @@ def layer_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def resolution_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
-    """Returns the height and width of the layer that each number in a code is of."""
+def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:
+    """Returns the height and width of what each number in a code is of.
+
+    That is a layer of a stack, or the styles at a resolution; nothing, [0], where all
+    numbers of a code are of the whole image.
+    """
+    told = getattr(model, "code_resolutions", ())
+    if told:
+        return np.array(told)
+    shape = model.code_shape
+    if not isinstance(shape[0], tuple):
+        return np.zeros(0, int)
     return np.array([part[0] for part in shape])[layer_of_numbers(shape)]
 
 

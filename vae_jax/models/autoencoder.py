@@ -17,14 +17,22 @@ class AE(nnx.Module):
       encoder: images [B,H,W,C] to codes [B,*code_shape].
       decoder: codes [N,*code_shape] to one map of the image's shape.
       code_shape: (D,), or (h, w, d).
+      code_resolutions: see `Networks`.
     """
 
     prior = None
 
-    def __init__(self, encoder: nnx.Module, decoder: nnx.Module, code_shape: CodeShape):
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        decoder: nnx.Module,
+        code_shape: CodeShape,
+        code_resolutions: tuple[int, ...] = (),
+    ):
         self.encoder = encoder
         self.decoder = decoder
         self.code_shape = code_shape
+        self.code_resolutions = code_resolutions
 
     def encode(
         self,
@@ -74,6 +82,7 @@ def _build(frame: Frame, networks: Networks) -> AE:
         networks.make_encoder(frame.latent_dim, condition_dim=0),
         networks.make_decoder(num_maps=1),
         networks.code_shape,
+        networks.code_resolutions,
     )
 
 

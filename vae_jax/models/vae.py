@@ -77,6 +77,7 @@ class VAE(nnx.Module):
       num_told: T, A or 0, those that encoder and decoder are told; the prior is told
         all.
       has_dial: whether there is one.
+      code_resolutions: see `Networks`.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class VAE(nnx.Module):
         num_labels: int = 0,
         num_told: int = 0,
         has_dial: bool = False,
+        code_resolutions: tuple[int, ...] = (),
     ):
         self.encoder = encoder
         self.decoder = decoder
@@ -98,6 +100,7 @@ class VAE(nnx.Module):
         self.num_labels = num_labels
         self.num_told = num_told
         self.has_dial = has_dial
+        self.code_resolutions = code_resolutions
         self.realism = 0.0
 
     def _labels(self, labels: Labels, *batch: int) -> Array:
@@ -226,6 +229,7 @@ def _build(
         frame.num_labels,
         num_told,
         frame.has_dial,
+        networks.code_resolutions,
     )
 
 

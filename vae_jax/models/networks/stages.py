@@ -1,6 +1,6 @@
 """The stages of convolutional networks: what is at each resolution, and how wide."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import (
+    LECUN_NORMAL,
+    ZEROS,
     Conv3x3,
     depth_to_space,
     mix_channels,
@@ -186,6 +188,37 @@ class Upsampling(nnx.Module):
         """Returns maps of twice the height and width."""
         x = mix_channels(self.mix, x)
         return depth_to_space(x, 2) if self.subpixel else resize(x, 2)
+
+
+def painters(
+    channels: Sequence[int],
+    outputs: int,
+    patch: int,
+    upsampling: str,
+    rngs: nnx.Rngs,
+) -> list[Conv3x3]:
+    """Returns a head for each stage that paints, see `paint`; only the first one does.
+
+    The others begin at zero, and so by adding nothing.
+
+    Args:
+      channels: of these stages, the coarsest first.
+      outputs: channels of the image.
+      patch: see `paint`.
+      upsampling: see `paint`.
+      rngs: of the parameters.
+    """
+    outputs = outputs * patch**2 if upsampling == "subpixel" else outputs
+    return [
+        Conv3x3(
+            width,
+            outputs,
+            kernel_init=ZEROS if place else LECUN_NORMAL,
+            dtype=jnp.dtype("float32"),
+            rngs=rngs,
+        )
+        for place, width in enumerate(channels)
+    ]
 
 
 def paint(

@@ -17,8 +17,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import (
-    LECUN_NORMAL,
-    ZEROS,
     Conv3x3,
     Frame,
     resize,
@@ -29,6 +27,7 @@ from vae_jax.models.networks.stages import (
     by_resolution,
     coarsest_first,
     paint,
+    painters,
 )
 from vae_jax.options import Option, Refusal, Values, choice
 
@@ -173,19 +172,7 @@ class StyleDecoder(nnx.Module):
                 for coarse, fine in itertools.pairwise(channels)
             ),
         ]
-        features = num_maps * image_shape[2]
-        if upsampling == "subpixel":
-            features *= patch**2
-        exits = [
-            Conv3x3(
-                c,
-                features,
-                kernel_init=ZEROS if place else LECUN_NORMAL,
-                dtype=jnp.dtype("float32"),
-                rngs=rngs,
-            )
-            for place, c in enumerate(channels)
-        ]
+        exits = painters(channels, num_maps * image_shape[2], patch, upsampling, rngs)
         self.stages = by_resolution(sizes, map(Stage, entries, blocks, exits))
 
     def _styles(self, z: Float[Array, "N D"]) -> list[Float[Array, "N W"]]:

@@ -1,0 +1,299 @@
+"""Training in stages: what grows is what it was, and the same bits, stopped or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import new_tiny_config
+from test_conv import noise
+
+from vae_jax import config as config_lib
+from vae_jax import experiment, trees
+from vae_jax import run as run_lib
+from vae_jax.data import reduced
+from vae_jax.errors import UserError
+from vae_jax.models import build
+from vae_jax.models.contract import Variables
+from vae_jax.models.networks.layers import halve, resize
+from vae_jax.report.writer import read_lines
+from vae_jax.training import checkpoint, growth, loop
+
+CHANGES = {
+    "conv": {},
+    "patches of two": {"model.decoder_patch": 2},
+    "resized": {"model.upsampling": "resize"},
+    "style": {"model.decoder": "style"},
+    "spatial": {"model.code_size": 4},
+    "labels": {"model.attributes": "Smiling"},
+}
+
+
+def config_of(data_dir, **changes):
+    config = new_tiny_config(data_dir)
+    config.dataset.size = 32
+    config.model.hidden_dim = 512
+    config.model.network, config.model.width = "conv", 4
+    config.model.skips = True
+    config.train.stages = "16:8"
+    for name, value in changes.items():
+        config.update_from_flattened_dict({name: value})
+    config_lib.validate(config)
+    return config
+
+
+def experiments(config):
+    return [experiment.assemble(config, 40, s) for s in experiment.stages(config)]
+
+
+def shaken(state):
+    """A state all of whose parameters have moved: what is new begins at zero."""
+    leaves, structure = jax.tree.flatten(state.params)
+    leaves = [p + 0.3 * noise(p.shape, seed) for seed, p in enumerate(leaves)]
+    params = jax.tree.unflatten(structure, leaves)
+    return state.replace(params=params, step=jnp.int32(8))
+
+
+def model_of(of_stage, state):
+    return build.merge(of_stage.graphdef, Variables(state.params, state.state))
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=[*CHANGES])
+def test_a_network_that_has_grown_is_the_function_that_it_was(data_dir, changes):
+    small, large = experiments(config_of(data_dir, **changes))
+    before = shaken(small.initial_state())
+    after = large.grown_state(before)
+    then, now = model_of(small, before), model_of(large, after)
+    images, labels = jax.nn.sigmoid(noise((3, 32, 32, 1))), None
+    if changes.get("model.attributes"):
+        labels = jnp.float32([[1], [-1], [0]])
+    np.testing.assert_allclose(
+        now.encode(images, labels), then.encode(halve(images), labels), atol=1e-5
+    )
+    code = noise((3, *then.code_shape), 1)
+    drawn, expected = now.decode(code, labels), then.decode(code, labels)
+    # What a likelihood is of are the maps, of which the mean is made.
+    np.testing.assert_allclose(
+        logit(drawn.mean), resize(logit(expected.mean), 2), atol=1e-3
+    )
+    assert float(jnp.abs(expected.mean - expected.mean.mean()).max()) > 0.05
+
+
+def logit(mean):
+    return jnp.log(mean) - jnp.log1p(-mean)
+
+
+def test_averages_and_counts_grow_with_what_they_are_of(data_dir):
+    small, large = experiments(config_of(data_dir))
+    before = shaken(small.initial_state())
+    moved = jax.tree.map(lambda a: a + 1, before.opt_state)
+    before = before.replace(opt_state=moved, skipped=jnp.int32(3))
+    after = large.grown_state(before)
+    there, here = trees.by_name(before), trees.by_name(after)
+    for name, leaf in there.items():
+        np.testing.assert_array_equal(here[name], leaf, err_msg=name)
+    new = [name for name in here if name not in there]
+    counts = [name for name in new if name.endswith("count")]
+    moments = [name for name in new if name.startswith("opt_state") and "mu" in name]
+    assert counts and moments
+    for name in (*counts, *moments):
+        assert not np.any(here[name]), name
+    again = trees.by_name(large.grown_state(before))
+    for name, leaf in here.items():
+        np.testing.assert_array_equal(again[name], leaf)
+
+
+def test_new_layers_take_their_first_steps_at_adams_length(data_dir):
+    config = config_of(
+        data_dir, **{"optimizer.name": "adam", "optimizer.weight_decay": 0.0}
+    )
+    small, large = experiments(config)
+    optimizers = [small.optimizer, large.optimizer]
+    before = shaken(small.initial_state())
+    gradients = jax.tree.map(jnp.ones_like, before.params)
+    opt_state = before.opt_state
+    for _ in range(200):
+        _, opt_state = optimizers[0].update(gradients, opt_state, before.params)
+    after = large.grown_state(before.replace(opt_state=opt_state))
+    gradients = jax.tree.map(jnp.ones_like, after.params)
+    updates, _ = optimizers[1].update(gradients, after.opt_state, after.params)
+    for name, update in trees.by_name(updates).items():
+        np.testing.assert_allclose(
+            update, -config.optimizer.learning_rate, rtol=1e-3, err_msg=name
+        )
+
+
+def test_a_schedule_goes_on_for_what_is_new(data_dir):
+    config = config_of(
+        data_dir,
+        **{
+            "optimizer.name": "adam",
+            "optimizer.weight_decay": 0.0,
+            "optimizer.schedule": "cosine",
+        },
+    )
+    large = experiments(config)[1]
+    state = large.initial_state()
+    gradients = jax.tree.map(jnp.ones_like, state.params)
+    updates, _ = large.optimizer.update(gradients, state.opt_state, state.params)
+    for name, update in trees.by_name(updates).items():
+        first = 8 if name in new_names(config) else 0
+        rate = config.optimizer.learning_rate * (1 + np.cos(np.pi * first / 12)) / 2
+        np.testing.assert_allclose(-update, rate, rtol=1e-3, err_msg=name)
+
+
+def new_names(config):
+    small, large = (trees.by_name(e.shapes.params) for e in experiments(config))
+    return large.keys() - small.keys()
+
+
+def test_the_average_of_parameters_warms_up_anew(data_dir):
+    small, large = experiments(config_of(data_dir))
+    after = large.grown_state(shaken(small.initial_state()))
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (8, 32, 32, 1), np.uint8),
+        "attributes": np.zeros((8, 0), bool),
+    }
+    done, _ = jax.jit(large.update())(after, batch)
+    # The first decay is 1/10, however many updates there were before.
+    for name, leaf in trees.by_name(done.ema_params).items():
+        before = trees.by_name(after.ema_params)[name]
+        now = trees.by_name(done.params)[name]
+        np.testing.assert_allclose(leaf, before + 0.9 * (now - before), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("grown") / "whole"
+    return run_lib.train(config_of(data_dir), workdir)
+
+
+def test_lines_of_metrics_say_their_size(whole):
+    lines = read_lines(whole.workdir / "metrics.jsonl")
+    assert {(x["step"], x["size"]) for x in lines} == {(4, 16), (8, 16), (12, 32)}
+    assert whole.config.dataset.size == 32 and whole.step == 12
+    assert run_lib.load(whole.workdir, "best").step == 12
+
+
+@pytest.mark.parametrize("at", [2, 8, 10])
+def test_a_run_that_was_stopped_grows_to_the_same_bits(
+    whole, data_dir, tmp_path, monkeypatch, at
+):
+    config = config_of(data_dir)
+
+    class Stopped(Exception):
+        pass
+
+    real = loop.build_dispatch
+
+    def build_dispatch(*arguments, **settings):
+        dispatch = real(*arguments, **settings)
+
+        def until(state, *others):
+            if int(state.step) == at:
+                raise Stopped
+            return dispatch(state, *others)
+
+        return until
+
+    monkeypatch.setattr(loop, "build_dispatch", build_dispatch)
+    with pytest.raises(Stopped):
+        run_lib.train(config, tmp_path)
+    monkeypatch.undo()
+    early = tmp_path / "checkpoints" / "8"
+    if early.exists():
+        run = run_lib.load(tmp_path)
+        assert run.config.dataset.size == 16
+        assert run.dataset.splits["test"].images.shape[1:] == (16, 16, 1)
+    run_lib.train(config, tmp_path)
+    workdirs = (tmp_path, whole.workdir)
+    ours, theirs = ((each / "metrics.jsonl").read_bytes() for each in workdirs)
+    assert ours == theirs
+    states = []
+    for workdir in workdirs:
+        with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+            like = experiments(config)[1].state_shapes("data_parallel")
+            states.append(checkpoints.restore("latest", like))
+    for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):
+    config = config_of(data_dir, **{"train.stages": "", "dataset.size": 64})
+    config.init_from, config.train.num_steps = str(whole.workdir), 1
+    large = experiment.assemble(config, 40)
+    given = run_lib._given(large)
+    state = large.initial_state(given)
+    images = jax.nn.sigmoid(noise((2, 64, 64, 1)))
+    np.testing.assert_allclose(
+        model_of(large, state).encode(images),
+        whole.model().encode(halve(images)),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.stages": "16:12"}, "its updates are 12 in all, and the run has 12"),
+        ({"train.stages": "32:4"}, "sizes below dataset.size that divide it, 32, and"),
+        ({"train.stages": "12:4"}, "divide it, 32, and 12 is none"),
+        (
+            {"train.stages": "8:4"},
+            "the network at 8 pixels must be a part of that at 32",
+        ),
+        (
+            {"model.skips": False},
+            "at 16 pixels must be a part .* with config.model.skips=True",
+        ),
+        (
+            {"model.decoder": "style", "model.styles": "by_resolution"},
+            "is .*, then .*; allowed are",
+        ),
+        (
+            {"dataset.size": 64, "model.code_size": 8},
+            "at 16 pixels model.code_size is refused: 8 is none of the resolutions",
+        ),
+        (
+            {"objective.adversarial_weight": 0.2},
+            "and params/critic/head/kernel is .*, then",
+        ),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(data_dir, tmp_path, changes, said):
+    with pytest.raises(UserError, match=f"config.train.stages is '.*{said}") as raised:
+        run_lib.train(config_of(data_dir, **changes), tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["16", "16:", "a:4", "16:0", "32:4,16:4", "16:4:4"])
+def test_what_is_no_list_of_stages_is_refused(text):
+    assert not growth.STAGES.accepts(text)
+
+
+def test_a_checkpoint_belongs_to_the_stage_that_ends_with_it():
+    stages = growth.plan("16:8,32:4", 64, 20)
+    assert [(s.size, s.first, s.last) for s in stages] == [
+        (16, 0, 8),
+        (32, 8, 12),
+        (64, 12, 20),
+    ]
+    sizes = [growth.stage_at(stages, step).size for step in (0, 8, 9, 12, 13, 20, 21)]
+    assert sizes == [16, 16, 32, 32, 64, 64, 64]
+
+
+def test_smaller_pictures_are_means_of_squares_in_levels():
+    images = np.random.default_rng(0).integers(0, 256, (1500, 8, 8, 3), np.uint8)
+    found = reduced.averaged(images, 4)
+    means = images.reshape(1500, 4, 2, 4, 2, 3).astype(np.float64).mean(axis=(2, 4))
+    assert found.dtype == np.uint8
+    assert np.abs(found - means).max() == 0.5
+    # Halves rounded up would add an eighth of a level.
+    assert abs(found.mean() - means.mean()) < 0.01
+
+
+def test_a_data_set_of_its_own_size_stays_mapped(faces):
+    assert reduced.reduced(faces, 16) is faces
+    small = reduced.reduced(faces, 8)
+    assert small.recipe["size"] == 8
+    assert small.splits["test"].images.shape == (6, 8, 8, 1)
+    assert small.splits["test"].attributes is faces.splits["test"].attributes
