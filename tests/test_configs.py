@@ -20,9 +20,18 @@ RECIPES = sorted(p.stem for p in (Path(__file__).parents[1] / "configs").glob("*
 
 
 # What a recipe needs a run of.
-FIRST = {"sharp_vae": "judge", "vq_prior": "vq_vae", "latent_flow": "sharp_vae"}
+FIRST = {
+    "sharp_vae": "judge",
+    "style_vae": "judge",
+    "vq_prior": "vq_vae",
+    "latent_flow": "sharp_vae",
+}
 # Words by which a recipe states all that it ever changes.
-WORDS = {"vq_prior": ["labelled"], "latent_flow": ["spatial,labelled"]}
+WORDS = {
+    "style_vae": ["plain,styles"],
+    "vq_prior": ["labelled"],
+    "latent_flow": ["spatial,labelled"],
+}
 
 
 def recipe(name, *words):
@@ -36,6 +45,8 @@ def shrunk(config):
         config.train.batch_size = 8
         # A cosine needs more updates than its warm-up has.
         config.optimizer.warmup_steps = 0
+        # A size of this kind has one stage; test_growth.py has several.
+        config.train.stages = ""
     if config.model.network == "ladder":
         config.dataset.size, config.model.latent_dim = 16, 4
         config.model.layers, config.model.widths = "2:1,4:2", "2:8,4:8"

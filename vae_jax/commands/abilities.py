@@ -98,8 +98,8 @@ def check_stack(run: Run, asked: str) -> list[int]:
     if len(sizes) < 2:
         raise UserError(
             f"{asked}, and the codes of the run in {run.workdir} have one resolution; "
-            "configs/hvae.py, configs/vq_vae_2.py and configs/style_vae.py:styles train "
-            "models with several"
+            "configs/hvae.py, configs/vq_vae_2.py and configs/style_vae.py:styles "
+            "train models with several"
         )
     return sizes
 
