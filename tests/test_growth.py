@@ -1,5 +1,7 @@
 """Training in stages: what grows is what it was, and the same bits, stopped or not."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from vae_jax import experiment, trees
 from vae_jax import run as run_lib
 from vae_jax.data import reduced
 from vae_jax.errors import UserError
+from vae_jax.evaluation import evaluate
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
 from vae_jax.models.networks.layers import halve, resize
@@ -215,6 +218,19 @@ def test_a_run_that_was_stopped_grows_to_the_same_bits(
             states.append(checkpoints.restore("latest", like))
     for one, other in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_stop_at_the_end_of_a_stage_is_a_stop(data_dir, tmp_path, monkeypatch):
+    real = evaluate.means
+
+    def means(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluate, "means", means)
+    config = config_of(data_dir, **{"train.stages": "16:4"})
+    assert run_lib.train(config, tmp_path).step == 4
+    assert run_lib.load(tmp_path).config.dataset.size == 16
 
 
 def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):

@@ -71,7 +71,7 @@ def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="devic
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         state = checkpoints.restore("latest", state) or state
         with Writer(workdir, int(state.step)) as writer:
-            state = loop.train(
+            state, _ = loop.train(
                 state,
                 update,
                 batches.build_feed(kind, split, seed=0, batch_size=batch_size),

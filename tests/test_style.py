@@ -45,7 +45,7 @@ def test_a_modulated_convolution_is_one_with_kernels_of_each_image():
     x, scales = noise((4, 6, 6, 3), 2), noise((4, 3), 3)
     found = modulated(convolution, x, scales)
     for image, scale, given in zip(x, scales, found, strict=True):
-        kernel = np.float64(convolution.kernel[...]) * np.float64(scale)[:, None]
+        kernel = np.asarray(convolution.kernel[...] * scale[:, None], np.float64)
         kernel /= np.sqrt((kernel**2).sum(axis=(0, 1, 2)) + 1e-8)
         expected = jax.lax.conv_general_dilated(
             image[None],

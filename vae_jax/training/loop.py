@@ -149,8 +149,8 @@ def train(
     checkpoints: Checkpoints,
     ranked: bool = True,
     compiler_options: dict[str, Any] | None = None,
-) -> TrainState:
-    """Trains from `state.step` to `num_steps` and returns the last state.
+) -> tuple[TrainState, bool]:
+    """Trains from `state.step` to `num_steps`.
 
     In the main thread, a SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`,
     saved.
@@ -169,6 +169,9 @@ def train(
       ranked: whether the validation loss ranks a checkpoint among the others.
       compiler_options: XLA's.
 
+    Returns:
+      The last state, and whether a stop was asked for.
+
     Raises:
       UserError: of the last updates too many were skipped in a row, see `MOST_FAULTS`,
         or all that there were.
@@ -182,7 +185,7 @@ def train(
     dispatch = build_dispatch(
         update, feed.gather, (shardings, everywhere), compiler_options
     )
-    window, window_start, saved = [], step, step
+    window, window_start, saved, stopping = [], step, step, False
     bar = tqdm(
         total=num_steps * batch_size,
         initial=step * batch_size,
@@ -230,7 +233,7 @@ def train(
             if stopping:
                 break
             window, window_start, start = [], step, time.perf_counter()
-    return state
+    return state, stopping
 
 
 def _summary(step, num_steps, means, validation) -> str:
