@@ -30,7 +30,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 # Imported once, and forked: JAX starts its threads with its first array, in a child.
-from vae_jax import record, run  # noqa: E402
+from vae_jax import record, run, stages  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import synthetic_faces  # noqa: E402
 from vae_jax.evaluation import evaluate  # noqa: E402
@@ -40,10 +40,10 @@ from vae_jax.training import checkpoint, loop, manifest  # noqa: E402
 
 FILES = {
     Path(module.__file__).name: module.__file__
-    for module in (checkpoint, evaluate, writer, manifest, loop, record, run)
+    for module in (checkpoint, evaluate, writer, manifest, loop, record, run, stages)
 }
 MOMENTS = ["checkpoint.py", "in a write", "evaluate.py", "writer.py", "manifest.py"]
-MOMENTS += ["loop.py", "at any time", "record.py", "run.py"]
+MOMENTS += ["loop.py", "at any time", "record.py", "run.py", "stages.py"]
 
 
 def config_of(folder):
@@ -51,8 +51,9 @@ def config_of(folder):
     config.precision = "fp32"
     config.dataset.name = "synthetic_faces"
     config.dataset.data_dir = str(folder / "tfds")
-    config.dataset.size = 16
-    config.model.latent_dim, config.model.hidden_dim = 4, 16
+    config.dataset.size, config.model.latent_dim = 32, 4
+    config.model.network, config.model.width = "conv", 2
+    config.model.skips, config.train.stages = True, "16:40"
     config.train.batch_size, config.train.num_steps = 8, 80
     config.train.steps_per_dispatch = config.log.every_steps = 2
     config.eval.batch_size = 4

@@ -63,6 +63,13 @@ OBJECTIVES = {
     "tc": {"objective.name": "tc", "objective.beta": 3.0},
 }
 AE = {"model.name": "ae", "objective.name": "mse"}
+STYLE = {
+    "dataset.size": 32,
+    "model.network": "conv",
+    "model.width": 2,
+    "model.skips": True,
+    "model.decoder": "style",
+}
 # Maps of 4x4 codes, and of 8x8 above them.
 VQ = {"dataset.size": 32, "model.code_size": 4, "model.codebook_size": 5}
 LADDER = {
@@ -87,6 +94,9 @@ CASES = {
         for network in NETWORKS
         for prior in PRIORS
     },
+    "ae, style": STYLE | AE,
+    "vae, style by resolution, labels": STYLE
+    | {"model.styles": "by_resolution", "model.attributes": "A,B"},
     "vae, mlp, labels": NETWORKS["mlp"] | {"model.attributes": "A,B"},
     **{
         f"vae, {network}, flow": NETWORKS[network] | FLOW | TRANSFORMER
