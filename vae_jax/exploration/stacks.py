@@ -1,5 +1,7 @@
 """Codes of several resolutions: which numbers belong to which, and faces of two."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -21,6 +23,14 @@ def layer_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
 def resolution_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
     """Returns the height and width of the layer that each number in a code is of."""
     return np.array([part[0] for part in shape])[layer_of_numbers(shape)]
+
+
+def numbers_by_resolution(
+    shape: CodeShape, values: Mapping[int, float], otherwise: float
+) -> Float[np.ndarray, " D"]:
+    """Returns the value of each number in a code: that of its resolution."""
+    each = resolution_of_numbers(shape).tolist()
+    return np.array([values.get(at, otherwise) for at in each], np.float32)
 
 
 def mixed(

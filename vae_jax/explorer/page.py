@@ -1,0 +1,464 @@
+"""The page itself, by gradio: controls around a picture, and what each of them does."""
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import html
+import importlib
+import importlib.util
+import io
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vae_jax.errors import UserError
+from vae_jax.explorer.looks import DIGITS, Face, Look
+from vae_jax.explorer.session import Session
+from vae_jax.explorer.source import Picture, Source, first_look, plain
+from vae_jax.report import grids
+
+# A browser is told to ask no other address for anything.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "connect-src 'self' data: blob:; frame-ancestors 'self'"
+)
+STYLE = Path(__file__).with_name("page.css")
+# Of codes and dimensions to either side, and of a temperature.
+REACH, HOTTEST = 3.0, 2.0
+NUM_DIMENSIONS = 10
+# The change of a pixel at which the heat map is brightest.
+LARGEST_CHANGE = 0.5
+# Seconds until what users sent is deleted, and between looks for it.
+KEPT_FOR = 600
+# Bytes of a picture that is sent.
+LARGEST_FILE = "64mb"
+# Who may be served at once: a picture takes a core for a moment.
+USERS_AT_ONCE = 2
+SLOTS = {"the face": "face", "a second face": "goal"}
+NO_FACE = "Drop in a picture of a face to begin."
+
+
+def gradio() -> ModuleType:
+    """Returns the library of the page, or raises UserError where it is absent."""
+    # Read as it is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        return importlib.import_module("gradio")
+    except ImportError as error:
+        raise UserError(
+            'gradio is not installed: pip install -e ".[explorer]"'
+        ) from error
+
+
+def check(host: str, port: int) -> None:
+    """Raises UserError where there is no gradio, or the address cannot be served."""
+    if importlib.util.find_spec("gradio") is None:
+        gradio()
+    try:
+        address, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with contextlib.closing(socket.socket(*address[:2])) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address[4])
+    except OSError as error:
+        raise UserError(
+            f"--host is {host!r} and --port is {port}, where no page can be served: "
+            f"{error.strerror}; another --port may be free"
+        ) from error
+
+
+def _png(image: np.ndarray) -> str:
+    """Returns [H,W,C] 8-bit levels as an address that holds them."""
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+        file, "PNG"
+    )
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def pictures(picture: Picture, start: Picture, name: str) -> str:
+    """Returns the part of the page with the picture, and what changed beside it.
+
+    Args:
+      picture: that is shown.
+      start: the face with nothing changed.
+      name: of the face.
+    """
+    change = np.abs(picture.astype(np.float32) - start) / 255
+    heat = grids.to_levels(grids.heat(change, LARGEST_CHANGE))
+    shown = _png(picture)
+    return f"""\
+<div class="faces">
+<img id="picture" src="{shown}" alt="the picture">
+<div class="beside">
+<figure><img id="start" src="{_png(start)}" alt="the face as it is">
+<figcaption>{html.escape(name)}, as it is</figcaption></figure>
+<figure><img id="heat" src="{_png(heat)}" alt="what changed">
+<figcaption>What changed, on the average {change.mean():.3f}
+<span class="bar"></span><span class="ends"><span>0</span>
+<span>{LARGEST_CHANGE:g} or more</span></span></figcaption></figure>
+<a class="download" download="face.png" href="{shown}">Download</a>
+</div></div>"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """The controls whose values make a look, in the order of the page.
+
+    Attributes:
+      share: of the way to the second face.
+      attributes: a slider by name.
+      dimensions: a slider by dimension.
+      temperatures: a slider by resolution, or one of 0.
+      estimator: of the directions.
+      sampler: of the samples.
+    """
+
+    share: Any
+    attributes: Mapping[str, Any]
+    dimensions: Mapping[int, Any]
+    temperatures: Mapping[int, Any]
+    estimator: Any
+    sampler: Any
+
+    def all(self) -> list[Any]:
+        """Returns them."""
+        sliders = (self.attributes, self.dimensions, self.temperatures)
+        each = [control for part in sliders for control in part.values()]
+        return [self.share, *each, self.estimator, self.sampler]
+
+    def values(self, look: Look) -> list[Any]:
+        """Returns the value that each has of a look."""
+        heat = look.temperature
+        if not isinstance(heat, Mapping):
+            heat = dict.fromkeys(self.temperatures, heat)
+        return [
+            look.share,
+            *(look.attributes.get(name, 0.0) for name in self.attributes),
+            *(look.dimensions.get(number, 0.0) for number in self.dimensions),
+            *(heat.get(at, 1.0) for at in self.temperatures),
+            look.estimator,
+            look.sampler,
+        ]
+
+    def look(self, before: Look, values: list[Any]) -> Look:
+        """Returns what a look becomes by the values of all controls."""
+        share, *sliders = values[:-2]
+        left = iter([round(float(value), DIGITS) for value in sliders])
+        named = {name: next(left) for name in self.attributes}
+        numbered = {number: next(left) for number in self.dimensions}
+        heat: Any = {at: next(left) for at in self.temperatures}
+        if heat.keys() == {0}:
+            (heat,) = heat.values()
+        elif values[-1] != "prior" or all(each == 1 for each in heat.values()):
+            heat = 1.0
+        return dataclasses.replace(
+            before,
+            share=0.0 if before.goal is None else round(float(share), DIGITS),
+            attributes={name: value for name, value in named.items() if value},
+            dimensions={number: value for number, value in numbered.items() if value},
+            temperature=heat,
+            estimator=values[-2],
+            sampler=values[-1],
+        )
+
+
+def build(source: Source) -> Any:
+    """Returns the page of a model, as gradio's Blocks.
+
+    What a user does is kept with gradio's sessions, for each user apart; all share the
+    model and its compiled programs.
+    """
+    gr = gradio()
+    begun = first_look(source)
+    at_first = Session() if begun is None else Session().to(source, begun)
+    with gr.Blocks(
+        title=f"vae_jax: {source.title}",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(KEPT_FOR, KEPT_FOR),
+    ) as blocks:
+        session = gr.State(at_first)
+        gr.Markdown(f"**{source.title}**", elem_id="title")
+        with gr.Row(elem_id="page"):
+            with gr.Column(scale=2, min_width=220, elem_id="choose"):
+                which = gr.Radio([*SLOTS], value=next(iter(SLOTS)), label="Choose", elem_id="which")
+                numbers, file = _choosers(gr, source, begun)
+                share = gr.Slider(
+                    *(0, 1, 0),
+                    step=0.01,
+                    label="way to the second face",
+                    interactive=False,
+                    buttons=[],
+                    elem_id="share",
+                )
+                told = gr.Markdown("" if begun else NO_FACE, elem_id="told")
+            with gr.Column(scale=5, min_width=560, elem_id="middle"):
+                shown = gr.HTML(_shown(at_first))
+                with gr.Row(elem_id="buttons"):
+                    undo = gr.Button("Undo", size="sm", elem_id="undo")
+                    reset = gr.Button("Reset", size="sm", elem_id="reset")
+                command = gr.Textbox(
+                    "" if begun is None else begun.command(source.opened),
+                    label="The command that makes this picture",
+                    buttons=["copy"],
+                    interactive=False,
+                    lines=3,
+                    max_lines=3,
+                    elem_id="command",
+                )
+            with gr.Column(scale=4, min_width=330, elem_id="sliders"):
+                controls = _sliders(gr, source, share, begun)
+        do = _Doings(gr, source, controls)
+        outputs = [session, shown, command, told]
+        everything = [*outputs, *controls.all()]
+        # What is dragged meanwhile is passed over, but for where it ends.
+        live = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        once = {"show_progress": "hidden", "outputs": everything}
+        gr.on(
+            [control.input for control in controls.all()],
+            do.step,
+            [session, *controls.all()],
+            outputs,
+            api_name="step",
+            **live,
+        )
+        for kind, (number, following) in numbers.items():
+            chosen = functools.partial(do.by_number, kind)
+            given = [session, which, number]
+            number.submit(chosen, given, api_name=kind, **once)
+            following.click(_next, number, number, show_progress="hidden").then(
+                chosen, given, **once
+            )
+        file.upload(do.sent, [session, which, file], api_name="picture", **once)
+        undo.click(do.undo, session, api_name="undo", **once)
+        reset.click(do.reset, session, api_name="reset", **once)
+    return blocks
+
+
+def _next(number: float | None) -> int:
+    return int(number or 0) + 1
+
+
+def _shown(session: Session) -> str:
+    if session.look is None or session.start is None or session.picture is None:
+        return f'<div class="faces">{NO_FACE}</div>'
+    return pictures(session.picture, session.start, str(session.look.face))
+
+
+def _choosers(
+    gr: ModuleType, source: Source, begun: Look | None
+) -> tuple[dict[str, tuple[Any, Any]], Any]:
+    """Returns numbers, each with a button for the next one, by kind, and a file."""
+    numbers = {}
+    kinds = {
+        "seed": ("sample of seed", bool(source.samplers)),
+        "test": ("test image", source.test is not None),
+    }
+    for kind, (label, there) in kinds.items():
+        if not there:
+            continue
+        with gr.Row(elem_classes="number"):
+            number = gr.Number(
+                0, label=label, precision=0, minimum=0, min_width=90, elem_id=kind
+            )
+            button = gr.Button("Next", size="sm", min_width=60, elem_id=f"next_{kind}")
+        numbers[kind] = (number, button)
+    file = gr.File(label="a picture of your own", height=78, elem_id="file")
+    return numbers, file
+
+
+def _sliders(
+    gr: ModuleType, source: Source, share: Any, begun: Look | None
+) -> Controls:
+    """Returns all controls, those that a model has no use for hidden."""
+
+    def slider(label: str, reach: tuple[float, float], value: float) -> Any:
+        # Not of the label, which may be any text.
+        return gr.Slider(
+            *reach, value, step=0.05, label=label, min_width=140, buttons=[]
+        )
+
+    estimators, samplers = [*source.directions], [*source.samplers]
+    names = dict.fromkeys(n for known in source.directions.values() for n in known)
+    leading = [int(number) for number in source.order[:NUM_DIMENSIONS]]
+    either, hot = (-REACH, REACH), (0.0, HOTTEST)
+    with gr.Tabs():
+        with gr.Tab("Attributes", visible=bool(names)):
+            estimator = gr.Radio(
+                estimators,
+                value=next(iter(estimators), None),
+                label="estimator of the directions",
+                visible=len(estimators) > 1,
+                elem_id="estimator",
+            )
+            with gr.Row(elem_classes="scroll"):
+                attributes = {name: slider(name, either, 0) for name in names}
+        with gr.Tab("Dimensions", visible=bool(leading)):
+            with gr.Row(elem_classes="scroll"):
+                dimensions = {n: slider(f"dimension {n}", either, 0) for n in leading}
+        with gr.Tab("Samples", visible=bool(samplers)):
+            sampler = gr.Radio(
+                samplers,
+                value=next(iter(samplers), None),
+                label="what samples are drawn from",
+                elem_id="sampler",
+            )
+            at = source.resolutions or (0,)
+            with gr.Row(elem_classes="scroll"):
+                temperatures = {
+                    n: slider(
+                        f"temperature of {n}x{n}, by the prior" if n else "temperature",
+                        hot,
+                        1,
+                    )
+                    for n in at
+                }
+            gr.Markdown("They change samples, and no pictures.")
+        if source.missing:
+            with gr.Tab("Missing"):
+                gr.Markdown("\n".join(f"- {each}" for each in source.missing))
+    return Controls(share, attributes, dimensions, temperatures, estimator, sampler)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Doings:
+    """What the controls do: from a session and their values to what is shown.
+
+    Attributes:
+      gr: the library.
+      source: of the pictures.
+      controls: that a look has values of.
+    """
+
+    gr: ModuleType
+    source: Source
+    controls: Controls
+
+    def step(self, before: Session, *values: Any) -> list[Any]:
+        """Shows what the sliders say."""
+        if before.look is None:
+            return self._told(before, NO_FACE)
+        look = self.controls.look(before.look, list(values))
+        were = self.controls.values(before.look)
+        moved = [n for n, (a, b) in enumerate(zip(were, values, strict=True)) if a != b]
+        return self._told(before.to(self.source, look, tuple(moved)))
+
+    def by_number(
+        self, kind: str, before: Session, slot: str, number: Any
+    ) -> list[Any]:
+        """Shows a sample or a test image."""
+        try:
+            face = self.source.face(kind, int(number or 0))
+        except UserError as error:
+            return self._all(before, str(error))
+        return self._chosen(before, slot, face)
+
+    def sent(self, before: Session, slot: str, file: str) -> list[Any]:
+        """Shows a picture of the user's; it is not kept."""
+        path = Path(file)
+        try:
+            face = self.source.face("picture", path.name, path)
+        except UserError as error:
+            return self._all(before, str(error))
+        finally:
+            path.unlink(missing_ok=True)
+        return self._chosen(before, slot, face)
+
+    def undo(self, before: Session) -> list[Any]:
+        """Shows what was shown before."""
+        return self._all(before.undone())
+
+    def reset(self, before: Session) -> list[Any]:
+        """Shows the face with nothing changed."""
+        if before.look is None:
+            return self._all(before, NO_FACE)
+        look = plain(self.source, before.look.face)
+        return self._all(before.to(self.source, look))
+
+    def _chosen(self, before: Session, slot: str, face: Face) -> list[Any]:
+        look = before.look
+        if look is None:
+            look = plain(self.source, face)
+        elif SLOTS[slot] == "face":
+            look = dataclasses.replace(look, face=face)
+        else:
+            look = dataclasses.replace(look, goal=face, share=look.share or 0.5)
+        return self._all(before.to(self.source, look))
+
+    def _told(self, now: Session, said: str = "") -> list[Any]:
+        command = "" if now.look is None else now.look.command(self.source.opened)
+        return [now, _shown(now), command, html.escape(said)]
+
+    def _all(self, now: Session, said: str = "") -> list[Any]:
+        values = [self.gr.skip()] * len(self.controls.all())
+        if now.look is not None:
+            values = self.controls.values(now.look)
+            there = now.look.goal is not None
+            values[0] = self.gr.update(value=values[0], interactive=there)
+        return [*self._told(now, said), *values]
+
+
+class _Policy:
+    """What tells browsers of `POLICY`, around the server's answers (ASGI)."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Passes a request on, and its answer back with one header more."""
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"content-security-policy", POLICY.encode())
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
+    """Serves the page of a model.
+
+    Args:
+      source: the model.
+      host: the address; 127.0.0.1 for this machine alone.
+      port: its port.
+      wait: until it is interrupted.
+
+    Returns:
+      gradio's Blocks, which `close` ends.
+    """
+    gr = gradio()
+    from starlette.middleware import Middleware
+
+    blocks = build(source)
+    blocks.queue(default_concurrency_limit=USERS_AT_ONCE)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"]}
+    _, address, _ = blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=True,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=LARGEST_FILE,
+        app_kwargs={"middleware": [Middleware(_Policy)]},
+        theme=gr.themes.Base(**fonts),
+        css_paths=STYLE,
+    )
+    print(f"{source.title}: {address} (Ctrl-C ends it)", flush=True)
+    if wait:
+        blocks.block_thread()
+    return blocks

@@ -1,0 +1,61 @@
+"""What one user of the page has done so far: steps there and back, without a page."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from vae_jax.explorer.looks import Look
+from vae_jax.explorer.source import Picture, Source, plain
+
+# Looks that can be gone back to.
+MOST_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Session:
+    """A look with those before it.
+
+    Attributes:
+      look: what is shown; None before a face is chosen.
+      picture: of it.
+      start: the picture of the face with nothing changed.
+      history: earlier looks, the last one last.
+      touched: the controls that made the last step, by their places. What is done by
+        one control before another one is used is one step, such as a drag of a slider.
+    """
+
+    look: Look | None = None
+    picture: Picture | None = None
+    start: Picture | None = None
+    history: tuple["Session", ...] = ()
+    touched: tuple[int, ...] = ()
+
+    def to(
+        self, source: Source, look: Look, touched: tuple[int, ...] = ()
+    ) -> "Session":
+        """Returns the session with another look.
+
+        Args:
+          source: of the pictures.
+          look: that is shown from now on.
+          touched: the controls that were used; none for what is a step of its own.
+        """
+        history, start = self.history, self.start
+        if self.look is not None and (not touched or touched != self.touched):
+            here = dataclasses.replace(self, history=(), touched=())
+            history = (*history, here)[-MOST_STEPS:]
+        # Pictures of the same name may be two.
+        same = self.look is not None and self.look.face is look.face
+        if start is None or not same or self.look.sampler != look.sampler:
+            untouched = plain(source, look.face)
+            start = source.picture(
+                dataclasses.replace(untouched, sampler=look.sampler)
+            )
+        return Session(look, source.picture(look), start, history, touched)
+
+    def undone(self) -> "Session":
+        """Returns the session one step before; the same where there is none."""
+        if not self.history:
+            return self
+        *history, before = self.history
+        return dataclasses.replace(before, history=tuple(history))
+
