@@ -103,7 +103,7 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
     estimator = args.estimator or look.estimator
     if args.estimator is not None and estimator not in source.directions:
         raise UserError(
-            f"--estimator is {estimator!r}; allowed with {source.opened} is "
+            f"--estimator is {estimator!r}; allowed with {source.opened[0]} is "
             f"{' or '.join(source.directions) or 'none'}"
         )
 
@@ -111,15 +111,15 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         known = source.directions.get(estimator, {})
         if name not in known:
             raise UserError(
-                f"--attribute has {name!r}; with {source.opened} there are directions "
-                f"of {', '.join(known) or 'none'}"
+                f"--attribute has {name!r}; with {source.opened[0]} allowed is one of "
+                f"{', '.join(known) or 'none'}"
             )
         return name
 
     def dimension(name: str) -> int:
         if not name.isdecimal() or int(name) >= len(source.std):
             raise UserError(
-                f"--dimensions has {name!r}; with {source.opened} allowed are whole "
+                f"--dimensions has {name!r}; with {source.opened[0]} allowed are whole "
                 f"numbers below {len(source.std)}"
             )
         return int(name)
@@ -143,7 +143,7 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
 
 
 def work(argv: Sequence[str] | None = None) -> None:
-    """Does what flags say: opens the page, until it is interrupted, or writes a picture.
+    """Does what flags say: serves the page, or writes a picture.
 
     Raises:
       UserError: a flag, the model or the port is to be changed.
@@ -158,8 +158,8 @@ def work(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--port is {args.port}; allowed is a number from 1 to 65535")
     if args.demo and not DEMO.is_dir():
         raise UserError(
-            f"--demo needs {DEMO}, which is there after `pip install -e .` in a copy of "
-            "the repository"
+            f"--demo needs {DEMO}, which is there where the repository was copied and "
+            "`pip install -e .` was run in it"
         )
     if args.to is None:
         # Before the model, which takes longer.

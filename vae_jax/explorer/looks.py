@@ -1,7 +1,7 @@
 """What a picture is made of: a face and what is changed in it, as flags have it."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,6 @@ Temperature = float | Mapping[int, float]
 PROGRAM = "vae_jax.explorer"
 # What a face comes from: samples, the test split, the user.
 KINDS = ("seed", "test", "picture")
-# The fraction digits of a slider, so that a command tells its value exactly.
-DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Look:
     dimensions: Mapping[int, float] = field(default_factory=dict)
     attributes: Mapping[str, float] = field(default_factory=dict)
 
-    def command(self, opened: str) -> str:
+    def command(self, opened: Sequence[str]) -> str:
         """Returns the command that writes this picture.
 
         Args:
@@ -86,7 +84,7 @@ class Look:
         if self.dimensions:
             flags["dimensions"] = _numbers(self.dimensions)
         given = [f"--{name}={value}" for name, value in flags.items()]
-        words = ["python", "-m", PROGRAM, *shlex.split(opened), *given]
+        words = ["python", "-m", PROGRAM, *opened, *given]
         return shlex.join([*words, "--to=face.png"])
 
 

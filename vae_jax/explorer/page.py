@@ -8,9 +8,9 @@ import html
 import importlib
 import importlib.util
 import io
+import json
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from vae_jax.errors import UserError
-from vae_jax.explorer.looks import DIGITS, Face, Look
+from vae_jax.explorer import controls
+from vae_jax.explorer.looks import Face, Look
 from vae_jax.explorer.session import Session
 from vae_jax.explorer.source import Picture, Source, first_look, plain
 from vae_jax.report import grids
@@ -29,10 +30,7 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "connect-src 'self' data: blob:; frame-ancestors 'self'"
 )
-STYLE = Path(__file__).with_name("page.css")
-# Of codes and dimensions to either side, and of a temperature.
-REACH, HOTTEST = 3.0, 2.0
-NUM_DIMENSIONS = 10
+STYLE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
 # The change of a pixel at which the heat map is brightest.
 LARGEST_CHANGE = 0.5
 # Seconds until what users sent is deleted, and between looks for it.
@@ -107,68 +105,6 @@ def pictures(picture: Picture, start: Picture, name: str) -> str:
 </div></div>"""
 
 
-@dataclasses.dataclass(frozen=True)
-class Controls:
-    """The controls whose values make a look, in the order of the page.
-
-    Attributes:
-      share: of the way to the second face.
-      attributes: a slider by name.
-      dimensions: a slider by dimension.
-      temperatures: a slider by resolution, or one of 0.
-      estimator: of the directions.
-      sampler: of the samples.
-    """
-
-    share: Any
-    attributes: Mapping[str, Any]
-    dimensions: Mapping[int, Any]
-    temperatures: Mapping[int, Any]
-    estimator: Any
-    sampler: Any
-
-    def all(self) -> list[Any]:
-        """Returns them."""
-        sliders = (self.attributes, self.dimensions, self.temperatures)
-        each = [control for part in sliders for control in part.values()]
-        return [self.share, *each, self.estimator, self.sampler]
-
-    def values(self, look: Look) -> list[Any]:
-        """Returns the value that each has of a look."""
-        heat = look.temperature
-        if not isinstance(heat, Mapping):
-            heat = dict.fromkeys(self.temperatures, heat)
-        return [
-            look.share,
-            *(look.attributes.get(name, 0.0) for name in self.attributes),
-            *(look.dimensions.get(number, 0.0) for number in self.dimensions),
-            *(heat.get(at, 1.0) for at in self.temperatures),
-            look.estimator,
-            look.sampler,
-        ]
-
-    def look(self, before: Look, values: list[Any]) -> Look:
-        """Returns what a look becomes by the values of all controls."""
-        share, *sliders = values[:-2]
-        left = iter([round(float(value), DIGITS) for value in sliders])
-        named = {name: next(left) for name in self.attributes}
-        numbered = {number: next(left) for number in self.dimensions}
-        heat: Any = {at: next(left) for at in self.temperatures}
-        if heat.keys() == {0}:
-            (heat,) = heat.values()
-        elif values[-1] != "prior" or all(each == 1 for each in heat.values()):
-            heat = 1.0
-        return dataclasses.replace(
-            before,
-            share=0.0 if before.goal is None else round(float(share), DIGITS),
-            attributes={name: value for name, value in named.items() if value},
-            dimensions={number: value for number, value in numbered.items() if value},
-            temperature=heat,
-            estimator=values[-2],
-            sampler=values[-1],
-        )
-
-
 def build(source: Source) -> Any:
     """Returns the page of a model, as gradio's Blocks.
 
@@ -188,16 +124,10 @@ def build(source: Source) -> Any:
         gr.Markdown(f"**{source.title}**", elem_id="title")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=2, min_width=220, elem_id="choose"):
-                which = gr.Radio([*SLOTS], value=next(iter(SLOTS)), label="Choose", elem_id="which")
-                numbers, file = _choosers(gr, source, begun)
-                share = gr.Slider(
-                    *(0, 1, 0),
-                    step=0.01,
-                    label="way to the second face",
-                    interactive=False,
-                    buttons=[],
-                    elem_id="share",
+                which = gr.Radio(
+                    [*SLOTS], value=next(iter(SLOTS)), label="Choose", elem_id="which"
                 )
+                numbers, file = _choosers(gr, source, begun)
                 told = gr.Markdown("" if begun else NO_FACE, elem_id="told")
             with gr.Column(scale=5, min_width=560, elem_id="middle"):
                 shown = gr.HTML(_shown(at_first))
@@ -214,20 +144,22 @@ def build(source: Source) -> Any:
                     elem_id="command",
                 )
             with gr.Column(scale=4, min_width=330, elem_id="sliders"):
-                controls = _sliders(gr, source, share, begun)
-        do = _Doings(gr, source, controls)
+                sliders = gr.HTML(
+                    controls.to_text(begun),
+                    html_template=controls.markup(source),
+                    js_on_load=SCRIPT.read_text(),
+                    apply_default_css=False,
+                    elem_id="controls",
+                )
+        do = _Doings(source)
         outputs = [session, shown, command, told]
-        everything = [*outputs, *controls.all()]
+        everything = [*outputs, sliders]
         # What is dragged meanwhile is passed over, but for where it ends.
         live = {"show_progress": "hidden", "trigger_mode": "always_last"}
         once = {"show_progress": "hidden", "outputs": everything}
-        gr.on(
-            [control.input for control in controls.all()],
-            do.step,
-            [session, *controls.all()],
-            outputs,
-            api_name="step",
-            **live,
+        # By the queue a step would take half as long again.
+        sliders.input(
+            do.step, [session, sliders], outputs, api_name="step", queue=False, **live
         )
         for kind, (number, following) in numbers.items():
             chosen = functools.partial(do.by_number, kind)
@@ -258,7 +190,7 @@ def _choosers(
     """Returns numbers, each with a button for the next one, by kind, and a file."""
     numbers = {}
     kinds = {
-        "seed": ("sample of seed", bool(source.samplers)),
+        "seed": ("sample", bool(source.samplers)),
         "test": ("test image", source.test is not None),
     }
     for kind, (label, there) in kinds.items():
@@ -274,81 +206,25 @@ def _choosers(
     return numbers, file
 
 
-def _sliders(
-    gr: ModuleType, source: Source, share: Any, begun: Look | None
-) -> Controls:
-    """Returns all controls, those that a model has no use for hidden."""
-
-    def slider(label: str, reach: tuple[float, float], value: float) -> Any:
-        # Not of the label, which may be any text.
-        return gr.Slider(
-            *reach, value, step=0.05, label=label, min_width=140, buttons=[]
-        )
-
-    estimators, samplers = [*source.directions], [*source.samplers]
-    names = dict.fromkeys(n for known in source.directions.values() for n in known)
-    leading = [int(number) for number in source.order[:NUM_DIMENSIONS]]
-    either, hot = (-REACH, REACH), (0.0, HOTTEST)
-    with gr.Tabs():
-        with gr.Tab("Attributes", visible=bool(names)):
-            estimator = gr.Radio(
-                estimators,
-                value=next(iter(estimators), None),
-                label="estimator of the directions",
-                visible=len(estimators) > 1,
-                elem_id="estimator",
-            )
-            with gr.Row(elem_classes="scroll"):
-                attributes = {name: slider(name, either, 0) for name in names}
-        with gr.Tab("Dimensions", visible=bool(leading)):
-            with gr.Row(elem_classes="scroll"):
-                dimensions = {n: slider(f"dimension {n}", either, 0) for n in leading}
-        with gr.Tab("Samples", visible=bool(samplers)):
-            sampler = gr.Radio(
-                samplers,
-                value=next(iter(samplers), None),
-                label="what samples are drawn from",
-                elem_id="sampler",
-            )
-            at = source.resolutions or (0,)
-            with gr.Row(elem_classes="scroll"):
-                temperatures = {
-                    n: slider(
-                        f"temperature of {n}x{n}, by the prior" if n else "temperature",
-                        hot,
-                        1,
-                    )
-                    for n in at
-                }
-            gr.Markdown("They change samples, and no pictures.")
-        if source.missing:
-            with gr.Tab("Missing"):
-                gr.Markdown("\n".join(f"- {each}" for each in source.missing))
-    return Controls(share, attributes, dimensions, temperatures, estimator, sampler)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Doings:
     """What the controls do: from a session and their values to what is shown.
 
     Attributes:
-      gr: the library.
       source: of the pictures.
-      controls: that a look has values of.
     """
 
-    gr: ModuleType
     source: Source
-    controls: Controls
 
-    def step(self, before: Session, *values: Any) -> list[Any]:
-        """Shows what the sliders say."""
+    def step(self, before: Session, values: str) -> list[Any]:
+        """Shows what the controls say."""
         if before.look is None:
             return self._told(before, NO_FACE)
-        look = self.controls.look(before.look, list(values))
-        were = self.controls.values(before.look)
-        moved = [n for n, (a, b) in enumerate(zip(were, values, strict=True)) if a != b]
-        return self._told(before.to(self.source, look, tuple(moved)))
+        try:
+            look = controls.to_look(self.source, before.look, values)
+        except UserError as error:
+            return self._told(before, str(error))
+        return self._told(before.to(self.source, look, _touched(before.look, look)))
 
     def by_number(
         self, kind: str, before: Session, slot: str, number: Any
@@ -397,12 +273,13 @@ class _Doings:
         return [now, _shown(now), command, html.escape(said)]
 
     def _all(self, now: Session, said: str = "") -> list[Any]:
-        values = [self.gr.skip()] * len(self.controls.all())
-        if now.look is not None:
-            values = self.controls.values(now.look)
-            there = now.look.goal is not None
-            values[0] = self.gr.update(value=values[0], interactive=there)
-        return [*self._told(now, said), *values]
+        return [*self._told(now, said), controls.to_text(now.look)]
+
+
+def _touched(before: Look, after: Look) -> tuple[str, ...]:
+    """Returns the controls by which two looks differ."""
+    were, are = (json.loads(controls.to_text(look)) for look in (before, after))
+    return tuple(n for n in sorted({*were, *are}) if were.get(n) != are.get(n))
 
 
 class _Policy:
@@ -452,6 +329,7 @@ def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
+        run_history=False,
         footer_links=[],
         max_file_size=LARGEST_FILE,
         app_kwargs={"middleware": [Middleware(_Policy)]},

@@ -19,7 +19,7 @@ class Session:
       picture: of it.
       start: the picture of the face with nothing changed.
       history: earlier looks, the last one last.
-      touched: the controls that made the last step, by their places. What is done by
+      touched: the controls that made the last step, by name. What is done by
         one control before another one is used is one step, such as a drag of a slider.
     """
 
@@ -27,10 +27,10 @@ class Session:
     picture: Picture | None = None
     start: Picture | None = None
     history: tuple["Session", ...] = ()
-    touched: tuple[int, ...] = ()
+    touched: tuple[str, ...] = ()
 
     def to(
-        self, source: Source, look: Look, touched: tuple[int, ...] = ()
+        self, source: Source, look: Look, touched: tuple[str, ...] = ()
     ) -> "Session":
         """Returns the session with another look.
 
@@ -47,9 +47,7 @@ class Session:
         same = self.look is not None and self.look.face is look.face
         if start is None or not same or self.look.sampler != look.sampler:
             untouched = plain(source, look.face)
-            start = source.picture(
-                dataclasses.replace(untouched, sampler=look.sampler)
-            )
+            start = source.picture(dataclasses.replace(untouched, sampler=look.sampler))
         return Session(look, source.picture(look), start, history, touched)
 
     def undone(self) -> "Session":
@@ -58,4 +56,3 @@ class Session:
             return self
         *history, before = self.history
         return dataclasses.replace(before, history=tuple(history))
-

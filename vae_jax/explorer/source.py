@@ -1,7 +1,7 @@
 """A model that is explored: of a run, or one that has left it; and its pictures."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Source:
       missing: what there is not, and why.
     """
 
-    opened: str
+    opened: Sequence[str]
     title: str
     model: Any
     recipe: Mapping[str, Any]
@@ -155,7 +155,7 @@ class Source:
         """Raises UserError where the model has no such sampler or temperature."""
         if sampler not in self.samplers:
             raise UserError(
-                f"--sampler is {sampler!r}; allowed with {self.opened} is "
+                f"--sampler is {sampler!r}; allowed with {self.opened[0]} is "
                 f"{' or '.join(self.samplers) or 'none'}"
             )
         if isinstance(temperature, Mapping):
@@ -165,7 +165,7 @@ class Source:
                     allowed = ", ".join(map(str, there)) or "one number"
                     raise UserError(
                         f"--temperature has the resolution {at}; allowed with "
-                        f"{self.opened} and --sampler={sampler} is {allowed}"
+                        f"{self.opened[0]} and --sampler={sampler} is {allowed}"
                     )
 
 
@@ -181,7 +181,7 @@ def _labels_between(
     return np.asarray((1 - share) * a + share * b, np.float32)
 
 
-def of_run(run: Run, opened: str) -> Source:
+def of_run(run: Run, opened: Sequence[str]) -> Source:
     """Returns the model of a run, with what its folder or its data set tell of it.
 
     Raises:
@@ -238,14 +238,14 @@ def of_run(run: Run, opened: str) -> Source:
     )
 
 
-def of_exported(found: exported.Exported, title: str, opened: str) -> Source:
+def of_exported(found: exported.Exported, title: str, opened: Sequence[str]) -> Source:
     """Returns a model that has left its run.
 
     Raises:
       UserError: it is a classifier.
     """
     if not hasattr(found.model, "decode"):
-        raise UserError(f"{opened} names a classifier; allowed is an autoencoder")
+        raise UserError(f"{opened[0]} names a classifier; allowed is an autoencoder")
     samplers = {}
     if found.density is not None:
         samplers["gaussian"] = found.density
@@ -303,9 +303,11 @@ def open_source(
     Raises:
       UserError: there is no such model.
     """
-    opened = f"--workdir={workdir}"
+    opened = [f"--workdir={workdir}"]
     if (workdir / exported.CONFIG).is_file() and not record.exists(workdir):
         return of_exported(exported.load(workdir), workdir.resolve().name, opened)
     if checkpoint != "latest":
-        opened += f" --checkpoint={checkpoint}"
+        opened.append(f"--checkpoint={checkpoint}")
+    if data_dir is not None:
+        opened.append(f"--data_dir={data_dir}")
     return of_run(run_lib.load(workdir, checkpoint, data_dir), opened)
