@@ -168,7 +168,10 @@ def build(source: Source) -> Any:
             following.click(_next, number, number, show_progress="hidden").then(
                 chosen, given, **once
             )
-        file.upload(do.sent, [session, which, file], api_name="picture", **once)
+        # Emptied, so that the next picture can be dropped there.
+        file.upload(do.sent, [session, which, file], api_name="picture", **once).then(
+            lambda: None, None, file, show_progress="hidden", api_visibility="private"
+        )
         undo.click(do.undo, session, api_name="undo", **once)
         reset.click(do.reset, session, api_name="reset", **once)
     return blocks

@@ -10,7 +10,8 @@ from vae_jax.explorer.source import Picture, Source, plain
 MOST_STEPS = 200
 
 
-@dataclass(frozen=True)
+# Compared by identity: it holds arrays.
+@dataclass(frozen=True, eq=False)
 class Session:
     """A look with those before it.
 
