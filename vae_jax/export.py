@@ -4,8 +4,8 @@
 
 The folder has model.safetensors (the EMA of the parameters), config.json, a model card
 (README.md) with a picture of samples, and codes.safetensors: directions of attributes,
-the density of codes and the order of their dimensions. It is laid out as model hubs expect. `vae_jax.load(DIR)` opens
-it.
+the density of codes and the order of their dimensions. It is laid out as model hubs
+expect. `vae_jax.load(DIR)` opens it.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def traversal(
 def towards(
     codes: Float[np.ndarray, "N D"], goal: Float[np.ndarray, "1 D"], share: float
 ) -> Float[np.ndarray, "N D"]:
-    """Returns codes that are a share, 0 to 1, of the straight way from each to `goal`."""
+    """Returns codes a share of the straight way, 0 to 1, from each to `goal`."""
     return ((1 - share) * codes + share * goal).astype(codes.dtype)
 
 

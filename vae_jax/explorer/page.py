@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import html
 import importlib
-import importlib.util
 import io
 import json
 import os
@@ -57,8 +56,7 @@ def gradio() -> ModuleType:
 
 def check(host: str, port: int) -> None:
     """Raises UserError where there is no gradio, or the address cannot be served."""
-    if importlib.util.find_spec("gradio") is None:
-        gradio()
+    gradio()
     try:
         address, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         with contextlib.closing(socket.socket(*address[:2])) as probe:
@@ -80,6 +78,12 @@ def _png(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def heat_of(picture: Picture, start: Picture) -> Picture:
+    """Returns how far two pictures differ, as colours, see `LARGEST_CHANGE`."""
+    change = np.abs(picture.astype(np.float32) - start) / 255
+    return grids.to_levels(grids.heat(change, LARGEST_CHANGE))
+
+
 def pictures(picture: Picture, start: Picture, name: str) -> str:
     """Returns the part of the page with the picture, and what changed beside it.
 
@@ -88,9 +92,8 @@ def pictures(picture: Picture, start: Picture, name: str) -> str:
       start: the face with nothing changed.
       name: of the face.
     """
-    change = np.abs(picture.astype(np.float32) - start) / 255
-    heat = grids.to_levels(grids.heat(change, LARGEST_CHANGE))
-    shown = _png(picture)
+    heat, shown = heat_of(picture, start), _png(picture)
+    change = np.mean(np.abs(picture.astype(np.float32) - start)) / 255
     return f"""\
 <div class="faces">
 <img id="picture" src="{shown}" alt="the picture">
@@ -98,7 +101,7 @@ def pictures(picture: Picture, start: Picture, name: str) -> str:
 <figure><img id="start" src="{_png(start)}" alt="the face as it is">
 <figcaption>{html.escape(name)}, as it is</figcaption></figure>
 <figure><img id="heat" src="{_png(heat)}" alt="what changed">
-<figcaption>What changed, on the average {change.mean():.3f}
+<figcaption>What changed, on the average {change:.3f}
 <span class="bar"></span><span class="ends"><span>0</span>
 <span>{LARGEST_CHANGE:g} or more</span></span></figcaption></figure>
 <a class="download" download="face.png" href="{shown}">Download</a>

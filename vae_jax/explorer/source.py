@@ -238,8 +238,13 @@ def of_run(run: Run, opened: Sequence[str]) -> Source:
     )
 
 
-def of_exported(found: exported.Exported, title: str, opened: Sequence[str]) -> Source:
+def of_exported(found: exported.Exported, name: str, opened: Sequence[str]) -> Source:
     """Returns a model that has left its run.
+
+    Args:
+      found: the model.
+      name: what it is called.
+      opened: see `Source`.
 
     Raises:
       UserError: it is a classifier.
@@ -251,6 +256,7 @@ def of_exported(found: exported.Exported, title: str, opened: Sequence[str]) -> 
         samplers["gaussian"] = found.density
     if found.model.prior is not None:
         samplers["prior"] = None
+    kind = recorded.kind_of(found.config.model.name, str(found.dataset.get("name")))
     known = {n: attributes.constant(each) for n, each in found.directions.items()}
     missing = ["No test images: an exported model has none."]
     order, std = found.order, found.std
@@ -261,7 +267,7 @@ def of_exported(found: exported.Exported, title: str, opened: Sequence[str]) -> 
         missing.append("No attributes: none were exported.")
     return Source(
         opened=opened,
-        title=title,
+        title=f"{name}: {kind}",
         model=found.model,
         recipe=found.dataset,
         directions={directions.ESTIMATORS[0]: known} if known else {},
