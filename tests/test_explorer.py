@@ -5,6 +5,7 @@ import json
 import shlex
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,18 +180,15 @@ def looks_of(source, portrait):
         test = plain(source, source.face("test", 1))
         found += [test, dataclasses.replace(test, goal=mine.face, share=0.35)]
     for sampler in source.samplers:
+        by_layer = source.resolutions[-1:] if sampler == "prior" else ()
         sample = dataclasses.replace(
-            plain(source, source.face("seed", 7)), sampler=sampler, temperature=0.65
+            plain(source, source.face("seed", 7)),
+            sampler=sampler,
+            temperature={by_layer[0]: 0.65} if by_layer else 0.65,
         )
-        found += [
-            sample,
-            dataclasses.replace(
-                sample, goal=source.face("seed", 8), share=0.5, temperature=1.0
-            ),
-        ]
-        if source.resolutions and sampler == "prior":
-            at = source.resolutions[-1]
-            found.append(dataclasses.replace(sample, temperature={at: 0.2}))
+        goal = source.face("seed", 8)
+        found.append(sample)
+        found.append(dataclasses.replace(sample, goal=goal, share=0.5, temperature=1.0))
     return found
 
 
@@ -395,6 +393,7 @@ def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(program, "DEMO", Path(__file__).parent)
     assert program.main(["--demo"]) == 2
     assert 'pip install -e ".[explorer]"' in capsys.readouterr().err
 

@@ -116,10 +116,13 @@ def markup(source: Source) -> str:
         _slider(f"dimension {each}", f"dimension {each}", -REACH, REACH)
         for each in leading(source)
     ]
+    # A Gaussian has one temperature for all layers.
+    at = {n: f"temperature at {n}x{n} (prior)" for n in source.resolutions}
+    if not at or "gaussian" in source.samplers:
+        at[0] = "temperature (gaussian)" if at else "temperature"
     heats = [
-        _slider(f"temperature {n}", f"temperature at {n}x{n}", 0, HOTTEST, 1)
-        for n in source.resolutions
-    ] or [_slider("temperature 0", "temperature", 0, HOTTEST, 1)]
+        _slider(f"temperature {n}", label, 0, HOTTEST, 1) for n, label in at.items()
+    ]
     parts = [
         '<div class="goal">'
         + _slider("share", "way to the second face", 0, 1, step=0.01)
