@@ -8,7 +8,7 @@ import dataclasses
 import html
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vae_jax.errors import UserError
@@ -111,7 +111,14 @@ def leading(source: Source) -> list[int]:
 def markup(source: Source) -> str:
     """Returns the controls of a model, to be filled in by page.js."""
     names = dict.fromkeys(n for known in source.directions.values() for n in known)
-    attributes = [_slider(f"attribute {name}", name, -REACH, REACH) for name in names]
+    estimators = {
+        name: [each for each, known in source.directions.items() if name in known]
+        for name in names
+    }
+    attributes = [
+        _slider(f"attribute {name}", name, -REACH, REACH, of=estimators[name])
+        for name in names
+    ]
     dimensions = [
         _slider(f"dimension {each}", f"dimension {each}", -REACH, REACH)
         for each in leading(source)
@@ -158,11 +165,19 @@ def _part(title: str, choice: str, sliders: list[str]) -> str:
 
 
 def _slider(
-    name: str, label: str, low: float, high: float, usual: float = 0, step: float = 0.05
+    name: str,
+    label: str,
+    low: float,
+    high: float,
+    usual: float = 0,
+    step: float = 0.05,
+    of: Sequence[str] = (),
 ) -> str:
+    """Returns a slider; with `of`, one that is there for these estimators alone."""
     name, label = _safe(name), _safe(label)
+    told = f' data-of="{" ".join(of)}"' if of else ""
     return (
-        f'<label class="slider"><span title="{label}">{label}</span><output></output>'
+        f'<label class="slider"{told}><span title="{label}">{label}</span><output></output>'
         f'<input type="range" data-name="{name}" data-usual="{usual:g}" '
         f'aria-label="{label}" min="{low:g}" max="{high:g}" step="{step:g}"></label>'
     )

@@ -4,6 +4,9 @@ const show = (control) => {
   const told = control.parentElement.querySelector("output");
   if (told) told.textContent = Number(control.value).toFixed(2);
   control.classList.toggle("changed", control.value !== control.dataset.usual);
+  if (control.dataset.name !== "estimator") return;
+  for (const slider of element.querySelectorAll("[data-of]"))
+    slider.hidden = !slider.dataset.of.split(" ").includes(control.value);
 };
 const write = () => {
   const values = JSON.parse(props.value || "{}");
