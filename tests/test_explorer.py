@@ -248,6 +248,7 @@ def test_an_exported_model_shows_what_its_run_does(sources):
         '{"sampler": "prior", "estimator": "notebook", "attribute Smiling": NaN}',
         '{"sampler": "prior", "estimator": "notebook", "dimension 0": {}}',
         '{"sampler": "prior", "estimator": "notebook", "share": "x"}',
+        f'{{"sampler": "prior", "estimator": "notebook", "share": 1{"0" * 400}}}',
     ],
 )
 def test_what_is_no_value_of_a_control_is_one_line(sources, text):

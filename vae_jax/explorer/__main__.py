@@ -20,6 +20,7 @@ from vae_jax.command_line import keep_compiled_programs
 from vae_jax.commands.flags import parse_numbers
 from vae_jax.commands.prior_flags import TemperatureParser
 from vae_jax.errors import UserError, naming_files
+from vae_jax.explorer import page
 from vae_jax.explorer.looks import Face, Look, parse_face
 from vae_jax.explorer.source import Source, open_source, plain
 from vae_jax.local_paths import local_path
@@ -93,22 +94,28 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
     """
     if args.face is None:
         raise UserError("--face is missing; it goes with --to: seed=5, say")
-    look = plain(source, _face(source, args.face, "--face"))
-    sampler = args.sampler or look.sampler
+    begun = plain(source, _face(source, args.face, "--face"))
+    goal = None if args.toward is None else _face(source, args.toward, "--toward")
+    share = 0.0 if args.share is None else args.share
+    if not 0 <= share <= 1 or (args.share is None) != (goal is None):
+        raise UserError(
+            f"--share is {args.share}; allowed is a number from 0 to 1, with --toward"
+        )
+    sampler = begun.sampler if args.sampler is None else args.sampler
     temperature = 1.0
     if args.temperature is not None:
         temperature = TemperatureParser().parse(args.temperature)
-    if "seed" in args.face + (args.toward or ""):
+    if args.sampler is not None or temperature != 1.0:
         source.check_sampling(sampler, temperature)
-    estimator = args.estimator or look.estimator
+    estimator = begun.estimator if args.estimator is None else args.estimator
     if args.estimator is not None and estimator not in source.directions:
         raise UserError(
             f"--estimator is {estimator!r}; allowed with {source.opened[0]} is "
             f"{' or '.join(source.directions) or 'none'}"
         )
+    known = source.directions[estimator] if estimator else {}
 
     def attribute(name: str) -> str:
-        known = source.directions.get(estimator, {})
         if name not in known:
             raise UserError(
                 f"--attribute has {name!r}; with {source.opened[0]} allowed is one of "
@@ -124,17 +131,12 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
             )
         return int(name)
 
-    share = 0.0 if args.share is None else args.share
-    if not 0 <= share <= 1 or (args.share is None) != (args.toward is None):
-        raise UserError(
-            f"--share is {args.share}; allowed is a number from 0 to 1, with --toward"
-        )
     given, numbers = args.attribute, args.dimensions
     return Look(
-        look.face,
+        begun.face,
         sampler=sampler,
         estimator=estimator,
-        goal=None if args.toward is None else _face(source, args.toward, "--toward"),
+        goal=goal,
         share=share,
         temperature=temperature,
         attributes=parse_numbers(given, "--attribute", attribute) if given else {},
@@ -163,8 +165,6 @@ def work(argv: Sequence[str] | None = None) -> None:
         )
     if args.to is None:
         # Before the model, which takes longer.
-        from vae_jax.explorer import page
-
         page.check(args.host, args.port)
     workdir = DEMO if args.demo else local_path(args.workdir, "--workdir")
     source = open_source(workdir, args.checkpoint, args.data_dir)

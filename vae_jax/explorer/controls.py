@@ -60,15 +60,12 @@ def to_look(source: Source, before: Look, text: str) -> Look:
     """
     try:
         values = dict(json.loads(text))
-        estimator, sampler = values.get("estimator"), values.get("sampler")
-        known = source.directions.get(estimator, {})
-        if (
-            source.directions
-            and not known
-            or source.samplers
-            and sampler not in source.samplers
-        ):
-            raise ValueError("an estimator or sampler is not known")
+
+        def choice(name: str, known: Mapping[str, Any]) -> str | None:
+            value = values.get(name)
+            if value not in known and (known or value is not None):
+                raise ValueError(f"the {name} is not known")
+            return value
 
         def number(name: str, low: float, high: float, usual: float = 0.0) -> float:
             value = float(values.get(name, usual))
@@ -76,6 +73,9 @@ def to_look(source: Source, before: Look, text: str) -> Look:
                 raise ValueError("a number is not finite")
             return round(min(max(value, low), high), DIGITS)
 
+        estimator = choice("estimator", source.directions)
+        sampler = choice("sampler", source.samplers)
+        known = source.directions[estimator] if estimator else {}
         both = (-REACH, REACH)
         named = {name: number(f"attribute {name}", *both) for name in known}
         numbered = {n: number(f"dimension {n}", *both) for n in leading(source)}
@@ -83,7 +83,7 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers or (0,)}
         share = number("share", 0, 1)
     # A page sends what its controls have, others send what they want.
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"the page sent values that are none: {error}") from error
     return dataclasses.replace(
         before,
@@ -177,7 +177,8 @@ def _slider(
     name, label = _safe(name), _safe(label)
     told = f' data-of="{" ".join(of)}"' if of else ""
     return (
-        f'<label class="slider"{told}><span title="{label}">{label}</span><output></output>'
+        f'<label class="slider"{told}><span title="{label}">{label}</span>'
+        "<output></output>"
         f'<input type="range" data-name="{name}" data-usual="{usual:g}" '
         f'aria-label="{label}" min="{low:g}" max="{high:g}" step="{step:g}"></label>'
     )

@@ -36,8 +36,8 @@ LARGEST_CHANGE = 0.5
 KEPT_FOR = 600
 # Bytes of a picture that is sent.
 LARGEST_FILE = "64mb"
-# Who may be served at once: a picture takes a core for a moment.
-USERS_AT_ONCE = 2
+# Requests of each kind that are served at once, but for steps of sliders.
+AT_ONCE = 2
 SLOTS = {"the face": "face", "a second face": "goal"}
 NO_FACE = "Drop in a picture of a face to begin."
 
@@ -124,14 +124,14 @@ def build(source: Source) -> Any:
         delete_cache=(KEPT_FOR, KEPT_FOR),
     ) as blocks:
         session = gr.State(at_first)
-        gr.Markdown(f"**{source.title}**", elem_id="title")
+        gr.HTML(html.escape(source.title), elem_id="title")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=2, min_width=220, elem_id="choose"):
                 which = gr.Radio(
                     [*SLOTS], value=next(iter(SLOTS)), label="Choose", elem_id="which"
                 )
-                numbers, file = _choosers(gr, source, begun)
-                told = gr.Markdown("" if begun else NO_FACE, elem_id="told")
+                numbers, file = _choosers(gr, source)
+                told = gr.HTML("" if begun else NO_FACE, elem_id="told")
             with gr.Column(scale=5, min_width=560, elem_id="middle"):
                 shown = gr.HTML(_shown(at_first))
                 with gr.Row(elem_id="buttons"):
@@ -190,9 +190,7 @@ def _shown(session: Session) -> str:
     return pictures(session.picture, session.start, str(session.look.face))
 
 
-def _choosers(
-    gr: ModuleType, source: Source, begun: Look | None
-) -> tuple[dict[str, tuple[Any, Any]], Any]:
+def _choosers(gr: ModuleType, source: Source) -> tuple[dict[str, tuple[Any, Any]], Any]:
     """Returns numbers, each with a button for the next one, by kind, and a file."""
     numbers = {}
     kinds = {
@@ -243,14 +241,12 @@ class _Doings:
         return self._chosen(before, slot, face)
 
     def sent(self, before: Session, slot: str, file: str) -> list[Any]:
-        """Shows a picture of the user's; it is not kept."""
+        """Shows a picture of the user's."""
         path = Path(file)
         try:
             face = self.source.face("picture", path.name, path)
         except UserError as error:
             return self._all(before, str(error))
-        finally:
-            path.unlink(missing_ok=True)
         return self._chosen(before, slot, face)
 
     def undo(self, before: Session) -> list[Any]:
@@ -319,10 +315,9 @@ def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
       gradio's Blocks, which `close` ends.
     """
     gr = gradio()
-    from starlette.middleware import Middleware
-
+    middleware = importlib.import_module("starlette.middleware").Middleware
     blocks = build(source)
-    blocks.queue(default_concurrency_limit=USERS_AT_ONCE)
+    blocks.queue(default_concurrency_limit=AT_ONCE)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"]}
     _, address, _ = blocks.launch(
         server_name=host,
@@ -338,7 +333,7 @@ def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
         run_history=False,
         footer_links=[],
         max_file_size=LARGEST_FILE,
-        app_kwargs={"middleware": [Middleware(_Policy)]},
+        app_kwargs={"middleware": [middleware(_Policy)]},
         theme=gr.themes.Base(**fonts),
         css_paths=STYLE,
     )

@@ -40,13 +40,18 @@ class Session:
           look: that is shown from now on.
           touched: the controls that were used; none for what is a step of its own.
         """
-        history, start = self.history, self.start
+        history = self.history
         if self.look is not None and (not touched or touched != self.touched):
             here = dataclasses.replace(self, history=(), touched=())
             history = (*history, here)[-MOST_STEPS:]
-        # Pictures of the same name may be two.
-        same = self.look is not None and self.look.face is look.face
-        if start is None or not same or self.look.sampler != look.sampler:
+        # By identity, because pictures of one name may be two.
+        is_same = (
+            self.look is not None
+            and self.look.face is look.face
+            and self.look.sampler == look.sampler
+        )
+        start = self.start if is_same else None
+        if start is None:
             untouched = plain(source, look.face)
             start = source.picture(dataclasses.replace(untouched, sampler=look.sampler))
         return Session(look, source.picture(look), start, history, touched)

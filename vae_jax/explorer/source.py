@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from vae_jax import exported, record
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, codes, directions, recorded, samples
+from vae_jax.commands.flags import LARGEST_SEED
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, interpolation, sampling, stacks
@@ -81,6 +82,10 @@ class Source:
         if kind == "seed":
             if not self.samplers:
                 raise UserError(f"{self.title} has nothing to draw samples from")
+            if not 0 <= int(name) <= LARGEST_SEED:
+                raise UserError(
+                    f"there is no sample {name}; there are 0 to {LARGEST_SEED}"
+                )
             return Face(kind, name)
         labels = None
         if kind == "picture":
@@ -151,9 +156,9 @@ class Source:
     def _factors(self) -> Float[np.ndarray, "K D D"]:
         return sampling.factors_of(self.samplers["gaussian"])
 
-    def check_sampling(self, sampler: str, temperature: Temperature) -> None:
+    def check_sampling(self, sampler: str | None, temperature: Temperature) -> None:
         """Raises UserError where the model has no such sampler or temperature."""
-        if sampler not in self.samplers:
+        if sampler is None or sampler not in self.samplers:
             raise UserError(
                 f"--sampler is {sampler!r}; allowed with {self.opened[0]} is "
                 f"{' or '.join(self.samplers) or 'none'}"
