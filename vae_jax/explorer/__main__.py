@@ -8,6 +8,7 @@ page shows that command for each of its pictures.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,6 +169,8 @@ def work(argv: Sequence[str] | None = None) -> None:
         page.check(args.host, args.port)
     workdir = DEMO if args.demo else local_path(args.workdir, "--workdir")
     source = open_source(workdir, args.checkpoint, args.data_dir)
+    if args.demo:
+        source = dataclasses.replace(source, opened=("--demo",))
     if args.to is None:
         page.serve(source, args.host, args.port)
         return
