@@ -105,7 +105,9 @@ def opened(browser, server):
     """The page, opened anew."""
     browser.get(server)
     until(lambda: browser.find_elements("id", "picture"), "no picture")
-    until(lambda: browser.find_elements("css selector", "[data-name]"), "no sliders")
+    # It is empty until the script of the sliders has run.
+    told = "return document.querySelector('.sliders output')?.textContent"
+    until(lambda: browser.execute_script(told), "no sliders")
     return browser
 
 
