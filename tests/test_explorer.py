@@ -287,11 +287,11 @@ def test_a_drag_is_one_step_and_undo_shows_what_was_there(sources):
             session = session.to(source, look, (f"attribute {name}",))
         shown.append(session)
     for before in shown[1::-1]:
-        session = session.undone()
+        session = session.undone(source)
         assert session.look == before.look
         np.testing.assert_array_equal(session.picture, before.picture)
-    assert session.undone().look == first_look(source)
-    assert session.undone().undone().look == first_look(source)
+    assert session.undone(source).look == first_look(source)
+    assert session.undone(source).undone(source).look == first_look(source)
 
 
 def test_history_is_bounded(sources):
@@ -301,7 +301,7 @@ def test_history_is_bounded(sources):
         look = dataclasses.replace(first_look(source), dimensions={0: number / 100})
         session = session.to(source, look)
     assert len(session.history) == MOST_STEPS
-    assert all(not each.history for each in session.history)
+    assert all(not each.history and each.picture is None for each in session.history)
 
 
 def test_pictures_of_one_name_are_told_apart(sources, tmp_path):
@@ -390,6 +390,14 @@ def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
     expected = REFUSED[given]
     assert told.startswith("explorer: ") and told.count("\n") == 1
     assert expected in told and not (tmp_path / "a.png").exists()
+
+
+def test_a_gaussian_that_is_none_is_one_line(sources):
+    source = sources("exported")
+    density = sampling.density_of(np.ones(1), np.zeros((1, 4)), -np.eye(4)[None])
+    source = dataclasses.replace(source, samplers={"gaussian": density})
+    with pytest.raises(UserError, match="a Gaussian that is none"):
+        source.picture(first_look(source))
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):

@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, `argv` without the program's name.
 
     Returns:
-      The exit code: 0, or 2 if the user has to change something.
+      The exit code: 0, 2 if the user has to change something, or 130 if interrupted.
     """
     keep_compiled_programs()
     try:
@@ -196,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"explorer: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

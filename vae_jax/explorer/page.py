@@ -251,7 +251,7 @@ class _Doings:
 
     def undo(self, before: Session) -> list[Any]:
         """Shows what was shown before."""
-        return self._all(before.undone())
+        return self._all(before.undone(self.source))
 
     def reset(self, before: Session) -> list[Any]:
         """Shows the face with nothing changed."""
@@ -302,17 +302,13 @@ class _Policy:
         await self.app(scope, receive, sending)
 
 
-def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
-    """Serves the page of a model.
+def serve(source: Source, host: str, port: int) -> None:
+    """Serves the page of a model until it is interrupted.
 
     Args:
       source: the model.
       host: the address; 127.0.0.1 for this machine alone.
       port: its port.
-      wait: until it is interrupted.
-
-    Returns:
-      gradio's Blocks, which `close` ends.
     """
     gr = gradio()
     middleware = importlib.import_module("starlette.middleware").Middleware
@@ -338,6 +334,4 @@ def serve(source: Source, host: str, port: int, wait: bool = True) -> Any:
         css_paths=STYLE,
     )
     print(f"{source.title}: {address} (Ctrl-C ends it)", flush=True)
-    if wait:
-        blocks.block_thread()
-    return blocks
+    blocks.block_thread()

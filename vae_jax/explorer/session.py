@@ -19,9 +19,9 @@ class Session:
       look: what is shown; None before a face is chosen.
       picture: of it.
       start: the picture of the face with nothing changed.
-      history: earlier looks, the last one last.
-      touched: the controls that made the last step, by name. What is done by
-        one control before another one is used is one step, such as a drag of a slider.
+      history: earlier looks, the last one last, without their pictures.
+      touched: the controls that made the last step, by name. What is done by one
+        control before another one is used is one step, such as a drag of a slider.
     """
 
     look: Look | None = None
@@ -42,7 +42,7 @@ class Session:
         """
         history = self.history
         if self.look is not None and (not touched or touched != self.touched):
-            here = dataclasses.replace(self, history=(), touched=())
+            here = Session(self.look, start=self.start)
             history = (*history, here)[-MOST_STEPS:]
         # By identity, because pictures of one name may be two.
         is_same = (
@@ -56,9 +56,11 @@ class Session:
             start = source.picture(dataclasses.replace(untouched, sampler=look.sampler))
         return Session(look, source.picture(look), start, history, touched)
 
-    def undone(self) -> "Session":
+    def undone(self, source: Source) -> "Session":
         """Returns the session one step before; the same where there is none."""
         if not self.history:
             return self
         *history, before = self.history
-        return dataclasses.replace(before, history=tuple(history))
+        assert before.look is not None
+        picture = source.picture(before.look)
+        return Session(before.look, picture, before.start, tuple(history))

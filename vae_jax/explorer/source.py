@@ -154,7 +154,12 @@ class Source:
 
     @functools.cached_property
     def _factors(self) -> Float[np.ndarray, "K D D"]:
-        return sampling.factors_of(self.samplers["gaussian"])
+        try:
+            return sampling.factors_of(self.samplers["gaussian"])
+        except np.linalg.LinAlgError as error:
+            raise UserError(
+                f"{self.opened[0]} has a Gaussian that is none: {error}"
+            ) from error
 
     def check_sampling(self, sampler: str | None, temperature: Temperature) -> None:
         """Raises UserError where the model has no such sampler or temperature."""
