@@ -32,8 +32,9 @@ const step = (number) => {
   };
   look();
 };
+// Its value is told once the script of the page has run.
 const begin = () =>
-  document.querySelector("#picture") && document.querySelector(".sliders output")?.textContent
+  slider()?.parentElement.querySelector("output").textContent
     ? setTimeout(step, 500, 0)
     : setTimeout(begin, 20);
 begin();
