@@ -17,7 +17,7 @@ from PIL import Image
 import vae_jax
 from vae_jax import export, exported
 from vae_jax import run as run_lib
-from vae_jax.commands import captions, directions, kept, samples
+from vae_jax.commands import captions, codes, directions, kept, samples
 from vae_jax.errors import UserError
 from vae_jax.models.contract import flatten
 
@@ -60,6 +60,9 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     (best, *_) = samples.best_samplers(run)
     expected = samples.sample(run, best, 3, seed=5)
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-3)
+    known = codes.dimensions(run)
+    np.testing.assert_array_equal(found.order, codes.leading_first(known))
+    np.testing.assert_array_equal(found.std, np.float32(codes.spread(run, known)[1]))
     known = directions.read_directions(run, export.ESTIMATOR, 0)
     assert found.directions.keys() == known.keys()
     zeros = np.zeros((1, len(found.directions["Smiling"])), np.float32)
@@ -228,6 +231,9 @@ HOSTILE_CODES = {
         "means": np.ones((0, 4), np.float32),
         "covariances": np.ones((0, 4, 4), np.float32),
     },
+    "dimension that is there twice": {"order": np.int32([0, 1, 1, 3])},
+    "order of another size": {"order": np.arange(5, dtype=np.int32)},
+    "spread that is not finite": {"std": np.full(4, np.inf, np.float32)},
     "not finite": {"means": np.full((1, 4), np.nan, np.float32)},
     "too large": {"more": np.zeros(10**6, np.float32)},
 }

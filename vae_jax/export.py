@@ -3,9 +3,9 @@
   python -m vae_jax.export --workdir=runs/vae --to=DIR
 
 The folder has model.safetensors (the EMA of the parameters), config.json, a model card
-(README.md) with a picture of samples, and codes.safetensors: directions of attributes
-and the density of codes. It is laid out as model hubs expect. `vae_jax.load(DIR)` opens
-it.
+(README.md) with a picture of samples, and codes.safetensors: directions of attributes,
+the density of codes and the order of their dimensions. It is laid out as model hubs
+expect. `vae_jax.load(DIR)` opens it.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def _best_sampler(run: Run) -> tuple[str | None, Any]:
 
 
 def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
-    """Returns what is known of the codes of a run: directions, and a density."""
+    """Returns what is known of a run's codes: directions, a density, dimensions."""
     known = {}
     if density is not None:
         for part in sampling.DENSITY_PARTS:
@@ -157,6 +157,14 @@ def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
     found = kept.read(run, directions.FILE) if abilities.can_decode(run) else {}
     if ESTIMATOR in found:
         known["directions"] = found[ESTIMATOR].astype(np.float32)
+    if abilities.can_decode(run):
+        try:
+            figures = codes.dimensions(run)
+        except UserError as error:
+            print(f"note: nothing is said of single dimensions: {error}")
+            return known
+        known["order"] = codes.leading_first(figures).astype(np.int32)
+        known["std"] = codes.spread(run, figures)[1].astype(np.float32)
     return known
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vae_jax import config as config_lib
 from vae_jax.config import SETTINGS, Config
@@ -72,6 +72,8 @@ class Exported:
       sampler: that was the best when it was exported: "prior", or "gaussian", which is
         fitted to codes of training images; None where there is none.
       density: that Gaussian; None where it is not the sampler.
+      order: of the dimensions of a code, the leading one first; None if not known.
+      std: the standard deviation of each; None if not known.
     """
 
     model: Any
@@ -80,6 +82,8 @@ class Exported:
     directions: dict[str, Float[np.ndarray, " D"]]
     sampler: str | None
     density: Any
+    order: Int[np.ndarray, " D"] | None = None
+    std: Float[np.ndarray, " D"] | None = None
 
     def sample(self, num_images: int, seed: int = 0) -> Float[np.ndarray, "N H W C"]:
         """Returns new images in [0, 1], by `sampler`.
@@ -180,16 +184,19 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     model = build.merge(graphdef, variables)
     if sampler == "prior" and getattr(model, "prior", None) is None:
         raise UserError(f"{path} has the sampler prior, and its model has no prior")
-    directions, density = {}, None
+    directions, density, order, std = {}, None, None, None
     if (folder / CODES).exists() or sampler == "gaussian":
         code, number = _code_size(path, model), len(names)
-        largest = np.float32().itemsize * (number * code + 1 + code + code**2)
+        largest = np.float32().itemsize * (number * code + 1 + 3 * code + code**2)
         known = _read(folder / CODES, largest)
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
             density = _density(folder / CODES, known, code)
-    return Exported(model, config, dataset, directions, sampler, density)
+        # Earlier programs did not write them down.
+        if "order" in known:
+            order, std = _dimensions(folder / CODES, known, code)
+    return Exported(model, config, dataset, directions, sampler, density, order, std)
 
 
 def _code_size(path: Path, model: Any) -> int:
@@ -220,6 +227,20 @@ def _density(path: Path, known: dict[str, np.ndarray], size: int) -> Any:
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.
     return sampling.density_of(np.ones(1), known["means"], known["covariances"])
+
+
+def _dimensions(
+    path: Path, known: dict[str, np.ndarray], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the order of the dimensions and the standard deviation of each."""
+    whole = jax.ShapeDtypeStruct((size,), np.int32)
+    _check(path, known, {"order": whole, "std": _floats(size)})
+    order, std = known["order"], known["std"]
+    if not np.array_equal(np.sort(order), np.arange(size)):
+        raise UserError(f"{path} has an order that is none of {size} dimensions")
+    if not np.isfinite(std).all():
+        raise UserError(f"{path} has standard deviations that are not finite")
+    return order, std
 
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:

@@ -7,9 +7,11 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
-from vae_jax.commands import directions, kept
+from vae_jax.commands import abilities, directions, kept
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.exploration.batching import map_batches
@@ -152,6 +154,31 @@ def dimensions(run: Run) -> dict[str, np.ndarray]:
         kept.keep(run, FILE, saved)
     prefix = "dimensions."
     return {n.removeprefix(prefix): a for n, a in saved.items() if n.startswith(prefix)}
+
+
+def leading_first(known: dict[str, np.ndarray]) -> Int[np.ndarray, " D"]:
+    """Returns the dimensions of what `dimensions` returns, the leading one first.
+
+    That is the one of the largest KL, or of the largest variance where no KL is known.
+    """
+    return np.argsort(-known.get("kl", known["variance"]), kind="stable")
+
+
+def spread(
+    run: Run, known: dict[str, np.ndarray], label: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the prior's mean and standard deviation of each dimension, [D].
+
+    Args:
+      run: of an autoencoder of any kind.
+      known: from `dimensions`; codes without such a prior have no other scale than
+        their own.
+      label: [A] of a conditional prior; None for unknown.
+    """
+    if not abilities.has_moments(run):
+        return known["mean"], known["std"]
+    prior = run.model().prior_of(None if label is None else jnp.asarray(label))
+    return np.asarray(prior.mean), np.asarray(prior.std)
 
 
 def keep(run: Run) -> None:

@@ -1,7 +1,6 @@
 """--mode=edit: images whose codes are moved along the directions of attributes."""
 
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +15,18 @@ from vae_jax.commands import abilities, captions
 from vae_jax.commands import directions as directions_lib
 from vae_jax.commands.flags import (
     ATTRIBUTE,
-    LARGEST,
     NUM_IMAGES,
     SEED,
     VALUES,
     Command,
     define_numbers,
+    parse_numbers,
 )
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import in_unit_interval, own_pictures
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.exploration import sampling
+from vae_jax.exploration import attributes, sampling
 from vae_jax.exploration.attributes import Direction
 from vae_jax.report import grids
 from vae_jax.report.writer import write_json
@@ -57,22 +56,12 @@ USUAL = {"estimator": ESTIMATOR.default, "num_images": NUM_EDITED, "seed": 0}
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
     """Returns what "Smiling,Male=-0.5" stands for: {"Smiling": 1, "Male": -0.5}."""
-    weights = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
+
+    def known(name: str) -> str:
         run.attribute_index(name, "--attribute")
-        try:
-            weight = float(value) if equals else 1.0
-        except ValueError:
-            weight = math.nan
-        # NaN is not below, either.
-        if not abs(weight) <= LARGEST or name in weights:
-            raise UserError(
-                f"--attribute has {part!r}; allowed is NAME or NAME=NUMBER, each once, "
-                f"no number above {LARGEST:g}"
-            )
-        weights[name] = weight
-    return weights
+        return name
+
+    return parse_numbers(text, "--attribute", known)
 
 
 def _file_name(names: Sequence[str]) -> str:
@@ -94,10 +83,7 @@ def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Directi
                 "training pictures have it or none, or, for --estimator=held, "
                 "--mode=attributes was not given a --guide for it"
             )
-    return lambda codes: np.sum(
-        [w * np.asarray(directions[name](codes)) for name, w in weights.items()],
-        axis=0,
-    )
+    return attributes.weighted_sum(directions, weights)
 
 
 @dataclass(frozen=True)
@@ -151,7 +137,7 @@ def edit(
     codes = sampling.encode_images(model, pictures, labels)
     columns = [in_unit_interval(pictures)]
     for alpha in alphas:
-        edited = (codes + alpha * direction(codes)).astype(np.float32)
+        edited = attributes.moved(codes, direction, alpha)
         columns.append(sampling.decode_codes(model, edited, labels))
     record = {
         **abilities.dial_of(run),

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -23,6 +23,7 @@ VALUES.mark_as_parsed()
 LARGEST_SEED = 2**31 - 1
 # Of numbers that codes are multiplied by; beyond, float32 may overflow.
 LARGEST = 1e6
+Name = TypeVar("Name", str, int)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,37 @@ def define_numbers(
     """
     parser = NumbersParser(name, kind)
     return flags.DEFINE(parser, name, default, meaning, flag_values=VALUES)
+
+
+def parse_numbers(
+    text: str, flag: str, name_of: Callable[[str], Name]
+) -> dict[Name, float]:
+    """Returns what "Smiling,Male=-0.5" stands for: {"Smiling": 1, "Male": -0.5}.
+
+    Args:
+      text: that was given.
+      flag: of it, for errors.
+      name_of: turns the text of a name into the name, or raises UserError.
+
+    Raises:
+      UserError: a name is not known or there twice, or what follows is no number.
+    """
+    numbers: dict[Name, float] = {}
+    for part in text.split(","):
+        told_name, equals, value = part.partition("=")
+        name = name_of(told_name)
+        try:
+            number = float(value) if equals else 1.0
+        except ValueError:
+            number = math.nan
+        # NaN is not below, either.
+        if not abs(number) <= LARGEST or name in numbers:
+            raise UserError(
+                f"{flag} has {part!r}; allowed is NAME or NAME=NUMBER, each once, "
+                f"no number above {LARGEST:g}"
+            )
+        numbers[name] = number
+    return numbers
 
 
 WORKDIR = define_path("workdir", "The folder of the run.")

@@ -138,5 +138,5 @@ def by_number(run: Run, temperature: Mapping[int, float]) -> jax.Array:
                 f"--temperature has {at}:{number:g}; the resolutions of the layers of "
                 f"{run.workdir} are {there}"
             )
-    each = stacks.resolution_of_numbers(run.model())
-    return jnp.asarray([temperature.get(at, 1.0) for at in each.tolist()])
+    numbers = stacks.numbers_by_resolution(run.model(), temperature, 1.0)
+    return jnp.asarray(numbers)

@@ -23,20 +23,22 @@ KINDS = {
 
 def title_of(run: Run) -> str:
     """Returns what a page calls a run."""
-    return f"{run.workdir.name}: {_kind(run)}"
+    return f"{run.workdir.name}: {kind_of(run.config.model.name, run.recipe['name'])}"
 
 
-def _kind(run: Run) -> str:
-    kind = KINDS[run.config.model.name]
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} of {run.recipe['name']}"
+def kind_of(model: str, dataset: str) -> str:
+    """Returns what a model is, by the names of its kind and of its data set."""
+    kind = KINDS[model]
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} of {dataset}"
 
 
 def about(run: Run) -> str:
     """Returns what a run is, in two sentences."""
     size, channels = run.recipe["size"], run.recipe["channels"]
     batch = run.config.train.batch_size
+    kind = kind_of(run.config.model.name, run.recipe["name"])
     return (
-        f"This is {_kind(run)}, {'gray' if channels == 1 else 'colour'} images of "
+        f"This is {kind}, {'gray' if channels == 1 else 'colour'} images of "
         f"{size}x{size} pixels. It was trained for {run.step:,} steps of {batch} "
         f"images, drawn from {run.num_train:,}; what is shown is by the EMA of its "
         "parameters."

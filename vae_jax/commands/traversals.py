@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vae_jax.commands import abilities, captions
-from vae_jax.commands.codes import dimensions
+from vae_jax.commands import abilities, captions, codes
 from vae_jax.commands.evaluation import ACTIVE_VARIANCE
 from vae_jax.commands.flags import INDICES, NUM_IMAGES, PICTURES, Command
 from vae_jax.commands.opening import open_autoencoder
@@ -77,9 +75,9 @@ def traverse(
         else (picture[None], None)
     )
     model = run.model()
-    known = dimensions(run)
+    known = codes.dimensions(run)
     variances, kl = known["variance"], known.get("kl")
-    order = np.argsort(-(variances if kl is None else kl), kind="stable")
+    order = codes.leading_first(known)
     drawn = order[:num_dimensions].tolist()
 
     (code,) = sampling.encode_images(model, pictures, labels)
@@ -88,11 +86,7 @@ def traverse(
     if abilities.has_posterior(run):
         active_units = int(np.sum(variances > ACTIVE_VARIANCE))
         ordered_by = "kl" if kl is not None else "variance of the posterior's mean"
-    # Codes without such a prior have no other scale than their own.
-    mean, std = known["mean"], known["std"]
-    if abilities.has_moments(run):
-        prior = model.prior_of(None if label is None else jnp.asarray(label))
-        mean, std = np.asarray(prior.mean), np.asarray(prior.std)
+    mean, std = codes.spread(run, known, label)
     offsets = np.linspace(-REACH, REACH, num_values)
     values = mean[drawn, None] + std[drawn, None] * offsets
     changed = interpolation.traversal(code, drawn, values)

@@ -5,7 +5,7 @@ attribute moves their mean to that of pictures with it, by its estimator's accou
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -85,6 +85,21 @@ def deconfounded_directions(codes: Codes, attributes: Attributes) -> Directions:
 def constant(direction: Float[np.ndarray, " D"]) -> Direction:
     """Returns the same direction at every code."""
     return lambda codes: np.broadcast_to(direction, codes.shape)
+
+
+def weighted_sum(
+    directions: Mapping[str, Direction], weights: Mapping[str, float]
+) -> Direction:
+    """Returns the sum of the directions of some attributes, each times its weight."""
+    return lambda codes: np.sum(
+        [w * np.asarray(directions[name](codes)) for name, w in weights.items()],
+        axis=0,
+    )
+
+
+def moved(codes: Codes, direction: Direction, alpha: float) -> Codes:
+    """Returns codes that are moved alpha times along a direction."""
+    return (codes + alpha * direction(codes)).astype(np.float32)
 
 
 @struct.dataclass

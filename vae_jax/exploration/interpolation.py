@@ -1,6 +1,6 @@
 """Ways through the space of codes: between two, through several, along an axis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -80,3 +80,28 @@ def traversal(
     codes = np.tile(code, (len(dimensions), values.shape[-1], 1))
     codes[np.arange(len(dimensions)), :, list(dimensions)] = values
     return codes
+
+
+def towards(
+    codes: Float[np.ndarray, "N D"], goal: Float[np.ndarray, "1 D"], share: float
+) -> Float[np.ndarray, "N D"]:
+    """Returns codes a share of the straight way, 0 to 1, from each to `goal`."""
+    return ((1 - share) * codes + share * goal).astype(codes.dtype)
+
+
+def shifted(
+    codes: Float[np.ndarray, "N D"],
+    steps: Mapping[int, float],
+    std: Float[np.ndarray, " D"],
+) -> Float[np.ndarray, "N D"]:
+    """Returns codes some of whose dimensions are changed.
+
+    Args:
+      codes: that are.
+      steps: of each dimension, in its standard deviations.
+      std: of each dimension.
+    """
+    changed = codes.copy()
+    for dimension, step in steps.items():
+        changed[:, dimension] += step * std[dimension]
+    return changed

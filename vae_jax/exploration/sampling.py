@@ -192,6 +192,35 @@ def density_of(
     return mixture
 
 
+def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
+    """Returns the Cholesky factor of the covariance of each of K Gaussians."""
+    return np.linalg.cholesky(fitted.covariances_)
+
+
+def draw_fitted(
+    fitted: Any,
+    factors: Float[np.ndarray, "K D D"],
+    seed: int,
+    temperature: float = 1.0,
+) -> Float[np.ndarray, "1 D"]:
+    """Returns the numbers in one code drawn from `fitted`, float32.
+
+    The seed alone decides, so that a face stays the same while its temperature changes.
+    That of `sample_fitted` is another one.
+
+    Args:
+      fitted: from `fit_codes` or `density_of`.
+      factors: of it, see `factors_of`: of long codes they take longer than a code.
+      seed: of the code.
+      temperature: below 1 narrows each Gaussian around its mean.
+    """
+    rng = np.random.default_rng(seed)
+    which = rng.choice(len(fitted.weights_), p=fitted.weights_)
+    noise = rng.standard_normal(len(factors[which]))
+    code = fitted.means_[which] + temperature * (factors[which] @ noise)
+    return code[None].astype(np.float32)
+
+
 def sample_fitted(
     model: Autoencoder,
     fitted: Any,

@@ -1,5 +1,7 @@
 """Codes of several resolutions: which numbers belong to which, and faces of two."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -31,6 +33,14 @@ def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:
     if not isinstance(shape[0], tuple):
         return np.zeros(0, int)
     return np.array([part[0] for part in shape])[layer_of_numbers(shape)]
+
+
+def numbers_by_resolution(
+    model: Autoencoder, values: Mapping[int, float], otherwise: float
+) -> Float[np.ndarray, " D"]:
+    """Returns the value of each number in a code: that of its resolution."""
+    each = resolution_of_numbers(model).tolist()
+    return np.array([values.get(at, otherwise) for at in each], np.float32)
 
 
 def mixed(

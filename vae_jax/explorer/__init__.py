@@ -1,0 +1,6 @@
+"""A page in the browser on which the faces of a trained model are changed by hand.
+
+  python -m vae_jax.explorer --workdir=runs/vae
+
+looks.py says what a picture is made of, source.py makes it, and page.py is the page.
+"""

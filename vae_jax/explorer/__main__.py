@@ -1,0 +1,205 @@
+"""Opens a page in the browser on which the faces of a trained model are changed.
+
+  python -m vae_jax.explorer --demo              # a small model of drawn faces
+  python -m vae_jax.explorer --workdir=runs/vae  # a run, or an exported model
+
+With --to no page is opened: the picture that the other flags describe is written. The
+page shows that command for each of its pictures.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from PIL import Image
+
+import vae_jax
+from vae_jax.command_line import keep_compiled_programs
+from vae_jax.commands.flags import parse_numbers
+from vae_jax.commands.prior_flags import TemperatureParser
+from vae_jax.errors import UserError, naming_files
+from vae_jax.explorer import page
+from vae_jax.explorer.looks import Face, Look, parse_face
+from vae_jax.explorer.source import Source, open_source, plain
+from vae_jax.local_paths import local_path
+from vae_jax.report.writer import writing
+
+DEMO = Path(vae_jax.__file__).parents[1] / "examples" / "demo_model"
+# What --to writes is said by these.
+OF_PICTURE = (
+    "face",
+    "toward",
+    "share",
+    "sampler",
+    "temperature",
+    "estimator",
+    "attribute",
+    "dimensions",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message}; --help says more")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m vae_jax.explorer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", help="the folder of a run, or of an exported model")
+    add("--demo", action="store_true", help="the model in examples/demo_model")
+    add("--checkpoint", choices=("latest", "best"), default="latest", help="of the run")
+    add("--data_dir", help="where the run's data set is now, if not where it was")
+    add("--host", default="127.0.0.1", help="the address that the page is served at")
+    add("--port", type=int, default=7860, help="its port; 7860 by default")
+    picture = parser.add_argument_group("one picture")
+    add = picture.add_argument
+    add("--to", help="the PNG file that is written, instead of a page")
+    add("--face", help="seed=5, test=3 or picture=me.jpg")
+    add("--toward", help="a second face")
+    add("--share", type=float, help="of the way to the second face, from 0 to 1")
+    add("--sampler", help="what samples are drawn from, prior or gaussian")
+    add("--temperature", help="of samples: 0.8, or by resolution 4:1,16:0.7")
+    add("--attribute", help="what is added: Smiling=1.5,Male=-0.5")
+    add("--estimator", help="of the directions of attributes")
+    add("--dimensions", help="standard deviations that are added: 3=1.5,12=-2")
+    return parser
+
+
+def _face(source: Source, text: str, flag: str) -> Face:
+    try:
+        return source.face(*parse_face(text, flag))
+    except UserError as error:
+        told = str(error)
+        raise UserError(
+            told if flag in told else f"{flag} is {text!r}: {told}"
+        ) from error
+
+
+def look_of(source: Source, args: argparse.Namespace) -> Look:
+    """Returns the look that flags describe.
+
+    Raises:
+      UserError: one of them is not allowed with the model.
+    """
+    if args.face is None:
+        raise UserError("--face is missing; it goes with --to: seed=5, say")
+    begun = plain(source, _face(source, args.face, "--face"))
+    goal = None if args.toward is None else _face(source, args.toward, "--toward")
+    share = 0.0 if args.share is None else args.share
+    if not 0 <= share <= 1 or (args.share is None) != (goal is None):
+        raise UserError(
+            f"--share is {args.share}; allowed is a number from 0 to 1, with --toward"
+        )
+    sampler = begun.sampler if args.sampler is None else args.sampler
+    temperature = 1.0
+    if args.temperature is not None:
+        temperature = TemperatureParser().parse(args.temperature)
+    if args.sampler is not None or temperature != 1.0:
+        source.check_sampling(sampler, temperature)
+    estimator = begun.estimator if args.estimator is None else args.estimator
+    if args.estimator is not None and estimator not in source.directions:
+        raise UserError(
+            f"--estimator is {estimator!r}; allowed with {source.opened[0]} is "
+            f"{' or '.join(source.directions) or 'none'}"
+        )
+    known = source.directions[estimator] if estimator else {}
+
+    def attribute(name: str) -> str:
+        if name not in known:
+            raise UserError(
+                f"--attribute has {name!r}; with {source.opened[0]} allowed is one of "
+                f"{', '.join(known) or 'none'}"
+            )
+        return name
+
+    def dimension(name: str) -> int:
+        if not name.isdecimal() or int(name) >= len(source.std):
+            raise UserError(
+                f"--dimensions has {name!r}; with {source.opened[0]} allowed are whole "
+                f"numbers below {len(source.std)}"
+            )
+        return int(name)
+
+    given, numbers = args.attribute, args.dimensions
+    return Look(
+        begun.face,
+        sampler=sampler,
+        estimator=estimator,
+        goal=goal,
+        share=share,
+        temperature=temperature,
+        attributes=parse_numbers(given, "--attribute", attribute) if given else {},
+        dimensions=parse_numbers(numbers, "--dimensions", dimension) if numbers else {},
+    )
+
+
+def work(argv: Sequence[str] | None = None) -> None:
+    """Does what flags say: serves the page, or writes a picture.
+
+    Raises:
+      UserError: a flag, the model or the port is to be changed.
+    """
+    args = _parser().parse_args(argv)
+    if args.demo == (args.workdir is not None):
+        raise UserError("allowed is one of --demo and --workdir; --help says more")
+    for name in OF_PICTURE if args.to is None else ():
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is {getattr(args, name)!r}; it goes with --to")
+    if not 1 <= args.port <= 65535:
+        raise UserError(f"--port is {args.port}; allowed is a number from 1 to 65535")
+    if args.demo and not DEMO.is_dir():
+        raise UserError(
+            f"--demo needs {DEMO}, which is there where the repository was copied and "
+            "`pip install -e .` was run in it"
+        )
+    if args.to is None:
+        # Before the model, which takes longer.
+        page.check(args.host, args.port)
+    workdir = DEMO if args.demo else local_path(args.workdir, "--workdir")
+    source = open_source(workdir, args.checkpoint, args.data_dir)
+    if args.demo:
+        source = dataclasses.replace(source, opened=("--demo",))
+    if args.to is None:
+        page.serve(source, args.host, args.port)
+        return
+    picture = source.picture(look_of(source, args))
+    path = local_path(args.to, "--to")
+    with writing(path):
+        Image.fromarray(
+            picture.squeeze(-1) if picture.shape[-1] == 1 else picture
+        ).save(path, "PNG")
+    print(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, `argv` without the program's name.
+
+    Returns:
+      The exit code: 0, 2 if the user has to change something, or 130 if interrupted.
+    """
+    keep_compiled_programs()
+    try:
+        with naming_files():
+            work(argv)
+    except UserError as error:
+        print(f"explorer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What a picture is made of: a face and what is changed in it, as flags have it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from vae_jax.commands.prior_flags import told
+from vae_jax.errors import UserError
+
+Temperature = float | Mapping[int, float]
+
+PROGRAM = "vae_jax.explorer"
+# What a face comes from: samples, the test split, the user.
+KINDS = ("seed", "test", "picture")
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face, before anything in it is changed.
+
+    Attributes:
+      kind: one of `KINDS`.
+      name: the seed, the index in the test split, or the name of the file.
+      code: of what is no sample; that of a sample depends on sampler and temperature.
+      labels: that the model is given of it, or None.
+    """
+
+    kind: str
+    name: int | str
+    code: Float[np.ndarray, "1 D"] | None = field(default=None, compare=False)
+    labels: Float[np.ndarray, "1 A"] | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        """Returns the face as --face takes it."""
+        return f"{self.kind}={self.name}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture is a function of, beside the model.
+
+    Attributes:
+      face: that is changed.
+      sampler: what samples are drawn from, "prior" or "gaussian"; None without samples.
+      estimator: of the directions of attributes; None without directions.
+      goal: a second face, or None.
+      share: of the way to it, from 0 to 1.
+      temperature: of samples, one number or by resolution.
+      dimensions: how many standard deviations are added to each.
+      attributes: how many times the direction of each is added.
+    """
+
+    face: Face
+    sampler: str | None = None
+    estimator: str | None = None
+    goal: Face | None = None
+    share: float = 0.0
+    temperature: Temperature = 1.0
+    dimensions: Mapping[int, float] = field(default_factory=dict)
+    attributes: Mapping[str, float] = field(default_factory=dict)
+
+    def command(self, opened: Sequence[str]) -> str:
+        """Returns the command that writes this picture.
+
+        Args:
+          opened: the flags that name the model, --workdir=runs/vae say.
+        """
+        flags: dict[str, object] = {"face": self.face}
+        if self.goal is not None:
+            flags |= {"toward": self.goal, "share": f"{self.share:g}"}
+        if "seed" in (self.face.kind, self.goal and self.goal.kind):
+            flags["sampler"] = self.sampler
+            if self.temperature != 1:
+                flags["temperature"] = told(self.temperature)
+        if self.attributes:
+            flags |= {
+                "attribute": _numbers(self.attributes),
+                "estimator": self.estimator,
+            }
+        if self.dimensions:
+            flags["dimensions"] = _numbers(self.dimensions)
+        given = [f"--{name}={value}" for name, value in flags.items()]
+        words = ["python", "-m", PROGRAM, *opened, *given]
+        return shlex.join([*words, "--to=face.png"])
+
+
+def _numbers(values: Mapping[str, float] | Mapping[int, float]) -> str:
+    return ",".join(f"{name}={value:g}" for name, value in values.items())
+
+
+def parse_face(text: str, flag: str) -> tuple[str, int | str]:
+    """Returns the kind and name of a face: "seed=5" is ("seed", 5).
+
+    Raises:
+      UserError: it is none.
+    """
+    kind, _, name = text.partition("=")
+    if kind == "picture" and name:
+        return kind, name
+    # Far beyond any seed and any test image, Python would not read the number.
+    if kind in KINDS and name.isdecimal() and len(name) <= 20:
+        return kind, int(name)
+    raise UserError(
+        f"{flag} is {text!r}; allowed are seed=NUMBER, test=NUMBER and picture=FILE"
+    )
