@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from vae_jax import run as run_lib
 from vae_jax.config import default_config
 from vae_jax.exploration.judging import accuracy, judge_images
-from vae_jax.models import build, objectives
+from vae_jax.models import build, losses, objectives
 from vae_jax.models.classifier import Prediction
 
 
@@ -34,7 +34,7 @@ def test_cross_entropy_and_accuracy_are_another_librarys():
     has = rng.random((50, 3)) < 0.4
     prediction = Prediction(jnp.float32(logits), jnp.where(has, 1.0, -1.0))
     labels = prediction.labels
-    loss, metrics = objectives.cross_entropy()(
+    loss, metrics = losses.cross_entropy()(
         lambda images, key, labels, num_samples: Prediction(prediction.logits, labels),
         jnp.zeros((50, 2, 2, 1)),
         labels,

@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 # The new file, the file of its table, and the line before which the new one goes.
 ADDED = {
     "laplace": ("vae.py", '    "logistic": logistics.LOGISTIC,\n'),
-    "cyclical": ("build.py", '    "mse": objectives.MSE,\n'),
+    "cyclical": ("build.py", '    "mse": losses.MSE,\n'),
 }
 
 SUM_OF_LEVELS = """

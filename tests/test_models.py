@@ -10,7 +10,8 @@ from scipy import stats
 from vae_jax.config import default_config
 from vae_jax.models import build
 from vae_jax.models.elbo import kl_per_image
-from vae_jax.models.objectives import beta_elbo, mean_squared_error
+from vae_jax.models.losses import mean_squared_error
+from vae_jax.models.objectives import beta_elbo
 
 
 @functools.cache

@@ -9,14 +9,13 @@ import pytest
 from flax import nnx
 from scipy import stats
 
-from vae_jax.models import objectives
 from vae_jax.models.autoencoder import AE
 from vae_jax.models.contract import Layer, Terms
+from vae_jax.models.losses import mean_squared_error
 from vae_jax.models.objectives import (
     beta_elbo,
     capacity_elbo,
     importance_weighted,
-    mean_squared_error,
     mmd,
     mmd_elbo,
     tc_elbo,
@@ -567,9 +566,7 @@ def test_rae_adds_each_penalty_at_its_weight():
 def test_raes_penalty_shrinks_the_decoder(penalty):
     images = jax.random.uniform(jax.random.key(0), (3, 2, 2, 2))
     graphdef, params = nnx.split(AE(_Encode(), _Decode(), (3,)), nnx.Param)
-    objective = objectives.mean_squared_error(
-        decoder_penalty=penalty, decoder_weight=1.0
-    )
+    objective = mean_squared_error(decoder_penalty=penalty, decoder_weight=1.0)
 
     def loss(params):
         model, key = nnx.merge(graphdef, params), jax.random.key(1)

@@ -228,7 +228,8 @@ def _run_of(
             kind: sharding.on_one_device(Variables(params, state.state))
             for kind, params in kinds.items()
         },
-        recipe=recipe,
+        # While images grow, those of the checkpoint's stage.
+        recipe={**recipe, "size": assembled.stage.size},
         open_dataset=open_dataset,
     )
 

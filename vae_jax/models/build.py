@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods, objectives, sharpening
+from vae_jax.models import likelihoods, losses, objectives, sharpening
 from vae_jax.models.autoencoder import AUTOENCODER
 from vae_jax.models.classifier import CLASSIFIER
 from vae_jax.models.contract import Draw, State, Variables
@@ -39,10 +39,10 @@ OBJECTIVES = {
     "mmd": objectives.MMD,
     "tc": objectives.TC,
     "quantised": objectives.QUANTISED,
-    "flow": objectives.FLOW,
-    "mse": objectives.MSE,
-    "rae": objectives.RAE,
-    "cross_entropy": objectives.CROSS_ENTROPY,
+    "flow": losses.FLOW,
+    "mse": losses.MSE,
+    "rae": losses.RAE,
+    "cross_entropy": losses.CROSS_ENTROPY,
 }
 PRECISIONS = {
     "fp32": jnp.dtype("float32"),

@@ -250,7 +250,7 @@ class Terms:
 
 def flatten(code: Code) -> Float[Array, "B N"]:
     """Returns the numbers in each code, leaf after leaf."""
-    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(code)]
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(code)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
 
 

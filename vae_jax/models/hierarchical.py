@@ -85,7 +85,7 @@ class HierarchicalVAE(nnx.Module):
             )
             return codes[-1]
 
-        maps = self.decoder(len(images) * num_samples, code_of)
+        maps = self.decoder(images.shape[0] * num_samples, code_of)
         return posteriors, tuple(codes), maps
 
     def encode(
@@ -108,7 +108,7 @@ class HierarchicalVAE(nnx.Module):
         del labels
 
         def decoder(rows: Codes) -> tuple[Array, ...]:
-            return self.decoder(len(rows[0]), lambda number, _: rows[number])
+            return self.decoder(rows[0].shape[0], lambda number, _: rows[number])
 
         return self.likelihood(decode_rows(decoder, code, rank=3))
 

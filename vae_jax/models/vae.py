@@ -115,7 +115,7 @@ class VAE(nnx.Module):
         self, images: Float[Array, "B H W C"], labels: Labels = None
     ) -> DiagonalGaussian:
         """Returns q(z|x,y) of each image, over the N numbers in its code."""
-        features = self.encoder(images, self._told(labels, len(images)))
+        features = self.encoder(images, self._told(labels, images.shape[0]))
         mean, logvar = jnp.split(features, 2, axis=-1)
         return DiagonalGaussian(flatten(mean), flatten(logvar))
 

@@ -152,7 +152,7 @@ class Encoder(nnx.Module):
             images = halve(images)
         x = nnx.silu(x)
         if not self.is_spatial:
-            return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+            return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32)
         coarse = mix_channels(self.head, x).astype(jnp.float32)
         fine = [each for each in maps if each is not None]
         return (coarse, *fine) if fine else coarse

@@ -192,7 +192,7 @@ class StyleDecoder(nnx.Module):
         """Returns the unbounded parameter maps of each code."""
         styles: list[Array] = self._styles(z)
         images: Any = None
-        x = jnp.broadcast_to(self.start[...], (len(z), *self.start.shape))
+        x = jnp.broadcast_to(self.start[...], (z.shape[0], *self.start.shape))
         x = x.astype(styles[0].dtype)
         for stage, style in zip(coarsest_first(self.stages), styles, strict=True):
             x = x if stage.entry is None else stage.entry(x)
