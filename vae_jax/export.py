@@ -1,11 +1,12 @@
 """Writes the model of a run to a folder that stands alone.
 
-  python -m vae_jax.export --workdir=runs/vae --to=DIR
+  python -m vae_jax.export --workdir=runs/vae --to=DIR [--format=stablehlo]
 
 The folder has model.safetensors (the EMA of the parameters), config.json, a model card
 (README.md) with a picture of samples, and codes.safetensors: directions of attributes,
 the density of codes and the order of their dimensions. It is laid out as model hubs
-expect. `vae_jax.load(DIR)` opens it.
+expect. `vae_jax.load(DIR)` opens it. With --format=stablehlo encoder.stablehlo and
+decoder.stablehlo, which need JAX alone, are there as well.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from vae_jax.exported import (
     safetensors,
 )
 from vae_jax.local_paths import local_path
+from vae_jax.programs import stablehlo
 from vae_jax.report import grids
 from vae_jax.report.words import meaning
 from vae_jax.report.writer import write_json, write_whole, writing
@@ -50,7 +52,7 @@ from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
 NUM_SAMPLES = 24
-CARD, PICTURE = "README.md", "samples.png"
+CARD, PICTURE, PROGRAM = "README.md", "samples.png", ".stablehlo"
 # By data set: the licence that a card names, and what it says of it.
 LICENCES = {
     "celeb_a": (
@@ -64,12 +66,13 @@ LICENCES = {
 OWN = ("other", "The licence of the images that the model was trained on holds.")
 
 
-def export(run: Run, folder: Path) -> list[Path]:
+def export(run: Run, folder: Path, *, programs: bool = False) -> list[Path]:
     """Writes a run's model to a folder, which is whole or as it was.
 
     Args:
       run: of any model.
       folder: new or empty.
+      programs: whether to write encoder and decoder as StableHLO, too.
 
     Returns:
       The files.
@@ -95,6 +98,7 @@ def export(run: Run, folder: Path) -> list[Path]:
     dataset = content["dataset"]
     found = Exported(run.model(), config, dataset, {}, sampler, density)
     images = None if sampler is None else found.sample(NUM_SAMPLES)
+    lowered = _programs(run) if programs else {}
     # Within the folder, which may be a disk of its own.
     is_new, unfinished = not folder.exists(), folder / ".unfinished"
     try:
@@ -105,9 +109,12 @@ def export(run: Run, folder: Path) -> list[Path]:
                 # A scalar stays one, which ascontiguousarray would not let it.
                 whole = {n: np.asarray(array, order="C") for n, array in each.items()}
                 (unfinished / name).write_bytes(save(whole, {"format": "np"}))
+            for name, program in lowered.items():
+                (unfinished / f"{name}{PROGRAM}").write_bytes(program)
             if images is not None:
                 grids.image_grid(grids.wide(images), unfinished / PICTURE)
-            write_whole(unfinished / CARD, _card(run, folder.resolve().name, sampler))
+            card = _card(run, folder.resolve().name, sampler, [*lowered])
+            write_whole(unfinished / CARD, card)
             written = sorted(path.name for path in unfinished.iterdir())
             for name in written:
                 (unfinished / name).rename(folder / name)
@@ -131,6 +138,13 @@ def _settings(run: Run) -> dict[str, Any]:
         "dataset": {k: v for k, v in run.recipe.items() if k != "attribute_names"},
         "attribute_names": [*run.attribute_names],
     }
+
+
+def _programs(run: Run) -> dict[str, bytes]:
+    """Returns what runs without this project, see `programs.stablehlo`."""
+    data, model = run.config.dataset, run.model()
+    told = getattr(model, "num_told", 0)
+    return stablehlo(model, (data.size, data.size, data.channels), told)
 
 
 def _best_sampler(run: Run) -> tuple[str | None, Any]:
@@ -188,13 +202,14 @@ def _metrics(run: Run) -> str:
     return f"\n## Metrics\n\nMeans with their standard errors.\n\n{table}\n"
 
 
-def _card(run: Run, name: str, sampler: str | None) -> str:
+def _card(run: Run, name: str, sampler: str | None, programs: list[str]) -> str:
     """Returns the model card, in which no path of this machine is.
 
     Args:
       run: whose model it is.
       name: of the folder.
       sampler: that drew the picture; None where there is none.
+      programs: that are beside it.
     """
     picture, use = "", "exported.model"
     if sampler is not None:
@@ -225,13 +240,32 @@ import vae_jax
 exported = vae_jax.load("{name}")
 {use}
 ```
-
+{_use_of(programs)}
 ## Data and training
 
 {note}
 
 {tabulate(table, ["", ""], "github")}
 {trained}{_metrics(run)}"""
+
+
+def _use_of(programs: list[str]) -> str:
+    """Returns what a card says of programs, which is nothing where there are none."""
+    if not programs:
+        return ""
+    name = programs[-1]
+    told = "numbers" if name == "decoder" else "images"
+    return f"""
+{" and ".join(f"`{each}{PROGRAM}`" for each in programs)} need JAX alone; every array is
+float32, and the first axis counts images.
+
+```python
+from jax import export
+
+{name} = export.deserialize(bytearray(open("{name}{PROGRAM}", "rb").read()))
+{name}.call({told})
+```
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -247,11 +281,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", required=True, help="of the run")
     parser.add_argument("--to", required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--format",
+        choices=("safetensors", "stablehlo"),
+        default="safetensors",
+        help="stablehlo: encoder and decoder as programs, too",
+    )
     args = parser.parse_args(argv)
     try:
         with naming_files():
             run = run_lib.load(local_path(args.workdir, "--workdir"))
-            for path in export(run, local_path(args.to, "--to")):
+            folder = local_path(args.to, "--to")
+            for path in export(run, folder, programs=args.format == "stablehlo"):
                 print(path)
     except UserError as error:
         print(f"export: {error}", file=sys.stderr)

@@ -103,12 +103,12 @@ class VAE(nnx.Module):
         self.code_resolutions = code_resolutions
         self.realism = 0.0
 
-    def _labels(self, labels: Labels, *batch: int) -> Array:
+    def _labels(self, labels: Labels, *batch: Any) -> Array:
         if labels is None:
             return jnp.zeros((*batch, self.num_labels))
         return jnp.broadcast_to(labels, (*batch, self.num_labels))
 
-    def _told(self, labels: Labels, *batch: int) -> Array:
+    def _told(self, labels: Labels, *batch: Any) -> Array:
         return self._labels(labels, *batch)[..., : self.num_told]
 
     def posterior(
