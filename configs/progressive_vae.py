@@ -6,7 +6,7 @@ begins at 16 pixels as that of 64 does, and goes on to 128.
 
 from configs import conv_vae
 
-UPDATES = {16: 500, 32: 1500, 64: 3000, 128: 3000}
+UPDATES = {16: 200, 32: 1500, 64: 2500, 128: 2500}
 
 
 def get_config(words=""):

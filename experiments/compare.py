@@ -54,13 +54,13 @@ def curves_together(runs: Sequence[Run]) -> list[charts.Chart]:
     for name in names:
         curves, limits, colours = {}, [], []
         for number, (workdir, log) in enumerate(logs.items()):
-            of_run = plots.curves(log, name)
-            size = log[-1].get("size")
-            for split in ("validation", "train"):
-                if (split, size) in of_run:
+            last = [line for line in log if line.get("size") == log[-1].get("size")]
+            of_run = plots.curves(last, name)
+            for (split, _), points in [*of_run.items()][::-1]:
+                if points:
                     label = workdir if split == "validation" else f"{workdir}, training"
-                    curves[label] = of_run[split, size]
-                    limits.append(plots.limits(log, name))
+                    curves[label] = points
+                    limits.append(plots.limits(last, name))
                     colours.append(number)
                     break
         if len(curves) > 1:

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import new_tiny_config
+from PIL import Image
 from test_conv import noise
 
+from configs import progressive_vae
 from vae_jax import config as config_lib
 from vae_jax import experiment, trees
 from vae_jax import run as run_lib
 from vae_jax.data import reduced
+from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
-from vae_jax.evaluation import evaluate
 from vae_jax.models import build
 from vae_jax.models.contract import Variables
 from vae_jax.models.networks.layers import halve, resize
@@ -45,7 +47,7 @@ def config_of(data_dir, **changes):
 
 
 def experiments(config):
-    return [experiment.assemble(config, 40, s) for s in experiment.stages(config)]
+    return [experiment.assemble(config, 40, p) for p in experiment.phases_of(config)]
 
 
 def shaken(state):
@@ -89,8 +91,8 @@ def test_averages_and_counts_grow_with_what_they_are_of(data_dir):
     small, large = experiments(config_of(data_dir))
     before = shaken(small.initial_state())
     moved = jax.tree.map(lambda a: a + 1, before.opt_state)
-    before = before.replace(opt_state=moved, skipped=jnp.int32(3))
-    after = large.grown_state(before)
+    before = before.replace(opt_state=moved)
+    after = large.grown_state(before.replace(skipped=jnp.int32(3)))
     there, here = trees.by_name(before), trees.by_name(after)
     for name, leaf in there.items():
         np.testing.assert_array_equal(here[name], leaf, err_msg=name)
@@ -149,19 +151,23 @@ def new_names(config):
     return large.keys() - small.keys()
 
 
-def test_the_average_of_parameters_warms_up_anew(data_dir):
-    small, large = experiments(config_of(data_dir))
-    after = large.grown_state(shaken(small.initial_state()))
+def test_the_average_of_what_is_new_warms_up(data_dir):
+    config = config_of(data_dir)
+    small, large = experiments(config)
+    before = shaken(small.initial_state()).replace(skipped=jnp.int32(5))
+    after = large.grown_state(before)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (8, 32, 32, 1), np.uint8),
         "attributes": np.zeros((8, 0), bool),
     }
     done, _ = jax.jit(large.update())(after, batch)
-    # The first decay is 1/10, however many updates there were before.
+    # After 8 updates the decay is (1 + 8) / (10 + 8), and the first one 1/10.
+    new = new_names(config)
     for name, leaf in trees.by_name(done.ema_params).items():
-        before = trees.by_name(after.ema_params)[name]
+        start = trees.by_name(after.ema_params)[name]
         now = trees.by_name(done.params)[name]
-        np.testing.assert_allclose(leaf, before + 0.9 * (now - before), atol=1e-6)
+        share = 0.9 if name in new else 0.5
+        np.testing.assert_allclose(leaf, start + share * (now - start), atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +208,7 @@ def test_a_run_that_was_stopped_grows_to_the_same_bits(
     with pytest.raises(Stopped):
         run_lib.train(config, tmp_path)
     monkeypatch.undo()
-    early = tmp_path / "checkpoints" / "8"
-    if early.exists():
+    if at >= 8:
         run = run_lib.load(tmp_path)
         assert run.config.dataset.size == 16
         assert run.dataset.splits["test"].images.shape[1:] == (16, 16, 1)
@@ -221,13 +226,13 @@ def test_a_run_that_was_stopped_grows_to_the_same_bits(
 
 
 def test_a_stop_at_the_end_of_a_stage_is_a_stop(data_dir, tmp_path, monkeypatch):
-    real = evaluate.means
+    real = checkpoint.Checkpoints.save
 
-    def means(*arguments):
+    def save(*arguments):
+        real(*arguments)
         signal.raise_signal(signal.SIGTERM)
-        return real(*arguments)
 
-    monkeypatch.setattr(evaluate, "means", means)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
     config = config_of(data_dir, **{"train.stages": "16:4"})
     assert run_lib.train(config, tmp_path).step == 4
     assert run_lib.load(tmp_path).config.dataset.size == 16
@@ -269,10 +274,12 @@ def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):
             {"dataset.size": 64, "model.code_size": 8},
             "at 16 pixels model.code_size is refused: 8 is none of the resolutions",
         ),
+        ({"objective.adversarial_weight": 0.2}, "adversarial_weight is 0.2, and what"),
         (
-            {"objective.adversarial_weight": 0.2},
-            "and params/critic/head/kernel is .*, then",
+            {"objective.perceptual_weight": 0.2, "objective.guide": "guide"},
+            "perceptual_weight is 0.2, and what sharpens does not grow",
         ),
+        ({"init_from": "run"}, "init_from is 'run', and a run that starts from an"),
     ],
 )
 def test_stages_that_do_not_fit_are_refused(data_dir, tmp_path, changes, said):
@@ -286,15 +293,44 @@ def test_what_is_no_list_of_stages_is_refused(text):
     assert not growth.STAGES.accepts(text)
 
 
-def test_a_checkpoint_belongs_to_the_stage_that_ends_with_it():
-    stages = growth.plan("16:8,32:4", 64, 20)
-    assert [(s.size, s.first, s.last) for s in stages] == [
+def test_a_checkpoint_belongs_to_the_phase_that_ends_with_it():
+    phases = growth.plan("16:8,32:4", 64, 20)
+    assert [(p.size, p.first, p.last) for p in phases] == [
         (16, 0, 8),
         (32, 8, 12),
         (64, 12, 20),
     ]
-    sizes = [growth.stage_at(stages, step).size for step in (0, 8, 9, 12, 13, 20, 21)]
+    sizes = [growth.phase_at(phases, step).size for step in (0, 8, 9, 12, 13, 20, 21)]
     assert sizes == [16, 16, 32, 32, 64, 64, 64]
+
+
+def test_a_run_that_has_not_grown_starts_no_other(data_dir, tmp_path, monkeypatch):
+    test_a_stop_at_the_end_of_a_stage_is_a_stop(data_dir, tmp_path / "a", monkeypatch)
+    monkeypatch.undo()
+    config = config_of(data_dir, **{"train.stages": ""})
+    config.init_from = str(tmp_path / "a")
+    with pytest.raises(UserError, match="has not grown to its last size at step 4"):
+        run_lib.train(config, tmp_path / "b")
+
+
+def test_a_picture_is_seen_as_a_small_image_is(data_dir, tmp_path, monkeypatch):
+    test_a_stop_at_the_end_of_a_stage_is_a_stop(data_dir, tmp_path / "a", monkeypatch)
+    run = run_lib.load(tmp_path / "a")
+    whole = {n: v for n, v in run.recipe.items() if n != "averaged_from"}
+    picture = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "me.png")
+    large = read_pictures([tmp_path / "me.png"], {**whole, "size": 32})
+    small = read_pictures([tmp_path / "me.png"], run.recipe)
+    np.testing.assert_array_equal(small, reduced.averaged(large, 16))
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_the_recipe_grows(size):
+    config = progressive_vae.get_config(str(size))
+    config.precision = "fp32"
+    config_lib.validate(config)
+    experiment.check_growth(config)
+    assert [p.size for p in experiment.phases_of(config)][-1] == size
 
 
 def test_smaller_pictures_are_means_of_squares_in_levels():

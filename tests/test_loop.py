@@ -70,8 +70,8 @@ def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="devic
 
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         state = checkpoints.restore("latest", state) or state
-        with Writer(workdir, int(state.step)) as writer:
-            state, _ = loop.train(
+        with Writer(workdir, int(state.step)) as writer, loop.stop_requests() as stop:
+            state = loop.train(
                 state,
                 update,
                 batches.build_feed(kind, split, seed=0, batch_size=batch_size),
@@ -82,6 +82,7 @@ def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="devic
                 validate=validate,
                 writer=writer,
                 checkpoints=checkpoints,
+                stop=stop,
             )
     assert latest_step(workdir) == int(state.step)
     return state, validations

@@ -5,7 +5,7 @@ Training, evaluation, sweeps and benchmarks all begin here.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -37,7 +37,9 @@ class Experiment:
       objective: what training minimises.
       optimizer: of the whole training.
       frozen: parts of the model that are not trained.
-      stage: of the training that it is, the only one or one of several.
+      phase: of the training that it is, the only one or one of several.
+      first_steps: of a training in phases, the step from which on each parameter is
+        trained, by name; empty otherwise.
     """
 
     config: Config
@@ -46,7 +48,8 @@ class Experiment:
     objective: Objective
     optimizer: optax.GradientTransformation
     frozen: tuple[str, ...]
-    stage: growth.Stage
+    phase: growth.Phase
+    first_steps: Mapping[str, int]
 
     @property
     def compiler_options(self) -> dict[str, Any] | None:
@@ -69,29 +72,33 @@ class Experiment:
         # One program: leaf by leaf its zeros and copies would be one each.
         @functools.partial(jax.jit, out_shardings=shardings)
         def initialise(given):
-            rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
-            variables = build.split(_build_model(self.config, rngs))[1]
-            return self._state_of(trees.replace(variables, given))
+            return self._state_of(trees.replace(self._new_variables(), given))
 
         return initialise(given or {})
 
     def grown_state(
         self, before: step.TrainState, shardings: Any = None
     ) -> step.TrainState:
-        """Returns the state that a stage begins with: what there was, and what is new.
+        """Returns the state that a phase begins with: what there was, and what is new.
+
+        Skipped updates are counted anew, as those from whose number the warm-ups of
+        averages are known.
 
         Args:
-          before: in the end of the stage before; its arrays are this one's.
+          before: in the end of the phase before; its arrays are this one's.
           shardings: of the state's leaves; None leaves them to XLA.
         """
 
         @functools.partial(jax.jit, out_shardings=shardings)
         def grow(before):
-            rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
-            variables = build.split(_build_model(self.config, rngs))[1]
-            return trees.replace(self._state_of(variables), by_name(before))
+            new = self._state_of(self._new_variables())
+            return trees.replace(new, by_name(before)).replace(skipped=new.skipped)
 
         return grow(before)
+
+    def _new_variables(self) -> Variables:
+        rngs = nnx.Rngs(key(self.config.seed, Stream.INIT))
+        return build.split(_build_model(self.config, rngs))[1]
 
     def state_shapes(self, kind: str) -> step.TrainState:
         """Returns the state's shapes and shardings, of `sharding.STATE_SHARDINGS`."""
@@ -135,7 +142,7 @@ class Experiment:
             ema_decay=self.config.ema.decay,
             seed=self.config.seed,
             frozen=self.frozen,
-            first_step=self.stage.first,
+            first_steps=self.first_steps,
         )
 
     def evaluator(
@@ -159,14 +166,14 @@ class Experiment:
         )
 
 
-def stages(config: Config) -> list[growth.Stage]:
-    """Returns the stages of a training, one where its images do not grow."""
+def phases_of(config: Config) -> list[growth.Phase]:
+    """Returns the phases of a training, one where its images do not grow."""
     train, size = config.train, config.dataset.size
     return growth.plan(train.stages, size, train.num_steps)
 
 
 def at_size(config: Config, size: int) -> Config:
-    """Returns the config of a stage whose images have a size."""
+    """Returns the config of a phase whose images have a size."""
     if config.dataset.size == size:
         return config
     config = config.copy_and_resolve_references()
@@ -175,27 +182,34 @@ def at_size(config: Config, size: int) -> Config:
 
 
 def assemble(
-    config: Config, num_images: int, stage: growth.Stage | None = None
+    config: Config, num_images: int, phase: growth.Phase | None = None
 ) -> Experiment:
     """Returns the experiment that a config stands for.
 
     Args:
       config: resolved.
       num_images: in the training split.
-      stage: one of its `stages`; None for the last.
+      phase: one of its `phases_of`; None for the last.
     """
-    stage = stage or stages(config)[-1]
-    own = at_size(config, stage.size)
+    phase = phase or phases_of(config)[-1]
+    own = at_size(config, phase.size)
     graphdef, shapes = abstract_model(own)
+    first_steps = _first_steps(config, phase)
     return Experiment(
         config=own,
         graphdef=graphdef,
         shapes=shapes,
         objective=build.build_objective(config.objective, num_images),
-        optimizer=_build_optimizer(config, stage),
+        optimizer=_build_optimizer(config, first_steps),
         frozen=names_of_parts(config.parts.frozen),
-        stage=stage,
+        phase=phase,
+        first_steps=first_steps,
     )
+
+
+def assemble_at(config: Config, num_images: int, step: int) -> Experiment:
+    """Returns the experiment that a checkpoint of a step is of, see `assemble`."""
+    return assemble(config, num_images, growth.phase_at(phases_of(config), step))
 
 
 def moved_since_format_1(config: Config) -> list[tuple[str, str]]:
@@ -204,36 +218,47 @@ def moved_since_format_1(config: Config) -> list[tuple[str, str]]:
 
 
 def check_growth(config: Config) -> None:
-    """Raises UserError where the networks of a training's stages do not grow.
+    """Raises UserError where the networks of a training's phases do not grow.
 
     Each must be a part of the next: all its arrays, with their shapes.
     """
-    *earlier, last = stages(config)
+    *earlier, last = phases_of(config)
     if not earlier:
         return
 
     def refuse(reason: str) -> NoReturn:
         raise UserError(f"config.train.stages is {config.train.stages!r}; {reason}")
 
+    for name in ("perceptual_weight", "adversarial_weight"):
+        if config.objective[name]:
+            refuse(
+                f"objective.{name} is {config.objective[name]}, and what sharpens does "
+                "not grow: sharpen the run that has grown, by init_from"
+            )
+    if config.init_from is not None:
+        refuse(
+            f"init_from is {config.init_from!r}, and a run that starts from another "
+            "begins at its last size: allowed is one of them"
+        )
     if earlier[-1].last >= last.last:
         refuse(
             f"its updates are {earlier[-1].last} in all, and the run has {last.last}: "
             "allowed are fewer"
         )
-    for stage in earlier:
-        if stage.size >= last.size or last.size % stage.size:
+    for phase in earlier:
+        if phase.size >= last.size or last.size % phase.size:
             refuse(
                 f"allowed are sizes below dataset.size that divide it, {last.size}, "
-                f"and {stage.size} is none"
+                f"and {phase.size} is none"
             )
-        for name, reason in refusals(flatten(at_size(config, stage.size))):
-            refuse(f"at {stage.size} pixels {name} is refused: {reason}")
+        for name, reason in refusals(flatten(at_size(config, phase.size))):
+            refuse(f"at {phase.size} pixels {name} is refused: {reason}")
     shapes = {
-        stage.size: {
+        phase.size: {
             name: array.shape
-            for name, array in by_name(_shapes_at(config, stage)).items()
+            for name, array in by_name(_shapes_at(config, phase)).items()
         }
-        for stage in (*earlier, last)
+        for phase in (*earlier, last)
     }
     for (size, small), (larger, large) in itertools.pairwise(shapes.items()):
         for name, shape in small.items():
@@ -242,12 +267,25 @@ def check_growth(config: Config) -> None:
                 refuse(
                     f"the network at {size} pixels must be a part of that at {larger}, "
                     f"and {name} is {list(shape)}, then {there}; allowed are "
-                    "convolutional networks with config.model.skips=True"
+                    "convolutional networks with model.skips=True, with widths from "
+                    "the coarsest stage, and nothing else whose shape is the image's"
                 )
 
 
-def _shapes_at(config: Config, stage: growth.Stage) -> Variables:
-    return abstract_model(at_size(config, stage.size))[1]
+def _shapes_at(config: Config, phase: growth.Phase) -> Variables:
+    return abstract_model(at_size(config, phase.size))[1]
+
+
+def _first_steps(config: Config, phase: growth.Phase) -> dict[str, int]:
+    """Returns the step from which on each parameter is trained, see `Experiment`."""
+    if not config.train.stages:
+        return {}
+    began = [each for each in phases_of(config) if each.first <= phase.first]
+    return {
+        name: each.first
+        for each in began[::-1]
+        for name in by_name(_shapes_at(config, each).params)
+    }
 
 
 def abstract_model(config: Config) -> tuple[nnx.GraphDef, Variables]:
@@ -276,7 +314,7 @@ def names_of_parts(setting: str) -> tuple[str, ...]:
 
 
 def _build_optimizer(
-    config: Config, stage: growth.Stage
+    config: Config, first_steps: Mapping[str, int]
 ) -> optax.GradientTransformation:
     own, num_steps = optimizer_by_part(flatten(config)), config.train.num_steps
 
@@ -288,28 +326,20 @@ def _build_optimizer(
             **changed, num_steps=num_steps, first_step=first_step
         )
 
-    if config.train.stages:
+    if first_steps:
         # What is new begins with averages of its own, and counts its own updates:
         # without, Adam's first steps would be several times too long.
-        began = [each for each in stages(config) if each.first <= stage.first]
-        first_stage = {
-            name: each
-            for each in began[::-1]
-            for name in by_name(_shapes_at(config, each).params)
-        }
-
-        def group(part: str, first: growth.Stage) -> str:
-            return f"{part if part in own else ''}@{first.size}"
+        def group(name: str) -> str:
+            part = name.split("/")[0]
+            return f"{part if part in own else ''}@{first_steps[name]}"
 
         return optax.partition(
             {
-                group(part, each): build_one(own.get(part, {}), each.first)
-                for each in began
+                f"{part}@{first}": build_one(own.get(part, {}), first)
+                for first in {*first_steps.values()}
                 for part in ("", *own)
             },
-            lambda params: trees.map_names(
-                lambda name: group(name.split("/")[0], first_stage[name]), params
-            ),
+            lambda params: trees.map_names(group, params),
         )
     if not own:
         return build_one({})

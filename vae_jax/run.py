@@ -17,18 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import config as config_lib
-from vae_jax import experiment, processes, record, resolve, sharding, stages
+from vae_jax import phases, processes, record, resolve, sharding
 from vae_jax.config import Config
 from vae_jax.data import cache
-from vae_jax.data.reduced import reduced
+from vae_jax.data.reduced import reduced, reduced_recipe
 from vae_jax.errors import UserError
-from vae_jax.experiment import Experiment, assemble, fitting, moved_since_format_1
+from vae_jax.experiment import (
+    Experiment,
+    assemble_at,
+    fitting,
+    moved_since_format_1,
+)
 from vae_jax.local_paths import local_path
 from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
 from vae_jax.report.writer import writing
-from vae_jax.training import growth
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
 
@@ -185,7 +189,7 @@ def _train(config: Config, workdir: Path) -> Run:
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        assembled, state, seen = stages.train(
+        assembled, state, seen = phases.train(
             config, workdir, recipe, dataset, checkpoints, _given
         )
     return _run_of(state, workdir, assembled, recipe, lambda: seen)
@@ -195,8 +199,13 @@ def _given(assembled: Experiment) -> dict[str, Any]:
     """Returns the arrays, by name, that a run starts from other than at random."""
     config, given = assembled.config, {}
     if config.init_from is not None:
-        there = load(config.init_from).variables["ema"]
-        given |= fitting(assembled.shapes, there)
+        there = load(config.init_from)
+        if "averaged_from" in there.recipe:
+            raise UserError(
+                f"config.init_from is {config.init_from!r}, a run that has not grown "
+                f"to its last size at step {there.step}; allowed is one that has"
+            )
+        given |= fitting(assembled.shapes, there.variables["ema"])
     if config.objective.perceptual_weight:
         arrays = guide.arrays_of(_load_guide(config).variables["ema"])
         given |= {f"state/guide/arrays/{n}": a for n, a in arrays.items()}
@@ -228,8 +237,7 @@ def _run_of(
             kind: sharding.on_one_device(Variables(params, state.state))
             for kind, params in kinds.items()
         },
-        # While images grow, those of the checkpoint's stage.
-        recipe={**recipe, "size": assembled.stage.size},
+        recipe=reduced_recipe(recipe, assembled.phase.size),
         open_dataset=open_dataset,
     )
 
@@ -262,21 +270,19 @@ def load(
         other = record.other_pictures(workdir, dataset.recipe)
         if other:
             print(f"note: {other}")
-        return reduced(dataset, assembled.stage.size)
+        return reduced(dataset, assembled.phase.size)
 
-    @functools.cache
-    def at_step(step: int) -> Experiment:
-        stage = growth.stage_at(experiment.stages(config), step)
-        return assemble(config, recipe["pictures"]["train"], stage)
-
+    of_step = functools.cache(
+        functools.partial(assemble_at, config, recipe["pictures"]["train"])
+    )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = checkpoints.restore(
             checkpoint,
-            lambda step: at_step(step).state_shapes("data_parallel"),
+            lambda step: of_step(step).state_shapes("data_parallel"),
             moved_since_format_1(config),
         )
     if state is None:
         raise UserError(f"{workdir} holds no checkpoint yet")
-    assembled = at_step(int(state.step))
+    assembled = of_step(int(state.step))
     run = _run_of(state, workdir, assembled, recipe, open_dataset)
     return replace(run, checkpoint=checkpoint)

@@ -10,6 +10,7 @@ import numpy as np
 
 from vae_jax.data import decoding, picture_files, zips
 from vae_jax.data.crops import ALIGNED_SIZE, box_of
+from vae_jax.data.reduced import averaged
 from vae_jax.errors import UserError, shown
 
 
@@ -46,11 +47,11 @@ def read_pictures(
             pixels,
             crop,
             decoding.RESAMPLERS[recipe["resampler"]],
-            recipe["size"],
+            recipe.get("averaged_from", recipe["size"]),
             recipe["channels"],
         )
         pictures.append(picture)
-    return np.stack(pictures)
+    return averaged(np.stack(pictures), recipe["size"])
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -1,6 +1,7 @@
 """The pictures of a data set at a smaller size, in memory."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +25,8 @@ def averaged(
     """
     number, height, _, channels = images.shape
     factor = height // size
+    if factor == 1:
+        return images
     small = np.empty((number, size, size, channels), np.uint8)
     for start in range(0, number, _CHUNK):
         some = images[start : start + _CHUNK]
@@ -36,12 +39,20 @@ def averaged(
     return small
 
 
+def reduced_recipe(recipe: dict[str, Any], size: int) -> dict[str, Any]:
+    """Returns a recipe of pictures at another size, `averaged_from` their own."""
+    if recipe["size"] == size:
+        return recipe
+    return {**recipe, "size": size, "averaged_from": recipe["size"]}
+
+
 def reduced(dataset: Dataset, size: int) -> Dataset:
     """Returns a data set with its pictures at another size, or as it is at its own."""
     if dataset.recipe["size"] == size:
         return dataset
+    recipe = reduced_recipe(dataset.recipe, size)
     splits = {
         name: replace(split, images=averaged(split.images, size))
         for name, split in dataset.splits.items()
     }
-    return replace(dataset, splits=splits, recipe={**dataset.recipe, "size": size})
+    return replace(dataset, splits=splits, recipe=recipe)

@@ -170,7 +170,7 @@ class Writer:
         """Writes the means of one split at a step, in full float precision."""
         line = {"step": step, "epoch": epoch, "split": split, **self._said, **metrics}
         self._append("metrics", line)
-        self._scalars(step, split, metrics)
+        self._scalars(step, "_".join(map(str, (split, *self._said.values()))), metrics)
 
     def write_timing(self, step: int, images_per_second: float) -> None:
         """Writes the training speed since the last such line, evaluation excluded."""

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from vae_jax import processes, storage
+from vae_jax import processes, storage, trees
 from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
 from vae_jax.training import format_1, manifest
@@ -43,10 +43,8 @@ _ORDERS = {
 
 def _shapes(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{leaf.dtype}{list(leaf.shape)}"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        name: f"{leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in trees.by_name(tree).items()
     }
 
 

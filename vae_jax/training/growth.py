@@ -1,4 +1,4 @@
-"""Training in stages: the images grow, and the networks with them.
+"""Training in phases: the images grow, and the networks with them.
 
 Progressive growing (Karras et al. 2018) without its fading in: in networks whose stages
 see and paint images of their own resolution, what is new begins by adding nothing, so
@@ -11,7 +11,7 @@ from vae_jax.options import Setting, text
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """The updates of one size of images.
 
     Attributes:
@@ -25,26 +25,27 @@ class Stage:
     last: int
 
 
-def parse(text: str) -> list[tuple[int, int]]:
+def parse(stages: str) -> list[tuple[int, int]]:
     """Returns the sizes and updates that `config.train.stages` names, in turn.
 
     Raises:
       ValueError: it is not SIZE:UPDATES with commas between, sizes rising.
     """
     found = []
-    for each in filter(None, text.split(",")):
+    for each in filter(None, stages.split(",")):
         size, updates = (int(number) for number in each.split(":"))
         if min(size, updates) < 1 or (found and size <= found[-1][0]):
-            raise ValueError(text)
+            raise ValueError(stages)
         found.append((size, updates))
     return found
 
 
-def _accepts(value: str) -> bool:
+def _accepts(stages: str) -> bool:
     try:
-        return parse(value) is not None
+        parse(stages)
     except ValueError:
         return False
+    return True
 
 
 STAGES: Setting = text(
@@ -56,8 +57,8 @@ STAGES: Setting = text(
 )
 
 
-def plan(stages: str, size: int, num_steps: int) -> list[Stage]:
-    """Returns the stages of a training, one where nothing is said of them.
+def plan(stages: str, size: int, num_steps: int) -> list[Phase]:
+    """Returns the phases of a training, one where nothing is said of them.
 
     Args:
       stages: `config.train.stages`.
@@ -66,14 +67,14 @@ def plan(stages: str, size: int, num_steps: int) -> list[Stage]:
     """
     planned, step = [], 0
     for at, updates in parse(stages):
-        planned.append(Stage(at, step, step + updates))
+        planned.append(Phase(at, step, step + updates))
         step += updates
-    return [*planned, Stage(size, step, num_steps)]
+    return [*planned, Phase(size, step, num_steps)]
 
 
-def stage_at(stages: list[Stage], step: int) -> Stage:
-    """Returns the stage that a checkpoint of a step is of: the one that ends with it.
+def phase_at(phases: list[Phase], step: int) -> Phase:
+    """Returns the phase that a checkpoint of a step is of: the one that ends with it.
 
     The next begins by growing, of which no checkpoint is made.
     """
-    return next((stage for stage in stages if step <= stage.last), stages[-1])
+    return next((phase for phase in phases if step <= phase.last), phases[-1])

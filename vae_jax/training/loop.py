@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,7 @@ def dispatches(first: int, last: int, size: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT instead of dying of them; a second one kills.
 
     Python hands signals to the main thread alone: in another there are no requests.
@@ -148,12 +148,12 @@ def train(
     writer: Writer,
     checkpoints: Checkpoints,
     ranked: bool = True,
+    stop: Sequence[int] = (),
     compiler_options: dict[str, Any] | None = None,
-) -> tuple[TrainState, bool]:
-    """Trains from `state.step` to `num_steps`.
+) -> TrainState:
+    """Trains from `state.step` to `num_steps` and returns the last state.
 
-    In the main thread, a SIGTERM or Ctrl-C stops at the next multiple of `cadence.log`,
-    saved.
+    A request to stop does so at the next multiple of `cadence.log`, saved.
 
     Args:
       state: laid out over `sharding.data_mesh`; donated.
@@ -167,10 +167,8 @@ def train(
       writer: of the logs, opened at `state.step`.
       checkpoints: where to save.
       ranked: whether the validation loss ranks a checkpoint among the others.
+      stop: holds something once a stop is asked for, see `stop_requests`.
       compiler_options: XLA's.
-
-    Returns:
-      The last state, and whether a stop was asked for.
 
     Raises:
       UserError: of the last updates too many were skipped in a row, see `MOST_FAULTS`,
@@ -185,7 +183,7 @@ def train(
     dispatch = build_dispatch(
         update, feed.gather, (shardings, everywhere), compiler_options
     )
-    window, window_start, saved, stopping = [], step, step, False
+    window, window_start, saved = [], step, step
     bar = tqdm(
         total=num_steps * batch_size,
         initial=step * batch_size,
@@ -194,7 +192,7 @@ def train(
         unit_scale=True,
         disable=None if processes.is_first() else True,
     )
-    with bar, _stop_requests() as stop:
+    with bar:
         start = time.perf_counter()
         for (_, count), xs in zip(plan, feed.stream(plan), strict=True):
             xs = sharding.put(xs, sharding.cut_batches(mesh))
@@ -233,7 +231,7 @@ def train(
             if stopping:
                 break
             window, window_start, start = [], step, time.perf_counter()
-    return state, stopping
+    return state
 
 
 def _summary(step, num_steps, means, validation) -> str:

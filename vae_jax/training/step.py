@@ -1,6 +1,7 @@
 """The training state and the compiled update: gradients, optimiser, EMA, loss scale."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from vae_jax import trees
 from vae_jax.keys import Stream, key
 from vae_jax.options import share
 
@@ -149,7 +151,7 @@ def build_update(
     ema_decay: float,
     seed: int,
     frozen: Sequence[str] = (),
-    first_step: int = 0,
+    first_steps: Mapping[str, int] = MappingProxyType({}),
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
@@ -166,7 +168,8 @@ def build_update(
       seed: the random numbers of a step are a function of (seed, step).
       frozen: parts that are not trained: no gradient of theirs is computed, and their
         state stays as it is.
-      first_step: that the warm-up of the EMA begins at.
+      first_steps: that parameters are trained from, by name, where those are not all
+        0: the warm-up of their average begins there.
     """
 
     def update(state: TrainState, batch: PyTree):
@@ -193,13 +196,15 @@ def build_update(
             updates, opt_state = optimizer.update(grads, before.opt_state, learning)
             learnt: Any = optax.apply_updates(learning, updates)
             num_updates = before.step - before.skipped
-            if first_step:
-                num_updates = jnp.maximum(num_updates - first_step, 0)
-            decay = ema_decay_at(ema_decay, num_updates)
+            decays = {
+                first: ema_decay_at(ema_decay, num_updates - first)
+                for first in {0, *first_steps.values()}
+            }
             averaged: Any = jax.tree.map(
-                lambda ema, new: ema + (1 - decay) * (new - ema),
+                lambda ema, new, first: ema + (1 - decays[first]) * (new - ema),
                 trained(before.ema_params, frozen),
                 learnt,
+                trees.map_names(lambda name: first_steps.get(name, 0), learnt),
             )
             return before.replace(
                 params={**before.params, **learnt},

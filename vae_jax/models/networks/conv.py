@@ -149,7 +149,8 @@ class Encoder(nnx.Module):
                 x = x + self.condition(labels)[:, None, None]
             x = run_blocks(stage.blocks, x, self.remat)
             maps.append(_features(stage, x))
-            images = halve(images)
+            if stage.joining is not None:
+                images = halve(images)
         x = nnx.silu(x)
         if not self.is_spatial:
             return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32)
@@ -182,7 +183,8 @@ def _features(stage: Stage, x: Float[Array, "B h w c"]) -> Array | None:
     return mix_channels(stage.exit, nnx.silu(x)).astype(jnp.float32)
 
 
-# From the frame and the arguments of a decoder to what makes it, see `Networks`.
+# From the frame, the arguments of any decoder and those of one that mirrors the encoder
+# to what makes it, and its `Networks.code_resolutions`.
 DECODERS = {"conv": CONV_DECODER, "style": STYLE}
 
 
@@ -203,26 +205,27 @@ def _networks(
         stage_widths, frame.image_shape[0], width, width_from, code_size
     )
     common = {
-        "code_size": code_size,
         "depth": depth,
-        "norm": norm,
         "remat": remat,
-        "skips": skips,
         "dtype": frame.dtype,
         "rngs": frame.rngs,
     }
-    of_decoder = {"upsampling": upsampling, "patch": decoder_patch}
+    mirrored = {"code_size": code_size, "norm": norm, "skips": skips}
+    of_decoder = {
+        "widths": widths(decoder_patch),
+        "upsampling": upsampling,
+        "patch": decoder_patch,
+        **common,
+    }
     make_decoder, code_resolutions = make(
-        DECODERS,
-        decoder,
-        frame.settings,
-        frame,
-        {"widths": widths(decoder_patch), **of_decoder, **common},
+        DECODERS, decoder, frame.settings, frame, of_decoder, mirrored
     )
     places = () if code_size is None else (code_size, code_size)
     return Networks(
         (*places, frame.latent_dim),
-        functools.partial(Encoder, frame.image_shape, widths=widths(), **common),
+        functools.partial(
+            Encoder, frame.image_shape, widths=widths(), **common, **mirrored
+        ),
         make_decoder,
         code_resolutions,
     )

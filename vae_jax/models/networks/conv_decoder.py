@@ -132,10 +132,10 @@ class Decoder(nnx.Module):
 
 
 def _make(
-    frame: Frame, arguments: dict[str, Any]
+    frame: Frame, arguments: dict[str, Any], mirrored: dict[str, Any]
 ) -> tuple[Callable[..., Decoder], tuple[int, ...]]:
     shape = (frame.latent_dim, frame.image_shape)
-    return functools.partial(Decoder, *shape, **arguments), ()
+    return functools.partial(Decoder, *shape, **arguments, **mirrored), ()
 
 
 CONV_DECODER = Option(_make)

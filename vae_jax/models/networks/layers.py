@@ -165,13 +165,16 @@ class Conv3x3(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Returns the convolved maps."""
-        product = jax.lax.platform_dependent(
+        return self.convolve(x) + self.bias[...].astype(self.dtype)
+
+    def convolve(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        """Returns the convolved maps without the bias."""
+        return jax.lax.platform_dependent(
             x.astype(self.dtype),
             self.kernel[...].astype(self.dtype),
             cpu=lambda x, kernel: _convolve_on_cpu(x, kernel, self.stride),
             default=lambda x, kernel: _convolve(x, kernel, self.stride),
         )
-        return product + self.bias[...].astype(self.dtype)
 
 
 def mix_channels(

@@ -239,10 +239,18 @@ def paint(
     return head(resize(x, patch))
 
 
-def run_blocks(blocks: Iterable[Block], x: Array, remat: bool) -> Array:
-    """Applies blocks in turn; with `remat` the backward pass computes them again."""
+def run_blocks(blocks: Iterable[Any], x: Array, remat: bool, *style: Array) -> Array:
+    """Applies blocks in turn; with `remat` the backward pass computes them again.
+
+    Blocks that take a style are given it as well.
+    """
+
+    def run(block: Any, x: Array, *style: Array) -> Array:
+        return block(x, *style)
+
+    run = jax.checkpoint(run) if remat else run
     for block in blocks:
-        x = jax.checkpoint(lambda b, x: b(x))(block, x) if remat else block(x)
+        x = run(block, x, *style)
     return x
 
 

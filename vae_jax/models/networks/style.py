@@ -1,9 +1,11 @@
 """A decoder whose code sets styles: how strong each channel of each convolution is.
 
-The synthesis network of StyleGAN2 (Karras et al. 2020) inside an autoencoder, as in
-Pidhorskyi et al. (2020), without its noise inputs: a likelihood is of what the code
-says. Convolutions are modulated by scaling what enters them and demodulated by scaling
-what leaves them, which needs no kernel of each image's own.
+Convolutions are modulated and demodulated, and images are summed over resolutions, as
+in StyleGAN2 (Karras et al. 2020), inside an autoencoder as in Pidhorskyi et al. (2020).
+Unlike there blocks are residual with one convolution each, images are painted without
+styles, the mapping has two layers, and there are no noise inputs: a likelihood is of
+what the code says. Scaling what enters a convolution and what leaves it does what a
+kernel for each image would do.
 """
 
 import itertools
@@ -22,17 +24,20 @@ from vae_jax.models.networks.layers import (
     resize,
 )
 from vae_jax.models.networks.stages import (
+    PATCH,
     Stage,
     Upsampling,
     by_resolution,
     coarsest_first,
     paint,
     painters,
+    resolutions,
+    run_blocks,
 )
 from vae_jax.options import Option, Refusal, Values, choice
 
 STYLES = ("shared", "by_resolution")
-# Keeps the variance of what passes a SiLU, of a normal variable.
+# Keeps the mean square of what passes a SiLU, of a normal variable.
 _GAIN = 1.6765
 # Below a demodulation's sum of squares.
 _EPSILON = 1e-8
@@ -93,11 +98,14 @@ def modulated(
       x: maps.
       scales: of the input channels, for each image; float32.
     """
+    # Only their ratios matter; float16 would not hold them at any size.
+    scales = scales / (jnp.max(jnp.abs(scales), axis=-1, keepdims=True) + _EPSILON)
     squares = jnp.sum(jnp.square(convolution.kernel[...]), axis=(0, 1))
     norms = jax.lax.rsqrt(jnp.square(scales) @ squares + _EPSILON)
-    bias = convolution.bias[...].astype(x.dtype)
-    y = convolution(x * scales[:, None, None].astype(x.dtype)) - bias
-    return y * norms[:, None, None].astype(y.dtype) + bias
+    y = convolution.convolve(x * scales[:, None, None].astype(x.dtype))
+    return y * norms[:, None, None].astype(y.dtype) + convolution.bias[...].astype(
+        y.dtype
+    )
 
 
 class StyleDecoder(nnx.Module):
@@ -196,17 +204,10 @@ class StyleDecoder(nnx.Module):
         x = x.astype(styles[0].dtype)
         for stage, style in zip(coarsest_first(self.stages), styles, strict=True):
             x = x if stage.entry is None else stage.entry(x)
-            for block in stage.blocks:
-                x = _run(block, x, style, self.remat)
+            x = run_blocks(stage.blocks, x, self.remat, style)
             added = paint(stage.exit, x, self.patch, self.upsampling)
             images = added if images is None else resize(images, 2) + added
         return tuple(jnp.split(images, self.num_maps, axis=-1))
-
-
-def _run(block: StyledBlock, x: Array, style: Array, remat: bool) -> Array:
-    if not remat:
-        return block(x, style)
-    return jax.checkpoint(lambda b, x, style: b(x, style))(block, x, style)
 
 
 def resolution_of_numbers(latent_dim: int, sizes: list[int]) -> tuple[int, ...]:
@@ -225,13 +226,12 @@ def resolution_of_numbers(latent_dim: int, sizes: list[int]) -> tuple[int, ...]:
 
 
 def _make(
-    frame: Frame, arguments: dict[str, Any], styles: str
+    frame: Frame, arguments: dict[str, Any], mirrored: dict[str, Any], styles: str
 ) -> tuple[Callable[..., StyleDecoder], tuple[int, ...]]:
-    resolutions: tuple[int, ...] = ()
+    del mirrored
+    told: tuple[int, ...] = ()
     if styles == "by_resolution":
-        resolutions = resolution_of_numbers(frame.latent_dim, [*arguments["widths"]])
-    of_mirrors = ("code_size", "norm", "skips")
-    own = {name: arguments[name] for name in arguments if name not in of_mirrors}
+        told = resolution_of_numbers(frame.latent_dim, [*arguments["widths"]])
 
     def make_decoder(*, num_maps: int, condition_dim: int = 0) -> StyleDecoder:
         return StyleDecoder(
@@ -239,19 +239,31 @@ def _make(
             frame.image_shape,
             num_maps,
             condition_dim=condition_dim,
-            code_resolutions=resolutions,
-            **own,
+            code_resolutions=told,
+            **arguments,
         )
 
-    return make_decoder, resolutions
+    return make_decoder, told
 
 
 def _check(values: Values) -> Refusal | None:
     if values["model.code_size"] is not None:
-        reason = "with model.decoder style a code is a vector, which None is"
+        reason = "with model.decoder style it is None: the code is a vector"
         return "model.code_size", reason
     if values["model.norm"] != "none":
         return "model.norm", "with model.decoder style it is none: styles normalise"
+    if not values["model.depth"]:
+        return "model.depth", "with model.decoder style it is at least 1"
+    if values["model.styles"] == "by_resolution":
+        try:
+            num_stages = len(resolutions(values["dataset.size"]))
+        except ValueError:
+            # The network says what is wrong.
+            return None
+        num_stages += values["model.decoder_patch"] < PATCH
+        if values["model.latent_dim"] < num_stages:
+            reason = f"with model.styles by_resolution it is at least {num_stages}, one"
+            return "model.latent_dim", f"{reason} for each resolution"
     return None
 
 

@@ -1,7 +1,7 @@
-"""From settings to a trained state: the stages of a run, one after the other."""
+"""From settings to a trained state: the phases of a run, one after the other."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from vae_jax.config import Config
 from vae_jax.data import batches, cache
 from vae_jax.data.reduced import reduced
 from vae_jax.evaluation import evaluate
-from vae_jax.experiment import Experiment, assemble, moved_since_format_1
+from vae_jax.experiment import Experiment
 from vae_jax.models.contract import Variables
 from vae_jax.report.writer import Writer
-from vae_jax.training import growth, loop
+from vae_jax.training import loop
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
 
@@ -28,7 +28,7 @@ def train(
     checkpoints: Checkpoints,
     given: Callable[[Experiment], dict[str, Any]],
 ) -> tuple[Experiment, TrainState, cache.Dataset]:
-    """Trains through the stages that are left, one where the images do not grow.
+    """Trains through the phases that are left, one where the images do not grow.
 
     Args:
       config: resolved.
@@ -36,68 +36,64 @@ def train(
       recipe: of its pictures, as run.json is to have it.
       dataset: the pictures.
       checkpoints: of the run, writable.
-      given: returns the arrays, by name, that the first stage starts from other than
+      given: returns the arrays, by name, that the first phase starts from other than
         at random.
 
     Returns:
-      The last stage that was begun, its state, and the pictures as it sees them.
+      The last phase that was begun, its state, and the pictures as it sees them.
     """
-    stages, kind = experiment.stages(config), config.train.sharding
-
-    @functools.cache
-    def of_stage(stage: growth.Stage) -> Experiment:
-        return assemble(config, recipe["pictures"]["train"], stage)
-
-    def at_step(step: int) -> Experiment:
-        return of_stage(growth.stage_at(stages, step))
-
+    num_images, kind = recipe["pictures"]["train"], config.train.sharding
+    phases = experiment.phases_of(config)
+    of_step = functools.cache(
+        functools.partial(experiment.assemble_at, config, num_images)
+    )
     state = checkpoints.restore(
         "latest",
-        lambda step: at_step(step).state_shapes(kind),
-        moved_since_format_1(config),
+        lambda step: of_step(step).state_shapes(kind),
+        experiment.moved_since_format_1(config),
     )
     if state is None:
-        assembled = of_stage(stages[0])
-        state = assembled.initial_state(
-            given(assembled), _shardings(assembled.state_shapes(kind))
-        )
+        assembled = of_step(0)
+        state = assembled.initial_state(given(assembled), _shardings(assembled, kind))
     else:
-        assembled = at_step(int(state.step))
+        assembled = of_step(int(state.step))
         print(f"going on from step {state.step} of {workdir}")
-    processes.on_first(
-        lambda: record.write(
-            workdir, config, recipe, of_stage(stages[-1]).shapes.params
-        )
-    )
+    num_parameters = of_step(config.train.num_steps).shapes.params
+    processes.on_first(lambda: record.write(workdir, config, recipe, num_parameters))
     written = workdir / "run.json"
     processes.check_agreement(
         {str(written): written.read_text() if written.exists() else ""}
     )
-    small = reduced(dataset, assembled.stage.size)
-    state, stopping = _train_stage(assembled, state, small, workdir, checkpoints)
-    for stage in stages[stages.index(assembled.stage) + 1 :]:
-        if stopping:
-            break
-        assembled, small = of_stage(stage), reduced(dataset, stage.size)
-        print(f"step {state.step}: from here on images of {stage.size} pixels")
-        state = assembled.grown_state(state, _shardings(assembled.state_shapes(kind)))
-        state, stopping = _train_stage(assembled, state, small, workdir, checkpoints)
-    return assembled, state, small
+    with loop.stop_requests() as stop:
+        for phase in phases[phases.index(assembled.phase) :]:
+            if phase != assembled.phase:
+                assembled = of_step(phase.last)
+                print(f"from step {state.step} on images have {phase.size} pixels")
+                state = assembled.grown_state(state, _shardings(assembled, kind))
+            if int(state.step) < phase.last or phase == phases[-1]:
+                small = reduced(dataset, phase.size)
+                state = _train_phase(
+                    assembled, state, small, workdir, checkpoints, stop
+                )
+            if processes.any_of(bool(stop)):
+                break
+    return assembled, state, reduced(dataset, assembled.phase.size)
 
 
-def _shardings(shapes: TrainState) -> Any:
-    return jax.tree.map(lambda a: a.sharding, shapes)
+def _shardings(assembled: Experiment, kind: str) -> Any:
+    return jax.tree.map(lambda a: a.sharding, assembled.state_shapes(kind))
 
 
-def _train_stage(
+def _train_phase(
     assembled: Experiment,
     state: TrainState,
     dataset: cache.Dataset,
     workdir: Path,
     checkpoints: Checkpoints,
-) -> tuple[TrainState, bool]:
-    """Trains to the end of a stage; returns the state and whether to stop there."""
-    config, stage = assembled.config, assembled.stage
+    stop: Sequence[int],
+) -> TrainState:
+    """Trains to the end of a phase, or to where a request to stop finds it."""
+    config, phase = assembled.config, assembled.phase
     split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, split)
     if processes.any_of(feed == "stream"):
@@ -109,7 +105,7 @@ def _train_stage(
         int(state.step),
         tensorboard=config.log.tensorboard,
         muted=not processes.is_first(),
-        size=stage.size if config.train.stages else None,
+        size=phase.size if config.train.stages else None,
     ) as writer:
         return loop.train(
             state,
@@ -123,7 +119,7 @@ def _train_stage(
                     sharding.data_mesh(), config.train.batch_size
                 ),
             ),
-            num_steps=stage.last,
+            num_steps=phase.last,
             batch_size=config.train.batch_size,
             steps_per_epoch=len(split.images) / config.train.batch_size,
             cadence=loop.Cadence(
@@ -143,6 +139,7 @@ def _train_stage(
             writer=writer,
             checkpoints=checkpoints,
             # Losses of images of another size do not compare.
-            ranked=stage.last == config.train.num_steps,
+            ranked=phase == experiment.phases_of(config)[-1],
+            stop=stop,
             compiler_options=assembled.compiler_options,
         )
