@@ -264,7 +264,7 @@ def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):
         ),
         (
             {"model.skips": False},
-            "at 16 pixels must be a part .* with config.model.skips=True",
+            "at 16 pixels must be a part .* with model.skips=True",
         ),
         (
             {"model.decoder": "style", "model.styles": "by_resolution"},

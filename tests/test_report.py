@@ -299,3 +299,20 @@ def test_a_picture_that_cannot_be_written_is_one_error(tmp_path, draw):
     in_the_way.write_text("no folder")
     with pytest.raises(UserError, match=f"cannot write {in_the_way}"):
         draw(in_the_way / "picture.gif")
+
+
+def test_curves_of_images_of_different_sizes_are_apart():
+    lines = [
+        {"step": 1, "split": "train", "size": 16, "elbo": -1.0},
+        {"step": 1, "split": "validation", "size": 16, "elbo": -2.0},
+        {"step": 2, "split": "train", "size": 32, "elbo": -4.0},
+        {"step": 3, "split": "train", "size": 32, "elbo": float("nan")},
+    ]
+    found = plots.curves(lines, "elbo")
+    assert found == {
+        ("train", 16): [(1, -1.0)],
+        ("train", 32): [(2, -4.0)],
+        ("validation", 16): [(1, -2.0)],
+    }
+    assert plots.legend("train", 16) == "training, 16 pixels"
+    assert plots.logged_metrics(lines) == ["elbo"]

@@ -78,6 +78,11 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     dataset = load_dataset(config.dataset, fingerprint)
     if config.model.attributes == "auto":
         config.model.attributes = ",".join(dataset.attribute_names)
+    num_train = len(dataset.splits["train"].images)
+    if config.train.num_steps is None:
+        examples = config.train.num_epochs * num_train
+        config.train.num_steps = math.ceil(examples / config.train.batch_size)
+    experiment.check_growth(config)
     _check_parts(config)
     if not resumes:
         if config.init_from is not None:
@@ -85,16 +90,11 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         if config.objective.perceptual_weight:
             _check_guide(config)
     label_columns(config, dataset)
-    num_train = len(dataset.splits["train"].images)
     if config.objective.name == "tc" and num_train < 2:
         raise UserError(
             "config.objective.name is 'tc', which compares the codes of training "
             f"pictures: 2 at least, and {config.dataset.name} has {num_train}"
         )
-    if config.train.num_steps is None:
-        examples = config.train.num_epochs * num_train
-        config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    experiment.check_growth(config)
     if resumes:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     _tell_schedule(config, record.read_config(workdir) if resumes else config)

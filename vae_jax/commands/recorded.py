@@ -1,7 +1,10 @@
 """What run.json, the log and eval.json say of a run, as parts of a page."""
 
 import json
+import math
 from typing import Any, NamedTuple
+
+import jax
 
 from vae_jax import config as config_lib
 from vae_jax import record
@@ -51,14 +54,18 @@ def facts_of(run: Run) -> tuple[list[tuple[str, str]], str | None]:
     pictures = run.recipe["pictures"]
     model, objective = run.config.model, run.config.objective
     versions = written.get("versions", {})
+    # While images grow, those of the checkpoint's phase.
+    parameters = jax.tree.leaves(run.experiment.shapes.params)
+    num_parameters = sum(math.prod(array.shape) for array in parameters)
     facts = {
         "workdir": str(run.workdir),
         "model": f"{model.name}, network {model.network}, objective {objective.name}",
-        "parameters": f"{written['num_parameters']:,}",
+        "parameters": f"{num_parameters:,}",
         "data set": f"{run.recipe['name']}, "
         + ", ".join(f"{number:,} {split}" for split, number in pictures.items())
         + f" images; crop {run.recipe['crop']}, {run.recipe['resampler']}",
         "step": f"{run.step:,} of {run.config.train.num_steps:,}",
+        "stages": run.config.train.stages,
         "seed": str(run.config.seed),
         "trained on": ", ".join(sorted({*written.get("devices", [])})),
         "versions": ", ".join(
@@ -92,12 +99,14 @@ def curves_of(run: Run) -> list[charts.Chart]:
     lines = read_lines(run.workdir / "metrics.jsonl")
     drawn = []
     for name in plots.logged_metrics(lines):
-        curves = {
-            plots.legend(*which): points
-            for which, points in plots.curves(lines, name).items()
-        }
+        curves = plots.curves(lines, name)
         if curves:
-            drawn.append(charts.chart(name, curves, plots.limits(lines, name)))
+            sizes = [*dict.fromkeys(size for _, size in curves)]
+            # Two neighbouring colours for the two splits of a size.
+            colours = [2 * sizes.index(n) + (s == "validation") for s, n in curves]
+            told = {plots.legend(*which): points for which, points in curves.items()}
+            shown = plots.limits(lines, name)
+            drawn.append(charts.chart(name, told, shown, colours=colours))
     return drawn
 
 
