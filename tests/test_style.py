@@ -68,6 +68,20 @@ def test_a_modulated_convolution_keeps_variance_whatever_the_scales():
         assert float(inside.std()) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 3e4])
+def test_half_precision_holds_scales_of_any_size(dtype, factor):
+    x, scales = noise((2, 8, 8, 16)), factor * (1 + noise((2, 16), 1))
+    exact, half = (
+        Conv3x3(16, 8, dtype=jnp.dtype(d), rngs=nnx.Rngs(0)) for d in ("float32", dtype)
+    )
+    for convolution in (exact, half):
+        convolution.bias[...] = jnp.ones(8)
+    expected = modulated(exact, x, scales)
+    found = modulated(half, x.astype(dtype), scales).astype(FLOAT32)
+    assert float(jnp.abs(found - expected).max()) < 0.05
+
+
 @pytest.mark.parametrize("upsampling", ["subpixel", "resize"])
 def test_images_have_their_shape_and_change_with_the_code(upsampling):
     model = awake(lambda: decoder(upsampling=upsampling))

@@ -27,7 +27,7 @@ def train(
     dataset: cache.Dataset,
     checkpoints: Checkpoints,
     given: Callable[[Experiment], dict[str, Any]],
-) -> tuple[Experiment, TrainState, cache.Dataset]:
+) -> tuple[Experiment, TrainState]:
     """Trains through the phases that are left, one where the images do not grow.
 
     Args:
@@ -40,7 +40,7 @@ def train(
         at random.
 
     Returns:
-      The last phase that was begun, its state, and the pictures as it sees them.
+      The last phase that was begun, and its state.
     """
     num_images, kind = recipe["pictures"]["train"], config.train.sharding
     phases = experiment.phases_of(config)
@@ -58,8 +58,8 @@ def train(
     else:
         assembled = of_step(int(state.step))
         print(f"going on from step {state.step} of {workdir}")
-    num_parameters = of_step(config.train.num_steps).shapes.params
-    processes.on_first(lambda: record.write(workdir, config, recipe, num_parameters))
+    params = of_step(config.train.num_steps).shapes.params
+    processes.on_first(lambda: record.write(workdir, config, recipe, params))
     written = workdir / "run.json"
     processes.check_agreement(
         {str(written): written.read_text() if written.exists() else ""}
@@ -77,7 +77,7 @@ def train(
                 )
             if processes.any_of(bool(stop)):
                 break
-    return assembled, state, reduced(dataset, assembled.phase.size)
+    return assembled, state
 
 
 def _shardings(assembled: Experiment, kind: str) -> Any:

@@ -189,10 +189,11 @@ def _train(config: Config, workdir: Path) -> Run:
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        assembled, state, seen = phases.train(
+        assembled, state = phases.train(
             config, workdir, recipe, dataset, checkpoints, _given
         )
-    return _run_of(state, workdir, assembled, recipe, lambda: seen)
+    seen = functools.cache(lambda: reduced(dataset, assembled.phase.size))
+    return _run_of(state, workdir, assembled, recipe, seen)
 
 
 def _given(assembled: Experiment) -> dict[str, Any]:

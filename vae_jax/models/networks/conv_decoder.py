@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from vae_jax.models.networks.layers import (
     Frame,
     mix_channels,
-    resize,
 )
 from vae_jax.models.networks.stages import (
     PATCH,
@@ -126,8 +125,7 @@ class Decoder(nnx.Module):
                 x = x + mix_channels(stage.joining, fine)
             x = run_blocks(stage.blocks, x, self.remat)
             if stage.exit is not None:
-                added = paint(stage.exit, x, self.patch, self.upsampling)
-                images = added if images is None else resize(images, 2) + added
+                images = paint(images, stage.exit, x, self.patch, self.upsampling)
         return tuple(jnp.split(images, self.num_maps, axis=-1))
 
 

@@ -222,11 +222,16 @@ def painters(
 
 
 def paint(
-    head: Conv3x3, x: Float[Array, "B h w c"], patch: int, upsampling: str
+    images: Float[Array, "B h w F"] | None,
+    head: Conv3x3,
+    x: Float[Array, "B h w c"],
+    patch: int,
+    upsampling: str,
 ) -> Float[Array, "B H W F"]:
-    """Returns what a stage adds to the image: a patch of pixels for each place.
+    """Returns images with what a stage adds to them: a patch of pixels for each place.
 
     Args:
+      images: that the stages before have painted, half as large; None for none.
       head: the stage's exit, to the channels of a pixel, or those of all of a patch
         where upsampling is sub-pixel.
       x: of the stage.
@@ -235,8 +240,10 @@ def paint(
     """
     x = nnx.silu(x)
     if upsampling == "subpixel":
-        return depth_to_space(head(x), patch)
-    return head(resize(x, patch))
+        added = depth_to_space(head(x), patch)
+    else:
+        added = head(resize(x, patch))
+    return added if images is None else resize(images, 2) + added
 
 
 def run_blocks(blocks: Iterable[Any], x: Array, remat: bool, *style: Array) -> Array:

@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 from vae_jax.models.networks.layers import (
     Conv3x3,
     Frame,
-    resize,
 )
 from vae_jax.models.networks.stages import (
     PATCH,
@@ -205,8 +204,7 @@ class StyleDecoder(nnx.Module):
         for stage, style in zip(coarsest_first(self.stages), styles, strict=True):
             x = x if stage.entry is None else stage.entry(x)
             x = run_blocks(stage.blocks, x, self.remat, style)
-            added = paint(stage.exit, x, self.patch, self.upsampling)
-            images = added if images is None else resize(images, 2) + added
+            images = paint(images, stage.exit, x, self.patch, self.upsampling)
         return tuple(jnp.split(images, self.num_maps, axis=-1))
 
 
