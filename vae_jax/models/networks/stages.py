@@ -222,7 +222,7 @@ def painters(
 
 
 def paint(
-    images: Float[Array, "B h w F"] | None,
+    images: Float[Array, "B half_H half_W F"] | None,
     head: Conv3x3,
     x: Float[Array, "B h w c"],
     patch: int,
