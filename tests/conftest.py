@@ -126,6 +126,8 @@ def new_small_config(data_dir, kind):
         config.model.prior = "transformer"
         config.model.prior_width, config.model.prior_depth = 8, 1
         config.model.prior_heads = 2
+    if kind == "dial":
+        config.model.realism, config.objective.adversarial_weight = True, 0.2
     if kind == "shared":
         config.model.likelihood = "shared_gaussian"
     if kind == "flow":

@@ -25,7 +25,7 @@ from vae_jax.explorer.source import first_look, open_source, plain
 from vae_jax.report import grids
 
 pytestmark = pytest.mark.slow
-KINDS = ("vae", "ae", "conv", "transformer", "stack")
+KINDS = ("vae", "ae", "conv", "dial", "transformer", "stack")
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,32 @@ def test_several_attributes_add_up_as_in_an_edit(sources, workdirs):
     np.testing.assert_array_equal(source.picture(look), grids.to_levels(edited))
 
 
+def test_the_dial_is_that_of_an_edit(sources, workdirs):
+    source, run = sources("dial"), run_lib.load(workdirs("dial"))
+    text = json.dumps(
+        {
+            "realism": "0.5",
+            "attribute Smiling": "1",
+            "estimator": "difference",
+            "sampler": "gaussian",
+        }
+    )
+    look = controls.to_look(source, plain(source, source.face("test", 2)), text)
+    images = run.dataset.splits["test"].images[2:3]
+
+    def edited(realism):
+        turned = dataclasses.replace(run, realism=realism)
+        found = edits.edit(
+            turned, {"Smiling": 1.0}, [1.0], estimator="difference", pictures=images
+        )
+        return grids.to_levels(found.images[0, 1])
+
+    np.testing.assert_array_equal(source.picture(look), edited(0.5))
+    assert (source.picture(look) != edited(0.0)).any()
+    assert 'data-name="realism"' in controls.markup(source)
+    assert 'data-name="realism"' not in controls.markup(sources("vae"))
+
+
 def test_the_way_to_a_second_face_is_that_of_interpolate(sources, workdirs):
     source, run = sources("vae"), run_lib.load(workdirs("vae"))
     look = plain(source, source.face("test", 0))
@@ -176,6 +202,8 @@ def looks_of(source, portrait):
         dataclasses.replace(mine, attributes={named: -0.35, "Smiling": 1.0}),
         dataclasses.replace(mine, dimensions={first: 1.25, last: -2.0}),
     ]
+    if source.has_dial:
+        found.append(dataclasses.replace(mine, realism=0.45))
     if source.test is not None:
         test = plain(source, source.face("test", 1))
         found += [test, dataclasses.replace(test, goal=mine.face, share=0.35)]
@@ -369,6 +397,8 @@ REFUSED = {
     "RUN --face=seed=1 --attribute=Smile": "--attribute has 'Smile'; with",
     "RUN --face=seed=1 --attribute=Smiling=x": "--attribute has 'Smiling=x'; allowed",
     "RUN --face=seed=1 --dimensions=99=1": "--dimensions has '99'; with",
+    "RUN --face=seed=1 --realism=0.5": "--realism is 0.5; allowed is none with",
+    "DIAL --face=seed=1 --realism=1.5": "--realism is 1.5; allowed is a number",
     "RUN --face=seed=1 --dimensions=1=inf": "--dimensions has '1=inf'; allowed",
     "CLASSIFIER --face=seed=1": "holds a classifier",
 }
@@ -378,7 +408,8 @@ REFUSED = {
 def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
     monkeypatch.setattr(page, "gradio", lambda: None)
     monkeypatch.setattr(program, "DEMO", workdirs("exported"))
-    for word, kind in (("RUN", "vae"), ("CLASSIFIER", "classifier")):
+    words = {"RUN": "vae", "DIAL": "dial", "CLASSIFIER": "classifier"}
+    for word, kind in words.items():
         named = f"--workdir={workdirs(kind)} --to={tmp_path / 'a.png'}"
         if given.startswith(word):
             given_words = given.replace(word, named, 1)

@@ -32,9 +32,18 @@ def decode(
     model: Autoencoder,
     z: Float[Array, "B N"],
     labels: Float[Array, "*labelled A"] | None,
+    realism: Float[Array, " B"] | None = None,
 ) -> Array:
-    """Returns the images of one batch of codes, see `decode_codes`."""
-    return model.decode(unflatten(z, model.code_shape), labels).mean
+    """Returns the images of one batch of codes, see `decode_codes`.
+
+    Args:
+      model: of the images.
+      z: the numbers in each code.
+      labels: that the model is given.
+      realism: of each image, of a model with a dial; None for where the dial stands.
+    """
+    dial = {} if realism is None else {"realism": realism}
+    return model.decode(unflatten(z, model.code_shape), labels, **dial).mean
 
 
 def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:

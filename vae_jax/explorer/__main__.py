@@ -38,6 +38,7 @@ OF_PICTURE = (
     "estimator",
     "attribute",
     "dimensions",
+    "realism",
 )
 
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--attribute", help="what is added: Smiling=1.5,Male=-0.5")
     add("--estimator", help="of the directions of attributes")
     add("--dimensions", help="standard deviations that are added: 3=1.5,12=-2")
+    add("--realism", type=float, help="of a decoder with a dial, from 0 to 1")
     return parser
 
 
@@ -108,6 +110,14 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         temperature = TemperatureParser().parse(args.temperature)
     if args.sampler is not None or temperature != 1.0:
         source.check_sampling(sampler, temperature)
+    realism = 0.0 if args.realism is None else args.realism
+    if args.realism is not None and not (source.has_dial and 0 <= realism <= 1):
+        allowed = (
+            "a number from 0 to 1"
+            if source.has_dial
+            else f"none with {source.opened[0]}, which has no dial of realism"
+        )
+        raise UserError(f"--realism is {realism}; allowed is {allowed}")
     estimator = begun.estimator if args.estimator is None else args.estimator
     if args.estimator is not None and estimator not in source.directions:
         raise UserError(
@@ -142,6 +152,7 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         temperature=temperature,
         attributes=parse_numbers(given, "--attribute", attribute) if given else {},
         dimensions=parse_numbers(numbers, "--dimensions", dimension) if numbers else {},
+        realism=realism,
     )
 
 

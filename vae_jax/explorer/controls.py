@@ -41,6 +41,8 @@ def to_text(look: Look | None) -> str:
         for name, value in named.items()
     }
     values |= {"estimator": look.estimator, "sampler": look.sampler}
+    if look.realism:
+        values["realism"] = look.realism
     if look.goal is not None:
         values["share"] = look.share
     return json.dumps(values)
@@ -82,6 +84,7 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         layers = source.resolutions if sampler == "prior" else ()
         heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers or (0,)}
         share = number("share", 0, 1)
+        realism = number("realism", 0, 1) if source.has_dial else 0.0
     # A page sends what its controls have, others send what they want.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"the page sent values that are none: {error}") from error
@@ -93,6 +96,7 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         temperature=_temperature(heats),
         estimator=estimator,
         sampler=sampler,
+        realism=realism,
     )
 
 
@@ -134,6 +138,9 @@ def markup(source: Source) -> str:
         '<div class="goal">'
         + _slider("share", "way to the second face", 0, 1, step=0.01)
         + "</div>",
+        '<div class="dial">' + _slider("realism", "realism", 0, 1) + "</div>"
+        if source.has_dial
+        else "",
         _part(
             "Attributes",
             _choice("estimator", "directions by", [*source.directions]),

@@ -51,6 +51,7 @@ class Look:
       temperature: of samples, one number or by resolution.
       dimensions: how many standard deviations are added to each.
       attributes: how many times the direction of each is added.
+      realism: where the dial of a decoder that has one stands, from 0 to 1.
     """
 
     face: Face
@@ -61,6 +62,7 @@ class Look:
     temperature: Temperature = 1.0
     dimensions: Mapping[int, float] = field(default_factory=dict)
     attributes: Mapping[str, float] = field(default_factory=dict)
+    realism: float = 0.0
 
     def command(self, opened: Sequence[str]) -> str:
         """Returns the command that writes this picture.
@@ -82,6 +84,8 @@ class Look:
             }
         if self.dimensions:
             flags["dimensions"] = _numbers(self.dimensions)
+        if self.realism:
+            flags["realism"] = f"{self.realism:g}"
         given = [f"--{name}={value}" for name, value in flags.items()]
         words = ["python", "-m", PROGRAM, *opened, *given]
         return shlex.join([*words, "--to=face.png"])

@@ -68,6 +68,11 @@ class Source:
             return ()
         return tuple(dict.fromkeys(part[0] for part in shape))
 
+    @property
+    def has_dial(self) -> bool:
+        """Whether the decoder has a dial of realism."""
+        return getattr(self.model, "has_dial", False)
+
     def face(self, kind: str, name: int | str, file: Path | None = None) -> Face:
         """Returns a face by its kind and name, see `Face`.
 
@@ -123,7 +128,8 @@ class Source:
             known = self.directions[look.estimator]
             direction = attributes.weighted_sum(known, look.attributes)
             z = attributes.moved(z, direction, 1.0)
-        (image,) = np.asarray(sampling.decode(self.model, z, labels))
+        dial = jnp.asarray([look.realism], jnp.float32) if self.has_dial else None
+        (image,) = np.asarray(sampling.decode(self.model, z, labels, dial))
         return grids.to_levels(image)
 
     def _code(self, face: Face, look: Look) -> Float[np.ndarray, "1 D"]:
