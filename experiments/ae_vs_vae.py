@@ -340,8 +340,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(write_tables(columns, out))
     rows = zip(dataset.attribute_names, *probe.values(), strict=True)
     write_csv(out / "probe.csv", ["attribute", *probe], list(rows))
-    grids.image_grid(np.stack(compared), out / "reconstructions.png")
-    grids.image_grid(np.stack(drawn), out / "samples.png")
+    grids.image_grid(np.stack(compared), out / f"reconstructions.{options.format}")
+    grids.image_grid(np.stack(drawn), out / f"samples.{options.format}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from experiments.sweep import (
 )
 from vae_jax.errors import UserError
 from vae_jax.models.build import MODELS, OBJECTIVES
+from vae_jax.report import figures
 
 FIGURES = ["elbo", "kl", "log_px", "bits_per_dim", "mse", "active_units"]
 DISENTANGLEMENT = {
@@ -64,7 +65,7 @@ def draw(betas: Sequence[str], results: Results, path: Path) -> None:
         axes[2].legend()
     for axis in axes[1:]:
         axis.set_xlabel("beta")
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if results is None:
         return
     print(write_table(points, results, [*FIGURES, *DISENTANGLEMENT], options.out))
-    draw(options.beta, results, options.out / "beta.png")
+    draw(options.beta, results, options.out / f"beta.{options.format}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from vae_jax.command_line import parse_flags, quieten_failed_saves
 from vae_jax.config import Config
 from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
+from vae_jax.report import figures
 
 # Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
 Settings: TypeAlias = Mapping[str, Any]
@@ -31,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def new_parser(module: str, description: str | None) -> Parser:
-    """Returns a parser with --out, the same in all experiments.
+    """Returns a parser with --out and --format, the same in all experiments.
 
     Args:
       module: experiments.beta, say, whose results go to runs/beta.
@@ -47,6 +48,12 @@ def new_parser(module: str, description: str | None) -> Parser:
     )
     out = Path("runs") / module.rpartition(".")[2]
     add_path_flag(parser, "--out", f"Folder of the results; {out}.", out)
+    parser.add_argument(
+        "--format",
+        choices=figures.FORMATS,
+        default=figures.FORMATS[0],
+        help="Of pictures; in a pdf or svg words stay words. Default: png.",
+    )
     return parser
 
 

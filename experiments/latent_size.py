@@ -12,6 +12,7 @@ from pathlib import Path
 
 from experiments.command_line import add_sweep_flags, cli, listed, new_parser, parse
 from experiments.sweep import Results, draw_figure, new_figure, sweep, write_table
+from vae_jax.report import figures
 
 PANELS = {
     "elbo": "elbo, nats",
@@ -30,7 +31,7 @@ def draw(sizes: Sequence[str], results: Results, path: Path) -> None:
         draw_figure(axis, sizes, results, name)
         axis.set_title(PANELS[name])
         axis.set_xlabel("latent dimensions")
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if results is None:
         return
     print(write_table(points, results, FIGURES, options.out))
-    draw(options.latent_dim, results, options.out / "latent_size.png")
+    draw(options.latent_dim, results, options.out / f"latent_size.{options.format}")
 
 
 if __name__ == "__main__":

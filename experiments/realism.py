@@ -27,6 +27,7 @@ from experiments.command_line import (
 )
 from experiments.sweep import Results, mean_and_std, new_figure, sweep, write_table
 from vae_jax.errors import UserError
+from vae_jax.report import figures
 
 PANELS = {
     "reconstructions_psnr": "PSNR, dB",
@@ -103,7 +104,7 @@ def draw(pairs: Sequence[str], results: Results, path: Path) -> None:
         axis.set_xticks(places, pairs)
         axis.set_title(PANELS[name])
         axis.set_xlabel("perceptual : adversarial")
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if results is None:
         return
     print(write_table(points, results, FIGURES, options.out))
-    draw(options.weights, results, options.out / "realism.png")
+    draw(options.weights, results, options.out / f"realism.{options.format}")
 
 
 if __name__ == "__main__":

@@ -423,7 +423,7 @@ GIVEN = {
         "num_images": "3",
         "seed": "7",
     },
-    "traverse": {"pictures": "PICTURE", "num_images": "3"},
+    "traverse": {"pictures": "PICTURE", "num_images": "3", "format": "svg"},
     "reconstruct": {"num_images": "5"},
     "codes": {"num_images": "3"},
 }
@@ -452,6 +452,32 @@ def test_a_caption_has_the_command_that_makes_the_picture_anew(
     for caption in captions:
         told = dict(word[2:].split("=", 1) for word in shlex.split(caption)[3:])
         assert told == given
+
+
+@pytest.mark.parametrize(
+    ("mode", "file"), [("reconstruct", "reconstructions"), ("report", "curves")]
+)
+def test_pictures_for_papers_are_beside_the_usual_ones(
+    small_runs, tmp_path, mode, file
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs("vae").workdir, workdir)
+    before = {*(workdir / "images").glob("*.png")}
+    for suffix in ("pdf", "svg"):
+        with flagsaver.flagsaver():
+            given = [f"--mode={mode}", f"--workdir={workdir}", f"--format={suffix}"]
+            main.flags.FLAGS(["vae_jax", *given])
+            main.main(["vae_jax"])
+        assert (workdir / "images" / f"{file}.{suffix}").stat().st_size > 1000
+    assert {*(workdir / "images").glob("*.png")} == before
+
+
+def test_single_samples_are_png_files_alone(small_runs, tmp_path):
+    given = ["--mode=sample", f"--workdir={small_runs('vae').workdir}", "--format=pdf"]
+    with flagsaver.flagsaver(), pytest.raises(UserError, match="--folder allowed is p"):
+        main.flags.FLAGS(["vae_jax", *given, f"--folder={tmp_path / 'new'}"])
+        main.main(["vae_jax"])
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -513,8 +513,9 @@ def test_weights_of_sharpness_have_a_table_and_a_figure(tiny, judges, tmp_path):
         assert picture.size == (2200, 374)
     # Once judged, it is read.
     written = (workdir / "eval.json").stat().st_mtime_ns
-    realism.main(command)
+    realism.main([*command, "--format=svg"])
     assert (workdir / "eval.json").stat().st_mtime_ns == written
+    assert "sharpness" in (tmp_path / "realism.svg").read_text()
     with pytest.raises(UserError, match="--judge is not given"):
         realism.main([VAE])
     with pytest.raises(UserError, match="'0.3'; allowed is PERCEPTUAL:ADVERSARIAL"):

@@ -1,3 +1,4 @@
+import base64
 import errno
 import io
 import json
@@ -6,6 +7,7 @@ import shutil
 import struct
 import threading
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -217,6 +219,52 @@ def test_what_a_screen_has_room_for_fits_it_with_its_words(tmp_path, size):
     assert below.min() < 30
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_words_of_a_vector_picture_are_words_and_its_images_are_exact(
+    tmp_path, channels
+):
+    images = np.random.default_rng(0).random((2, 3, 8, 8, channels), np.float32)
+    words = {
+        "columns": ["first", "$2 & more", "third"],
+        "rows": ["<a>", "b"],
+        "caption": ["It cost $5."],
+    }
+    for name in ("grid.png", "grid.svg", "again.svg", "grid.pdf", "again.pdf"):
+        grids.image_grid(images, tmp_path / name, **words)
+    for suffix in ("svg", "pdf"):
+        # Equal pictures are equal files: nothing in them says when they were made.
+        one, two = (tmp_path / f"{name}.{suffix}" for name in ("grid", "again"))
+        assert one.read_bytes() == two.read_bytes()
+    tree = ElementTree.parse(tmp_path / "grid.svg")
+    told = {each.text for each in tree.findall(".//{*}text")}
+    assert told == {"first", "$2 & more", "third", "<a>", "b", "It cost $5."}
+    (embedded,) = tree.findall(".//{*}image")
+    (address,) = (v for k, v in embedded.attrib.items() if k.endswith("href"))
+    held = Image.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2])))
+    mode = "L" if channels == 1 else "RGB"
+    with Image.open(tmp_path / "grid.png") as picture:
+        drawn = np.asarray(picture.convert(mode)).astype(int)
+    assert "scale(1 -1)" in embedded.get("transform", "")
+    held = np.asarray(held.convert(mode)).astype(int)[::-1]
+    assert held.shape == drawn.shape
+    # Where no words are; nothing is smoothed.
+    differs = np.any((held != drawn).reshape(*drawn.shape[:2], -1), axis=-1)
+    scale = grids._cap(8)
+    cell = differs[grids.LINE :, -scale * 8 - grids.MARGIN :][: scale * 16]
+    assert not cell.any() and differs.any()
+    assert (tmp_path / "grid.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_curves_as_a_vector_picture_have_words(tmp_path):
+    lines = [{"step": s, "split": "train", "elbo": -1.0 * s} for s in (1, 2)]
+    plots.loss_curves(lines, tmp_path / "curves.svg", "What is seen.")
+    told = [
+        each.text
+        for each in ElementTree.parse(tmp_path / "curves.svg").findall(".//{*}text")
+    ]
+    assert {"elbo", "What is seen."} <= {*told}
+
+
 def test_colours_of_deviations_rise_from_black():
     values = np.linspace(0, 2, 50, dtype=np.float32).reshape(1, 50, 1)
     colours = grids.heat(values.repeat(3, axis=-1), 1.0)
@@ -289,7 +337,10 @@ LINES = [{"step": 1, "split": "train", "loss": 1.0}]
     "draw",
     [
         lambda path: grids.image_grid(np.zeros((1, 1, 4, 4, 1)), path),
-        lambda path: plots.animation(np.zeros((2, 4, 4, 1)), path),
+        lambda path: grids.image_grid(
+            np.zeros((1, 1, 4, 4, 1)), path.with_suffix(".pdf")
+        ),
+        lambda path: plots.animation(np.zeros((2, 4, 4, 1)), path.with_suffix(".gif")),
         lambda path: plots.loss_curves(LINES, path),
         lambda path: grids.single_images(np.zeros((2, 4, 4, 1)), path.parent),
     ],
@@ -298,7 +349,7 @@ def test_a_picture_that_cannot_be_written_is_one_error(tmp_path, draw):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("no folder")
     with pytest.raises(UserError, match=f"cannot write {in_the_way}"):
-        draw(in_the_way / "picture.gif")
+        draw(in_the_way / "picture.png")
 
 
 def test_curves_of_images_of_different_sizes_are_apart():

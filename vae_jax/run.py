@@ -32,6 +32,7 @@ from vae_jax.local_paths import local_path
 from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
+from vae_jax.report.figures import FORMATS
 from vae_jax.report.writer import writing
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
@@ -53,6 +54,7 @@ class Run:
       open_dataset: opens them; see `dataset_for`.
       checkpoint: that was asked for, "latest" or "best".
       realism: what the dial of a model that has one is set to, from 0 to 1.
+      picture_format: of still pictures that are written, see `figures.FORMATS`.
     """
 
     workdir: Path
@@ -63,6 +65,7 @@ class Run:
     open_dataset: Callable[[], cache.Dataset]
     checkpoint: str = "latest"
     realism: float = 0.0
+    picture_format: str = FORMATS[0]
 
     @property
     def config(self) -> Config:
@@ -152,8 +155,12 @@ class Run:
         )
 
     def image_path(self, name: str) -> Path:
-        """Returns where a picture of this run goes; its name says where a dial is."""
-        path = self.workdir / "images" / name
+        """Returns where a picture of this run goes; its name says where a dial is.
+
+        Args:
+          name: of the file, without its suffix.
+        """
+        path = self.workdir / "images" / f"{name}.{self.picture_format}"
         if self.realism:
             path = path.with_stem(f"{path.stem}_realism_{self.realism:g}")
         with writing(path):

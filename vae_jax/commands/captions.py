@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from vae_jax.local_paths import ALLOWED
+from vae_jax.report.figures import FORMATS
 from vae_jax.run import Run
 from vae_jax.settings import SETTINGS
 
@@ -18,13 +19,15 @@ def command(run: Run, mode: str, **given: Any) -> str:
       run: whose picture it is.
       mode: that makes it.
       **given: flags; those that are None have their defaults. Which checkpoint the run
-        was opened at, and where its dial is, it says itself.
+        was opened at, where its dial is and the format of its pictures it says itself.
     """
     flags = {"mode": mode, "workdir": run.workdir} | given
     if run.checkpoint != "latest":
         flags["checkpoint"] = run.checkpoint
     if run.realism:
         flags["realism"] = f"{run.realism:g}"
+    if run.picture_format != FORMATS[0] and mode != "report":
+        flags["format"] = run.picture_format
     told = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in flags.items()

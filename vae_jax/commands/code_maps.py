@@ -138,7 +138,7 @@ def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    path = run.image_path("code_maps.png")
+    path = run.image_path("code_maps")
     # The images, and two rows for each map.
     names = ["image", "codes", "over it"]
     number = found.rows.shape[1]
@@ -158,7 +158,7 @@ def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
     )
     written = [path]
     for name, codebook in zip(
-        ("codebook.png", "codebook_fine.png"), found.codebooks, strict=False
+        ("codebook", "codebook_fine"), found.codebooks, strict=False
     ):
         written.append(run.image_path(name))
         grids.image_grid(
@@ -185,6 +185,7 @@ COMMAND = Command(
     example="--workdir=runs/vq_vae",
     flags={
         "num_images": f"Default: {NUM_FACES}.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

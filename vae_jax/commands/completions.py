@@ -190,7 +190,7 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
     Raises:
       UserError: the operating system refuses.
     """
-    path = run.image_path("completions.png")
+    path = run.image_path("completions")
     completions = found.rows.shape[1] - 2
     grids.image_grid(
         found.rows,
@@ -257,6 +257,7 @@ COMMAND = Command(
         "temperature": "Default: 1.",
         "top_k": "Default: all.",
         "attributes": "Others are unknown.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -69,9 +69,9 @@ def _file_name(names: Sequence[str]) -> str:
     plain = "_".join(names)
     safe = re.sub(r"[^\w.+() -]", "_", plain)[:60]
     if safe == plain:
-        return f"edit_{plain}.png"
+        return f"edit_{plain}"
     # Others may read the same once they are cut or changed.
-    return f"edit_{safe}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}.png"
+    return f"edit_{safe}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Direction:
@@ -220,6 +220,7 @@ COMMAND = Command(
         "num_images": f"Default: {NUM_EDITED}.",
         "seed": "Default: 0.",
         "realism": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -16,6 +16,7 @@ from absl import flags
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path, split_paths
+from vae_jax.report.figures import FORMATS
 
 VALUES = flags.FlagValues()
 # Where nothing is parsed, every flag has its default.
@@ -222,6 +223,13 @@ PICTURES = flags.DEFINE_string(
 )
 INDICES = define_numbers(
     "indices", "The indices of test images, from 0, with commas between.", int
+)
+FORMAT = flags.DEFINE_enum(
+    "format",
+    None,
+    FORMATS,
+    "The format of the picture, png, pdf or svg.",
+    flag_values=VALUES,
 )
 REALISM = flags.DEFINE_float(
     "realism",

@@ -156,7 +156,7 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    path = run.image_path("interpolation.png")
+    path = run.image_path("interpolation")
     ((kind, names),) = found.record["way_points"].items()
     ends = [] if kind == "seeds" else ["image"]
     between = [""] * (len(found.rows[0]) - 2)
@@ -183,7 +183,7 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
     # The last frame is the first again.
     plots.animation(found.frames[:-1], path.with_suffix(".gif"))
     write_json(path.with_suffix(".json"), found.record)
-    return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
+    return [path, path.with_suffix(".gif"), path.with_suffix(".json")]
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
@@ -210,6 +210,7 @@ COMMAND = Command(
         "num_steps": f"Default: {NUM_STEPS.default}.",
         "spherical": "Default: straight lines.",
         "realism": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

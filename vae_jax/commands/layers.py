@@ -119,7 +119,7 @@ def draw_atlas(run: Run, found: Atlas) -> list[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    path, record = run.image_path("layers.png"), found.record
+    path, record = run.image_path("layers"), found.record
     rows = [
         np.concatenate([found.faces[:, None], part], axis=1)
         for part in (found.from_above, found.from_below)
@@ -163,6 +163,7 @@ COMMAND = Command(
         "indices": f"Default: the first {NUM_FACES} of them.",
         "pictures": "Instead of test images.",
         "seed": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -107,7 +107,7 @@ def draw_mixture(run: Run, found: Mixture) -> list[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    path, number = run.image_path("mix.png"), len(found.faces)
+    path, number = run.image_path("mix"), len(found.faces)
     table = np.ones((number + 1, number + 1, *found.faces.shape[1:]), np.float32)
     table[0, 1:] = table[1:, 0] = found.faces
     table[1:, 1:] = found.images
@@ -148,6 +148,7 @@ COMMAND = Command(
         "pictures": "Instead of test images.",
         "seeds": "Instead of test images.",
         "up_to": "Default: all but the finest.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

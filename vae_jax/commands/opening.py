@@ -6,7 +6,7 @@ from pathlib import Path
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
-from vae_jax.commands.flags import CHECKPOINT, REALISM
+from vae_jax.commands.flags import CHECKPOINT, FORMAT, REALISM
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.run import Run
@@ -37,6 +37,8 @@ def open_run(config: Config | None, workdir: Path) -> Run:
                 + "\n  ".join(different)
             )
         run.config.eval = config.eval
+    if FORMAT.value is not None:
+        run = replace(run, picture_format=FORMAT.value)
     if REALISM.value is None:
         return run
     if not run.config.model.realism:

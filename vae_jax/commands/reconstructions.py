@@ -124,7 +124,7 @@ def draw_reconstructions(run: Run, found: Reconstructions) -> list[Path]:
     groups = min(number, max(1, grids.room(beside.shape[2])[1] // of))
     # Images that follow one another stand in a row, the last of which is filled up.
     tiles = grids.arranged(beside.reshape(number, -1, *beside.shape[3:]), groups)
-    path = run.image_path("reconstructions.png")
+    path = run.image_path("reconstructions")
     grids.image_grid(
         tiles.reshape(len(tiles), groups * of, *beside.shape[2:]),
         path,
@@ -152,6 +152,7 @@ COMMAND = Command(
     flags={
         "num_images": "Default: as many as fit on a screen.",
         "realism": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

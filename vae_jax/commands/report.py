@@ -17,12 +17,12 @@ from vae_jax.commands import (
     samples,
     traversals,
 )
-from vae_jax.commands.flags import Command
+from vae_jax.commands.flags import FORMAT, Command
 from vae_jax.commands.opening import open_run
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.report import charts, grids, page
-from vae_jax.report.writer import write_whole
+from vae_jax.report import charts, grids, page, plots
+from vae_jax.report.writer import read_lines, write_whole
 from vae_jax.run import Run
 
 NUM_RECONSTRUCTIONS = 12
@@ -225,13 +225,33 @@ def write_report(run: Run) -> Path:
     return path
 
 
+def draw_curves(run: Run) -> Path:
+    """Draws metrics.jsonl against the step; returns the file.
+
+    Raises:
+      UserError: the log is damaged, or the operating system refuses.
+    """
+    path = run.image_path("curves")
+    caption = (
+        f"What was logged while {run.workdir} was trained, by step. "
+        f"{run.workdir / 'metrics.jsonl'} has every value."
+    )
+    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path, caption)
+    return path
+
+
 def _work(config: Config | None, workdir: Path) -> list[Path]:
-    return [write_report(open_run(config, workdir))]
+    run = open_run(config, workdir)
+    return [write_report(run), *([draw_curves(run)] if FORMAT.value else [])]
 
 
 COMMAND = Command(
     meaning="Writes a page about a run that stands alone: report.html.",
     example="--workdir=runs/vae",
-    flags={"realism": "Default: 0.", "checkpoint": "Default: latest."},
+    flags={
+        "format": "Where it is given, curves are drawn, too.",
+        "realism": "Default: 0.",
+        "checkpoint": "Default: latest.",
+    },
     work=_work,
 )

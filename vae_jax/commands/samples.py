@@ -13,6 +13,7 @@ from jaxtyping import Float
 from vae_jax.commands import abilities, captions
 from vae_jax.commands import codes as codes_lib
 from vae_jax.commands.flags import (
+    FORMAT,
     NUM_IMAGES,
     SEED,
     VALUES,
@@ -43,7 +44,7 @@ Images: TypeAlias = Float[np.ndarray, "N H W C"]
 
 SAMPLERS = ("prior", *codes_lib.FITTED)
 # What the best sampler draws; samples_gaussian.png and so on are of one that was named.
-SAMPLES = "samples.png"
+SAMPLES = "samples"
 # The flag that each entry of a record stands for.
 FLAGS = {
     "num_images": "num_images",
@@ -282,6 +283,10 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     if REPLACE.value and folder is None:
         raise UserError("--replace is given; it goes with --folder")
     if folder is not None:
+        if FORMAT.value not in (None, "png"):
+            raise UserError(
+                f"--format is {FORMAT.value!r}; with --folder allowed is png"
+            )
         # Before work that would be in vain.
         check_folder(run, folder, REPLACE.value)
     # Files of their own hold the samples of one sampler.
@@ -294,7 +299,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     images, attributes = drawn[sampler], ATTRIBUTES.value
     drawn_by = describe(run, images, seed, attributes, temperature, **how)
     if folder is None:
-        name = SAMPLES if SAMPLER.value is None else f"samples_{sampler}.png"
+        name = SAMPLES if SAMPLER.value is None else f"samples_{sampler}"
         return draw_samples(run, name, drawn, drawn_by)
     write_samples(run, sampler, images, drawn_by, folder)
     return [folder]
@@ -315,6 +320,7 @@ COMMAND = Command(
         "folder": "Default: one file.",
         "replace": "Default: no.",
         "realism": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

@@ -12,24 +12,8 @@ from vae_jax.commands import report as report_lib
 from vae_jax.commands.flags import NUM_IMAGES, SEED, Command
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.report import plots, tables
-from vae_jax.report.writer import read_lines
+from vae_jax.report import tables
 from vae_jax.run import Run
-
-
-def draw_curves(run: Run) -> Path:
-    """Draws metrics.jsonl against the step; returns images/curves.png.
-
-    Raises:
-      UserError: the log is damaged, or the operating system refuses.
-    """
-    path = run.image_path("curves.png")
-    caption = (
-        f"What was logged while {run.workdir} was trained, by step. "
-        f"{run.workdir / 'metrics.jsonl'} has every value."
-    )
-    plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path, caption)
-    return path
 
 
 def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Path]:
@@ -49,7 +33,7 @@ def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Pat
     Raises:
       UserError: the data set is not there, or the operating system refuses.
     """
-    written = [draw_curves(run)]
+    written = [report_lib.draw_curves(run)]
     if not abilities.can_decode(run):
         return written
     found = reconstructions.reconstruct(run, num_images)

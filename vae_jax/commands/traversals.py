@@ -134,7 +134,7 @@ def draw_traversal(
     Raises:
       UserError: the operating system refuses.
     """
-    path, number = run.image_path("traversal.png"), len(found.images)
+    path, number = run.image_path("traversal"), len(found.images)
     grids.image_grid(
         found.images,
         path,
@@ -158,7 +158,7 @@ def draw_traversal(
     ]
     plots.animation(np.stack(there + there[-2:0:-1]), path.with_suffix(".gif"))
     write_json(path.with_suffix(".json"), found.record)
-    return [path.with_suffix(suffix) for suffix in (".png", ".gif", ".json")]
+    return [path, path.with_suffix(".gif"), path.with_suffix(".json")]
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
@@ -188,6 +188,7 @@ COMMAND = Command(
         "indices": "One is allowed. Default: 0.",
         "pictures": "One is allowed, instead of a test image.",
         "realism": "Default: 0.",
+        "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

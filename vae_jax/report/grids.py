@@ -1,4 +1,4 @@
-"""Grids of images as PNG files that fit a laptop's screen, and what stands around them.
+"""Grids of images as files that fit a laptop's screen, and what stands around them.
 
 Where the operating system refuses to write one, that is a UserError.
 """
@@ -7,13 +7,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from vae_jax.report import figures
 from vae_jax.report.writer import writing
+
+# A line of text and where it is: its left end and its top, in pixels.
+Word: TypeAlias = tuple[int | float, int | float, str]
 
 MARGIN = 2
 # Between groups of columns.
@@ -23,6 +28,10 @@ WIDTH, HEIGHT = 1200, 800
 # Pixels that an image is enlarged to at most.
 LARGEST_CELL = 128
 FONT_SIZE, LINE = 14, 20
+# Pixels an inch of a page.
+DOTS = 100
+# Beside `FONT_SIZE`, of letters of matplotlib's, which are wider.
+RELATIVE_SIZE = 0.88
 # Of the strip that shows what colours stand for.
 BAR = (220, 12)
 
@@ -112,7 +121,7 @@ def image_grid(
 
     Args:
       images: gray or RGB; values outside [0, 1] are clipped.
-      path: of the PNG file.
+      path: of the file, .png, .pdf or .svg; in the latter two words stay words.
       scale: whole factor of enlargement, without smoothing; None for the largest at
         which the grid fits a screen, so that an image is no larger than `LARGEST_CELL`.
       caption: lines below the grid; what is too long for one goes on in the next.
@@ -147,17 +156,36 @@ def image_grid(
     for row, y in enumerate(tops):
         for column, x in enumerate(lefts):
             canvas[y : y + height, x : x + width] = levels[row, column]
-    picture = Image.fromarray(canvas if rgb else canvas[..., 0])
+    words = []
     if font:
-        draw = ImageDraw.Draw(picture)
-        _write_names(draw, font, columns, rows, lefts, tops, (width, height))
-        for number, line in enumerate(below):
-            y = bottom + 4 + LINE * (number + len(bars))
-            draw.text((4, y), line, fill=0 if not rgb else (0, 0, 0), font=font)
+        words += _names(font, columns, rows, lefts, tops, (width, height))
         for number, bar in enumerate(bars):
-            _draw_bar(picture, draw, font, bar, (4, bottom + 4 + LINE * number))
-    with writing(path):
-        picture.save(path)
+            words += _draw_bar(canvas, font, bar, (4, bottom + 4 + LINE * number))
+        for number, line in enumerate(below):
+            words.append((4, bottom + 4 + LINE * (number + len(bars)), line))
+    _write(canvas if rgb else canvas[..., 0], font, words, path)
+
+
+def _write(levels: np.ndarray, font: Any, words: Sequence[Word], path: Path) -> None:
+    """Writes a picture with words in it, as its suffix says."""
+    if path.suffix == ".png":
+        picture = Image.fromarray(levels)
+        draw = ImageDraw.Draw(picture)
+        black = 0 if levels.ndim == 2 else (0, 0, 0)
+        for x, y, text in words:
+            draw.text((x, y), text, fill=black, font=font)
+        with writing(path):
+            picture.save(path)
+        return
+    figure = figures.new(levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS)
+    # In RGB every level stays what it is, which maps of colours do not promise.
+    figure.figimage(levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1))
+    for x, y, text in words:
+        base = levels.shape[0] - y - font.getmetrics()[0]
+        size = RELATIVE_SIZE * FONT_SIZE * 72 / DOTS
+        place = (x / levels.shape[1], base / levels.shape[0])
+        figure.text(*place, text, size=size, parse_math=False)
+    figures.save(figure, path, DOTS)
 
 
 def _wrapped(caption: Sequence[str], font, width: int) -> list[str]:
@@ -175,29 +203,30 @@ def _wrapped(caption: Sequence[str], font, width: int) -> list[str]:
     return lines
 
 
-def _write_names(draw, font, columns, rows, lefts, tops, cell) -> None:
-    """Writes the headings of columns, centred over them, and the names of rows."""
-    fill = 0 if draw.mode == "L" else (0, 0, 0)
+def _names(font, columns, rows, lefts, tops, cell) -> list[Word]:
+    """Returns the headings of columns, centred over them, and the names of rows."""
+    words = []
     span = len(lefts) // len(columns) if columns else 0
     for number, heading in enumerate(columns):
         first, last = lefts[number * span], lefts[(number + 1) * span - 1] + cell[0]
         while font.getlength(heading) > last - first:
             heading = heading[:-1]
         x = (first + last - font.getlength(heading)) / 2
-        draw.text((x, 2), heading, fill=fill, font=font)
+        words.append((x, 2, heading))
     for y, name in zip(tops, rows, strict=False):
-        draw.text((4, y + cell[1] / 2 - FONT_SIZE / 2), name, fill=fill, font=font)
+        words.append((4, y + cell[1] / 2 - FONT_SIZE / 2, name))
+    return words
 
 
-def _draw_bar(picture, draw, font, bar: Bar, at: tuple[int, int]) -> None:
-    """Draws the colours of `heat` and what they stand for on one line."""
+def _draw_bar(canvas, font, bar: Bar, at: tuple[int, int]) -> list[Word]:
+    """Draws the colours of `heat`; returns what they stand for, on one line."""
     x, y = at
-    draw.text((x, y), bar.low, fill=(0, 0, 0), font=font)
-    x += int(font.getlength(bar.low)) + 6
+    start = x + int(font.getlength(bar.low)) + 6
     ramp = np.linspace(0, 1, BAR[0])[None, :, None].repeat(BAR[1], axis=0)
-    picture.paste(Image.fromarray(to_levels(heat(ramp, 1.0))), (x, y + 3))
-    told = f"{bar.high}: {bar.meaning}"
-    draw.text((x + BAR[0] + 6, y), told, fill=(0, 0, 0), font=font)
+    # Of a grid that is narrower, what fits.
+    there = canvas[y + 3 : y + 3 + BAR[1], start : start + BAR[0]]
+    there[...] = to_levels(heat(ramp, 1.0))[:, : there.shape[1]]
+    return [(x, y, bar.low), (start + BAR[0] + 6, y, f"{bar.high}: {bar.meaning}")]
 
 
 def arranged(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from vae_jax.report import figures
 from vae_jax.report.grids import to_levels
 from vae_jax.report.words import meaning
 from vae_jax.report.writer import writing
@@ -106,20 +107,14 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
 
     Args:
       lines: of metrics.jsonl.
-      path: of the PNG file.
+      path: of the file, .png, .pdf or .svg.
       caption: below the panels.
     """
-    with writing(path):
-        # Here, because it takes half as long to import as JAX. It writes its own cache.
-        from matplotlib.figure import Figure
-
     names = logged_metrics(lines)
     # As many in each row as may be, and no more rows than it takes.
     rows = max(1, math.ceil(len(names) / LONGEST_ROW))
     columns = math.ceil(len(names) / rows) if names else 1
-    figure = Figure(
-        figsize=(max(6, 3 * columns), 2.7 * rows + 0.7), layout="constrained"
-    )
+    figure = figures.new(max(6, 3 * columns), 2.7 * rows + 0.7, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         drawn = curves(lines, name)
@@ -145,5 +140,4 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
         figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
     if caption:
         figure.supxlabel(caption, fontsize=9, x=0.01, ha="left")
-    with writing(path):
-        figure.savefig(path, dpi=100)
+    figures.save(figure, path, 100)
