@@ -12,7 +12,7 @@ from test_conv import noise
 
 from configs import progressive_vae
 from vae_jax import config as config_lib
-from vae_jax import experiment, trees
+from vae_jax import experiment, nesting, trees
 from vae_jax import run as run_lib
 from vae_jax.data import reduced
 from vae_jax.data.pictures import read_pictures
@@ -329,7 +329,7 @@ def test_the_recipe_grows(size):
     config = progressive_vae.get_config(str(size))
     config.precision = "fp32"
     config_lib.validate(config)
-    experiment.check_growth(config)
+    nesting.check(config)
     assert [p.size for p in experiment.phases_of(config)][-1] == size
 
 

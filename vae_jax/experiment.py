@@ -4,10 +4,9 @@ Training, evaluation, sweeps and benchmarks all begin here.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +14,7 @@ import optax
 from flax import nnx
 
 from vae_jax import sharding, trees
-from vae_jax.config import Config, flatten, optimizer_by_part, refusals
-from vae_jax.errors import UserError
+from vae_jax.config import Config, flatten, optimizer_by_part
 from vae_jax.evaluation import evaluate
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
@@ -217,62 +215,8 @@ def moved_since_format_1(config: Config) -> list[tuple[str, str]]:
     return build.moved_since_format_1(config.model, config.dataset.size)
 
 
-def check_growth(config: Config) -> None:
-    """Raises UserError where the networks of a training's phases do not grow.
-
-    Each must be a part of the next: all its arrays, with their shapes.
-    """
-    *earlier, last = phases_of(config)
-    if not earlier:
-        return
-
-    def refuse(reason: str) -> NoReturn:
-        raise UserError(f"config.train.stages is {config.train.stages!r}; {reason}")
-
-    for name in ("perceptual_weight", "adversarial_weight"):
-        if config.objective[name]:
-            refuse(
-                f"objective.{name} is {config.objective[name]}, and what sharpens does "
-                "not grow: sharpen the run that has grown, by init_from"
-            )
-    if config.init_from is not None:
-        refuse(
-            f"init_from is {config.init_from!r}, and a run that starts from another "
-            "begins at its last size: allowed is one of them"
-        )
-    if earlier[-1].last >= last.last:
-        refuse(
-            f"its updates are {earlier[-1].last} in all, and the run has {last.last}: "
-            "allowed are fewer"
-        )
-    for phase in earlier:
-        if phase.size >= last.size or last.size % phase.size:
-            refuse(
-                f"allowed are sizes below dataset.size that divide it, {last.size}, "
-                f"and {phase.size} is none"
-            )
-        for name, reason in refusals(flatten(at_size(config, phase.size))):
-            refuse(f"at {phase.size} pixels {name} is refused: {reason}")
-    shapes = {
-        phase.size: {
-            name: array.shape
-            for name, array in by_name(_shapes_at(config, phase)).items()
-        }
-        for phase in (*earlier, last)
-    }
-    for (size, small), (larger, large) in itertools.pairwise(shapes.items()):
-        for name, shape in small.items():
-            if large.get(name) != shape:
-                there = "absent" if name not in large else list(large[name])
-                refuse(
-                    f"the network at {size} pixels must be a part of that at {larger}, "
-                    f"and {name} is {list(shape)}, then {there}; allowed are "
-                    "convolutional networks with model.skips=True, with widths from "
-                    "the coarsest stage, and nothing else whose shape is the image's"
-                )
-
-
-def _shapes_at(config: Config, phase: growth.Phase) -> Variables:
+def shapes_at(config: Config, phase: growth.Phase) -> Variables:
+    """Returns the shapes of the variables that a phase of a training has."""
     return abstract_model(at_size(config, phase.size))[1]
 
 
@@ -284,7 +228,7 @@ def _first_steps(config: Config, phase: growth.Phase) -> dict[str, int]:
     return {
         name: each.first
         for each in began[::-1]
-        for name in by_name(_shapes_at(config, each).params)
+        for name in by_name(shapes_at(config, each).params)
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from vae_jax import config as config_lib
-from vae_jax import experiment, processes, record
+from vae_jax import experiment, nesting, processes, record
 from vae_jax.config import Config
 from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError, few
@@ -82,7 +82,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
         config.train.num_steps = math.ceil(examples / config.train.batch_size)
-    experiment.check_growth(config)
+    nesting.check(config)
     _check_parts(config)
     if not resumes:
         if config.init_from is not None:
