@@ -23,7 +23,7 @@ from vae_jax import run as run_lib
 from vae_jax.data import cache, celeba, decoding, folder, places, prepare
 from vae_jax.data import synthetic_faces as faces_lib
 from vae_jax.errors import UserError
-from vae_jax.training import checkpoint
+from vae_jax.training import checkpoint, orbax_files
 from vae_jax.training import step as step_lib
 
 REFUSALS = [
@@ -301,8 +301,8 @@ def test_who_loses_a_race_without_locks_uses_what_the_winner_made(
 def test_training_goes_on_without_locks_and_orbax_gets_a_place_with_some(
     without_locks, tmp_path, monkeypatch, capsys
 ):
-    asked, save = [], checkpoint._save
-    monkeypatch.setattr(checkpoint, "_save", lambda p, s: asked.append(p) or save(p, s))
+    asked, save = [], orbax_files.save
+    monkeypatch.setattr(orbax_files, "save", lambda p, s: asked.append(p) or save(p, s))
     params = {"w": jnp.ones(3)}
     state = step_lib.create_state(params, {}, optax.sgd(0.1), float16=False)
     with checkpoint.Checkpoints(tmp_path / "checkpoints", writable=True) as checkpoints:

@@ -4,16 +4,11 @@
 name and renamed when it is whole, so that what has a step for its name was once whole.
 """
 
-import contextlib
 import json
 import math
-import os
-import re
-import secrets
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,120 +18,18 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from vae_jax import processes, storage, trees
+from vae_jax import processes, storage
 from vae_jax.errors import UserError
 from vae_jax.report.writer import writing
-from vae_jax.training import format_1, manifest
+from vae_jax.training import format_1, manifest, orbax_files
 from vae_jax.training.step import TrainState
 
-# Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
-# tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
-_MISREAD = frozenset("*?[]\\")
-_ORBAX = threading.Lock()
 _UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
     "latest": lambda m: -m["step"],
     "best": lambda m: (m["loss"] is None, m["loss"] or 0.0, -m["step"]),
 }
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {
-        name: f"{leaf.dtype}{list(leaf.shape)}"
-        for name, leaf in trees.by_name(tree).items()
-    }
-
-
-def differences(expected: Any, found: Any) -> list[str]:
-    """Returns the leaves in which two trees of arrays differ, as lines for a user."""
-    want, have = _shapes(expected), _shapes(found)
-    return [
-        f"{name}: {have.get(name, 'absent')} there, {want.get(name, 'absent')} expected"
-        for name in sorted(want.keys() | have.keys())
-        if want.get(name) != have.get(name)
-    ]
-
-
-@contextlib.contextmanager
-def _for_orbax(folder: Path) -> Iterator[Path]:
-    """Yields a path of a folder by which Orbax finds it, absolute; all must ask.
-
-    One thread at a time: a load of another thread, which has Orbax count its
-    operations on, was seen to have a save write before its folder was made.
-    """
-    # Orbax takes no relative path.
-    folder = folder.absolute()
-    if not _MISREAD & set(str(folder)):
-        with _ORBAX:
-            yield folder
-        return
-    name = processes.on_first(lambda: f"vae_jax-{secrets.token_hex(8)}")
-    link = Path(tempfile.gettempdir(), name)
-    if _MISREAD & set(str(link)):
-        raise UserError(
-            f"TMPDIR is {tempfile.gettempdir()!a}, from where a link leads Orbax to "
-            f"{str(folder)!a}: allowed is a folder without {' '.join(sorted(_MISREAD))}"
-        )
-    # Another process of this machine may have been faster.
-    with writing(link), contextlib.suppress(FileExistsError):
-        link.symlink_to(folder, target_is_directory=True)
-    try:
-        with _ORBAX:
-            yield link
-    finally:
-        processes.wait_for_all()
-        link.unlink(missing_ok=True)
-
-
-def _save(folder: Path, state: TrainState) -> None:
-    """Saves a state by Orbax, and opens what it has written.
-
-    Args:
-      folder: gets the folder "orbax".
-      state: to save.
-
-    Raises:
-      OSError: the operating system refuses.
-      UserError: a reader would not find what was written.
-    """
-    with _for_orbax(folder) as place:
-        _write_by_orbax(place / "orbax", state)
-        # The first process is done last: it puts together what each has written.
-        different = processes.on_first(lambda: _unread(place / "orbax", state))
-    if different:
-        raise UserError(
-            f"{folder} was written, but cannot be read again: training on would be in "
-            "vain. What was saved before is whole; another workdir, of letters and "
-            "digits, may help:\n  " + "\n  ".join(different)
-        )
-
-
-def _unread(path: Path, state: TrainState) -> list[str]:
-    """Returns what a reader of a new checkpoint misses, as lines for a user."""
-    if not (path / "state" / "manifest.ocdbt").exists():
-        # Beforehand, for Orbax would tell of it at length.
-        return ["state/manifest.ocdbt is absent"]
-    try:
-        if jax.process_count() > 1:
-            # To load it, devices would need room for two states.
-            return differences(state, ocp.metadata(str(path)).metadata)
-        # Not the metadata alone: to read those leaks 7 kB an array.
-        return differences(state, ocp.load(str(path), state))
-    except Exception as error:
-        # Orbax and tensorstore raise what comes.
-        return (str(error) or repr(error)).splitlines()[:1]
-
-
-def _write_by_orbax(path: Path, state: TrainState) -> None:
-    try:
-        ocp.save(str(path), state)
-    # tensorstore raises ValueError for most, and NotImplementedError for others.
-    except Exception as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if not code:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _is_without_manifest(path: Path) -> bool:
@@ -317,11 +210,11 @@ class Checkpoints:
         if _is_without_manifest(path):
             print(f"note: {path} has no manifest: damage to it would not be seen")
             inner = "."
-        with _for_orbax(path) as place:
+        with orbax_files.reachable(path) as place:
             found = ocp.metadata(str(place / inner)).metadata
             is_earlier = format_1.wrote(found)
             then: Any = format_1.as_written(like, moved) if is_earlier else like
-            different = differences(then, found)
+            different = orbax_files.differences(then, found)
             if different:
                 raise UserError(
                     f"the checkpoint {path} does not fit the model:\n  "
@@ -358,7 +251,7 @@ class Checkpoints:
             if not self._locked and jax.process_count() == 1:
                 # Orbax wants a lock, be it of a folder where nobody else is.
                 place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            _save(place, state)
+            orbax_files.save(place, state)
             if place != unfinished:
                 shutil.copytree(place / "orbax", unfinished / "orbax")
         processes.on_first(end)
