@@ -28,7 +28,7 @@ from experiments.sweep import (
 )
 from vae_jax.errors import UserError
 from vae_jax.models.build import MODELS, OBJECTIVES
-from vae_jax.report import figures
+from vae_jax.report import drawing
 
 FIGURES = ["elbo", "kl", "log_px", "bits_per_dim", "mse", "active_units"]
 DISENTANGLEMENT = {
@@ -65,7 +65,7 @@ def draw(betas: Sequence[str], results: Results, path: Path) -> None:
         axes[2].legend()
     for axis in axes[1:]:
         axis.set_xlabel("beta")
-    figures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

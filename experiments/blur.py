@@ -27,7 +27,7 @@ from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.evaluation.sharpness import compare
 from vae_jax.exploration.judging import judge_images
 from vae_jax.local_paths import split_paths
-from vae_jax.report import figures
+from vae_jax.report import drawing
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -114,7 +114,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     right.legend()
     for axis in (left, right):
         axis.set_xlabel("sigma of the blur, pixels")
-    figures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from vae_jax.command_line import parse_flags, quieten_failed_saves
 from vae_jax.config import Config
 from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
-from vae_jax.report import figures
+from vae_jax.report import drawing
 
 # Settings by dotted name, values as one would type them: {"model.latent_dim": 64}.
 Settings: TypeAlias = Mapping[str, Any]
@@ -50,8 +50,8 @@ def new_parser(module: str, description: str | None) -> Parser:
     add_path_flag(parser, "--out", f"Folder of the results; {out}.", out)
     parser.add_argument(
         "--format",
-        choices=figures.FORMATS,
-        default=figures.FORMATS[0],
+        choices=drawing.FORMATS,
+        default=drawing.FORMATS[0],
         help="Of pictures; in a pdf or svg words stay words. Default: png.",
     )
     return parser

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.command_line import add_sweep_flags, cli, listed, new_parser, parse
 from experiments.sweep import Results, draw_figure, new_figure, sweep, write_table
-from vae_jax.report import figures
+from vae_jax.report import drawing
 
 PANELS = {
     "elbo": "elbo, nats",
@@ -31,7 +31,7 @@ def draw(sizes: Sequence[str], results: Results, path: Path) -> None:
         draw_figure(axis, sizes, results, name)
         axis.set_title(PANELS[name])
         axis.set_xlabel("latent dimensions")
-    figures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from experiments.command_line import (
 )
 from experiments.sweep import Results, mean_and_std, new_figure, sweep, write_table
 from vae_jax.errors import UserError
-from vae_jax.report import figures
+from vae_jax.report import drawing
 
 PANELS = {
     "reconstructions_psnr": "PSNR, dB",
@@ -104,7 +104,7 @@ def draw(pairs: Sequence[str], results: Results, path: Path) -> None:
         axis.set_xticks(places, pairs)
         axis.set_title(PANELS[name])
         axis.set_xlabel("perceptual : adversarial")
-    figures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

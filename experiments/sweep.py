@@ -26,7 +26,7 @@ from vae_jax import run as run_lib
 from vae_jax.commands import evaluation, judges
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.report import figures
+from vae_jax.report import drawing
 
 # By the point's name, then by the figure's: a value for each seed.
 Results: TypeAlias = dict[str, dict[str, Float[np.ndarray, " seeds"]]]
@@ -237,7 +237,7 @@ def write_csv(path: Path, headers: Sequence[str], rows: Sequence[Sequence]) -> N
 
 def new_figure(num_panels: int) -> tuple[Figure, list[Axes]]:
     """Returns a figure with panels side by side."""
-    figure = figures.new(4 * num_panels, 3.4, layout="constrained")
+    figure = drawing.new(4 * num_panels, 3.4, layout="constrained")
     axes = list(figure.subplots(1, num_panels, squeeze=False)[0])
     for axis in axes:
         axis.grid(alpha=0.3)

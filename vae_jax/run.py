@@ -32,7 +32,7 @@ from vae_jax.local_paths import local_path
 from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
-from vae_jax.report.figures import FORMATS
+from vae_jax.report.drawing import FORMATS
 from vae_jax.report.writer import writing
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
@@ -54,7 +54,7 @@ class Run:
       open_dataset: opens them; see `dataset_for`.
       checkpoint: that was asked for, "latest" or "best".
       realism: what the dial of a model that has one is set to, from 0 to 1.
-      picture_format: of still pictures that are written, see `figures.FORMATS`.
+      picture_format: of still pictures that are written, see `drawing.FORMATS`.
     """
 
     workdir: Path

@@ -5,7 +5,7 @@ import shlex
 from typing import Any
 
 from vae_jax.local_paths import ALLOWED
-from vae_jax.report.figures import FORMATS
+from vae_jax.report.drawing import FORMATS
 from vae_jax.run import Run
 from vae_jax.settings import SETTINGS
 

@@ -16,7 +16,7 @@ from absl import flags
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path, split_paths
-from vae_jax.report.figures import FORMATS
+from vae_jax.report.drawing import FORMATS
 
 VALUES = flags.FlagValues()
 # Where nothing is parsed, every flag has its default.

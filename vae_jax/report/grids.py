@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from vae_jax.report import figures
+from vae_jax.report import drawing
 from vae_jax.report.writer import writing
 
 # A line of text and where it is: its left end and its top, in pixels.
@@ -177,7 +177,7 @@ def _write(levels: np.ndarray, font: Any, words: Sequence[Word], path: Path) -> 
         with writing(path):
             picture.save(path)
         return
-    figure = figures.new(levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS)
+    figure = drawing.new(levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS)
     # In RGB every level stays what it is, which maps of colours do not promise.
     figure.figimage(levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1))
     for x, y, text in words:
@@ -185,7 +185,7 @@ def _write(levels: np.ndarray, font: Any, words: Sequence[Word], path: Path) -> 
         size = RELATIVE_SIZE * FONT_SIZE * 72 / DOTS
         place = (x / levels.shape[1], base / levels.shape[0])
         figure.text(*place, text, size=size, parse_math=False)
-    figures.save(figure, path, DOTS)
+    drawing.save(figure, path, DOTS)
 
 
 def _wrapped(caption: Sequence[str], font, width: int) -> list[str]:

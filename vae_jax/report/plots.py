@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vae_jax.report import figures
+from vae_jax.report import drawing
 from vae_jax.report.grids import to_levels
 from vae_jax.report.words import meaning
 from vae_jax.report.writer import writing
@@ -114,7 +114,7 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     # As many in each row as may be, and no more rows than it takes.
     rows = max(1, math.ceil(len(names) / LONGEST_ROW))
     columns = math.ceil(len(names) / rows) if names else 1
-    figure = figures.new(max(6, 3 * columns), 2.7 * rows + 0.7, layout="constrained")
+    figure = drawing.new(max(6, 3 * columns), 2.7 * rows + 0.7, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         drawn = curves(lines, name)
@@ -140,4 +140,4 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
         figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
     if caption:
         figure.supxlabel(caption, fontsize=9, x=0.01, ha="left")
-    figures.save(figure, path, 100)
+    drawing.save(figure, path, 100)
