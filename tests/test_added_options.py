@@ -1,12 +1,13 @@
 """settings.add: options that a program adds to tables while it runs."""
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
 from vae_jax import config as config_lib
-from vae_jax import settings
+from vae_jax import record, settings
 from vae_jax.errors import UserError
 from vae_jax.models.build import OBJECTIVES, build_objective
 from vae_jax.models.likelihoods import FixedGaussian
@@ -90,6 +91,16 @@ def test_what_would_mean_two_things_is_refused_and_changes_nothing(name, own, sa
         settings.add(LIKELIHOODS, name, own_option(**own))
     assert before == (LIKELIHOODS, settings.SETTINGS)
     config_lib.validate(config_lib.default_config())
+
+
+def test_a_run_with_an_option_of_ones_own_opens_where_that_has_been_added(tmp_path):
+    for name, value in (("softness", 2.0), ("likelihood", "own")):
+        content = {"config": {"model": {name: value}}}
+        (tmp_path / "run.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"model\.{name} is .*option of your own"):
+            record.read_config(tmp_path)
+    settings.add(LIKELIHOODS, "own", own_option())
+    assert record.read_config(tmp_path).model.likelihood == "own"
 
 
 def test_a_table_that_nothing_chooses_from_is_refused():
