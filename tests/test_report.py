@@ -33,6 +33,19 @@ def test_lines_hold_every_digit(tmp_path):
     assert list(line) == ["step", "epoch", "split", "loss"]
 
 
+def test_whoever_watches_sees_each_line_of_metrics_once_it_can_be_read(tmp_path):
+    seen = []
+
+    def watch(line):
+        seen.append(line)
+        assert read_lines(tmp_path / "metrics.jsonl") == seen
+
+    write(tmp_path, [1, 2], size=16, on_line=watch)
+    assert [(line["step"], line["size"]) for line in seen] == [(1, 16), (2, 16)]
+    write(tmp_path, [3], start=2, muted=True, on_line=watch)
+    assert len(seen) == 2
+
+
 def test_resuming_drops_what_will_be_written_again(tmp_path):
     write(tmp_path / ".", [10, 20, 30])
     whole = (tmp_path / "metrics.jsonl").read_bytes()

@@ -13,6 +13,7 @@ from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 from vae_jax.experiment import Experiment, assemble
 from vae_jax.exploration.sampling import sample_prior
+from vae_jax.report.writer import read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +58,13 @@ def test_stopping_and_resuming_changes_no_bit(tiny_config, tmp_path, precision, 
     tiny_config.precision = precision
     tiny_config.dataset.feed = feed
     whole = run_lib.train(tiny_config, tmp_path / "whole")
-    tiny_config.train.num_steps = 4
-    run_lib.train(tiny_config, tmp_path / "parts")
+    tiny_config.train.num_steps, seen = 4, []
+    run_lib.train(tiny_config, tmp_path / "parts", on_line=seen.append)
     tiny_config.train.num_steps = 12
-    parts = run_lib.train(tiny_config, tmp_path / "parts")
+    parts = run_lib.train(tiny_config, tmp_path / "parts", on_line=seen.append)
     assert_same_bits(whole.variables, parts.variables)
+    # Being watched changes none either.
+    assert seen == read_lines(tmp_path / "parts" / "metrics.jsonl")
     whole_log, parts_log = (
         (tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "parts")
     )

@@ -14,7 +14,7 @@ from vae_jax.data.reduced import reduced
 from vae_jax.evaluation import evaluate
 from vae_jax.experiment import Experiment
 from vae_jax.models.contract import Variables
-from vae_jax.report.writer import Writer
+from vae_jax.report.writer import OnLine, Writer
 from vae_jax.training import loop
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
@@ -27,6 +27,7 @@ def train(
     dataset: cache.Dataset,
     checkpoints: Checkpoints,
     given: Callable[[Experiment], dict[str, Any]],
+    on_line: OnLine | None = None,
 ) -> tuple[Experiment, TrainState]:
     """Trains through the phases that are left, one where the images do not grow.
 
@@ -38,6 +39,7 @@ def train(
       checkpoints: of the run, writable.
       given: returns the arrays, by name, that the first phase starts from other than
         at random.
+      on_line: see `Writer`.
 
     Returns:
       The last phase that was begun, and its state.
@@ -73,7 +75,7 @@ def train(
             if int(state.step) < phase.last or phase == phases[-1]:
                 small = reduced(dataset, phase.size)
                 state = _train_phase(
-                    assembled, state, small, workdir, checkpoints, stop
+                    assembled, state, small, workdir, checkpoints, stop, on_line
                 )
             if processes.any_of(bool(stop)):
                 break
@@ -91,6 +93,7 @@ def _train_phase(
     workdir: Path,
     checkpoints: Checkpoints,
     stop: Sequence[int],
+    on_line: OnLine | None,
 ) -> TrainState:
     """Trains to the end of a phase, or to where a request to stop finds it."""
     config, phase = assembled.config, assembled.phase
@@ -106,6 +109,7 @@ def _train_phase(
         tensorboard=config.log.tensorboard,
         muted=not processes.is_first(),
         size=phase.size if config.train.stages else None,
+        on_line=on_line,
     ) as writer:
         return loop.train(
             state,

@@ -20,6 +20,8 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.report.writer import write_json
+from vae_jax.settings import SETTINGS
+from vae_jax.trees import by_name
 
 PACKAGES = (
     "jax",
@@ -118,10 +120,24 @@ def read_config(workdir: Path) -> Config:
     try:
         recorded = _read(workdir, "config")
         config.update(build.unsaid_in_format_1(recorded))
+        _check_known(workdir, recorded)
         config.update(recorded)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     return config
+
+
+def _check_known(workdir: Path, recorded: dict[str, Any]) -> None:
+    """Raises UserError where a config has settings or options that are not here."""
+    for name, value in by_name(recorded).items():
+        name = name.replace("/", ".")
+        setting = SETTINGS.get(name)
+        if setting is None or value not in (setting.options or (value,)):
+            raise UserError(
+                f"{workdir / 'run.json'} cannot be read: config.{name} is {value!r}, "
+                "which this program does not know. The run is of a newer one, or has "
+                "an option of your own: settings.add puts it in (docs/extending.md)"
+            )
 
 
 def check_config(workdir: Path, recorded: Config, given: Config) -> None:

@@ -33,7 +33,7 @@ from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
 from vae_jax.report.drawing import FORMATS
-from vae_jax.report.writer import writing
+from vae_jax.report.writer import OnLine, writing
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
 
@@ -168,12 +168,20 @@ class Run:
         return path
 
 
-def train(config: Config, workdir: str | os.PathLike[str]) -> Run:
+def train(
+    config: Config,
+    workdir: str | os.PathLike[str],
+    on_line: OnLine | None = None,
+) -> Run:
     """Trains in a workdir, from the start or from where the run there stands.
 
     Args:
       config: from `config.default_config()` or a recipe.
       workdir: made where it is absent.
+      on_line: called with each line of metrics.jsonl as it is written, {"step": 50,
+        "split": "train", "elbo": ...}, in the first of several processes; to draw
+        curves while they grow, say. What it returns is ignored, what it raises ends the
+        training.
 
     Raises:
       UserError: a setting is refused, or the workdir holds a run of other settings,
@@ -183,10 +191,10 @@ def train(config: Config, workdir: str | os.PathLike[str]) -> Run:
     workdir = local_path(workdir, "workdir")
     processes.join(config.distributed)
     with processes.needing_all():
-        return _train(config, workdir)
+        return _train(config, workdir, on_line)
 
 
-def _train(config: Config, workdir: Path) -> Run:
+def _train(config: Config, workdir: Path, on_line: OnLine | None) -> Run:
     settings = config_lib.flatten(config)
     del settings["distributed"]
     processes.check_agreement(
@@ -197,7 +205,7 @@ def _train(config: Config, workdir: Path) -> Run:
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
         assembled, state = phases.train(
-            config, workdir, recipe, dataset, checkpoints, _given
+            config, workdir, recipe, dataset, checkpoints, _given, on_line
         )
     seen = functools.cache(lambda: reduced(dataset, assembled.phase.size))
     return _run_of(state, workdir, assembled, recipe, seen)

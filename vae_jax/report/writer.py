@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from vae_jax.errors import UserError
+
+OnLine: TypeAlias = Callable[[dict[str, Any]], object]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -115,6 +117,8 @@ class Writer:
       tensorboard: write event files under `workdir`/tensorboard as well.
       muted: write nothing, as all processes but the first do.
       size: of the images in a training whose images grow, for each line of metrics.
+      on_line: called with each line of metrics.jsonl once it can be read there; not
+        where this is muted.
 
     Raises:
       UserError: TensorBoard is asked for and not installed; here and in all methods,
@@ -129,14 +133,17 @@ class Writer:
         tensorboard: bool = False,
         muted: bool = False,
         size: int | None = None,
+        on_line: OnLine | None = None,
     ):
         self._said = {} if size is None else {"size": size}
         self._record: Callable[..., bytes] | None = None
         self._workdir = workdir
         self._files = ExitStack()
         self._logs: dict[str, IO[Any]] = {}
+        self._on_line: OnLine | None = None
         if muted:
             return
+        self._on_line = on_line
         if tensorboard:
             self._record = _event_records()
         paths = [workdir / "metrics.jsonl", workdir / "timing.jsonl"]
@@ -171,6 +178,9 @@ class Writer:
         line = {"step": step, "epoch": epoch, "split": split, **self._said, **metrics}
         self._append("metrics", line)
         self._scalars(step, "_".join(map(str, (split, *self._said.values()))), metrics)
+        if self._on_line is not None:
+            self.flush()
+            self._on_line(line)
 
     def write_timing(self, step: int, images_per_second: float) -> None:
         """Writes the training speed since the last such line, evaluation excluded."""
