@@ -14,6 +14,7 @@ from benchmarks import limits, training
 from configs import conv_vae, vae
 from vae_jax.config import Config
 from vae_jax.experiment import assemble
+from vae_jax.report import drawing
 
 GIB = 2**30
 UNDONE = "XLA on a CPU undoes remat:\nits program needs as much with it"
@@ -172,10 +173,9 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
       path: of the PNG file.
     """
     # Here, because it takes half as long to import as JAX.
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    sheet = Figure(figsize=(4.2 * len(figures), 3.8), layout="constrained")
+    sheet = drawing.new(4.2 * len(figures), 3.8, layout="constrained")
     axes = sheet.subplots(1, len(figures), squeeze=False)[0]
     for axis, figure in zip(axes, figures, strict=True):
         ticks: list[int] = []
@@ -205,4 +205,4 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
         axis.set_ylabel(figure["unit"])
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    sheet.savefig(path, dpi=110)
+    drawing.save(sheet, path)

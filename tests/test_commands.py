@@ -470,6 +470,8 @@ def test_pictures_for_papers_are_beside_the_usual_ones(
             main.main(["vae_jax"])
         assert (workdir / "images" / f"{file}.{suffix}").stat().st_size > 1000
     assert {*(workdir / "images").glob("*.png")} == before
+    if mode == "report":
+        assert "--format" not in (workdir / "report.html").read_text()
 
 
 def test_single_samples_are_png_files_alone(small_runs, tmp_path):

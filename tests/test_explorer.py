@@ -34,9 +34,10 @@ def workdirs(small_runs, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("explored")
 
     def workdir_of(kind):
-        if kind == "exported":
+        if kind.startswith("exported"):
             if not (folder / kind).exists():
-                export.export(small_runs("vae"), folder / kind)
+                of = "dial" if kind == "exported dial" else "vae"
+                export.export(small_runs(of), folder / kind)
             return folder / kind
         if kind != "stack":
             return small_runs(kind).workdir
@@ -130,6 +131,11 @@ def test_the_dial_is_that_of_an_edit(sources, workdirs):
     np.testing.assert_array_equal(source.picture(look), edited(0.5))
     assert (source.picture(look) != edited(0.0)).any()
     assert 'data-name="realism"' in controls.markup(source)
+    exported = sources("exported dial")
+    assert 'data-name="realism"' in controls.markup(exported)
+    begun = plain(exported, exported.face("seed", 0))
+    turned = dataclasses.replace(begun, realism=1.0)
+    assert (exported.picture(begun) != exported.picture(turned)).any()
     assert 'data-name="realism"' not in controls.markup(sources("vae"))
 
 

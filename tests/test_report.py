@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,8 @@ from tests.test_checkpoint import files_of_at_most
 from vae_jax.errors import UserError
 from vae_jax.report import grids, plots, tables
 from vae_jax.report.writer import Writer, read_lines, write_json
+
+LINES = [{"step": 1, "split": "train", "loss": 1.0}]
 
 
 def write(workdir, steps, start=0, **kwargs):
@@ -259,13 +262,94 @@ def test_words_of_a_vector_picture_are_words_and_its_images_are_exact(
         drawn = np.asarray(picture.convert(mode)).astype(int)
     assert "scale(1 -1)" in embedded.get("transform", "")
     held = np.asarray(held.convert(mode)).astype(int)[::-1]
-    assert held.shape == drawn.shape
-    # Where no words are; nothing is smoothed.
-    differs = np.any((held != drawn).reshape(*drawn.shape[:2], -1), axis=-1)
+    # The last column, and of it nothing is smoothed; names of rows may be wider.
     scale = grids._cap(8)
-    cell = differs[grids.LINE :, -scale * 8 - grids.MARGIN :][: scale * 16]
-    assert not cell.any() and differs.any()
-    assert (tmp_path / "grid.pdf").read_bytes().startswith(b"%PDF")
+    last = [
+        picture[grids.LINE :, -scale * 8 - grids.MARGIN :][: scale * 16]
+        for picture in (held, drawn)
+    ]
+    np.testing.assert_array_equal(*last)
+    for width in range(90, 130):
+        levels = np.zeros((12, width), np.uint8)
+        grids._save_with_words(levels, None, (), tmp_path / "plain.svg")
+        (whole,) = ElementTree.parse(tmp_path / "plain.svg").findall(".//{*}image")
+        assert float(whole.get("width")) == width * 72 / grids.DOTS
+    pdf = (tmp_path / "grid.pdf").read_bytes()
+    assert b"CreationDate" not in pdf and b"dc:date" not in pdf
+    # Letters are those of a font that a reader has words of, not curves.
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+    assert b"/Width %d" % held.shape[1] in pdf and b"/Height %d" % len(held) in pdf
+
+
+def test_vector_pictures_do_not_depend_on_a_users_matplotlib(tmp_path):
+    import matplotlib
+
+    images = np.zeros((1, 2, 8, 8, 1), np.float32)
+
+    def drawn(name):
+        grids.image_grid(images, tmp_path / name, columns=["a_$1", "b"], rows=["c"])
+        return (tmp_path / name).read_bytes()
+
+    usual = {suffix: drawn(f"usual.{suffix}") for suffix in ("svg", "pdf")}
+    own = {
+        "savefig.bbox": "tight",
+        "text.usetex": True,
+        "text.color": "white",
+        "font.family": "serif",
+        "svg.fonttype": "path",
+        "pdf.fonttype": 3,
+    }
+    with matplotlib.rc_context(own):
+        before = dict(matplotlib.rcParams)
+        for suffix, expected in usual.items():
+            assert drawn(f"own.{suffix}") == expected
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_threads_that_draw_leave_matplotlib_as_it_was(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    images = np.zeros((1, 1, 8, 8, 1), np.float32)
+
+    def draw(number):
+        suffix = ("svg", "pdf")[number % 2]
+        path = tmp_path / f"{number}.{suffix}"
+        grids.image_grid(images, path, caption=[str(number)])
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(draw, range(24))]
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_words_that_are_none_are_written_out(tmp_path, suffix):
+    caption = "runs/\udcff\x1b $x^$ of <me>"
+    images = np.zeros((1, 4, 64, 64, 1), np.float32)
+    grids.image_grid(images, tmp_path / f"grid.{suffix}", caption=[caption])
+    plots.loss_curves(LINES, tmp_path / f"curves.{suffix}", caption)
+    if suffix == "svg":
+        for name in ("grid", "curves"):
+            tree = ElementTree.parse(tmp_path / f"{name}.svg")
+            told = {each.text for each in tree.findall(".//{*}text")}
+            assert r"runs/\udcff\x1b $x^$ of <me>" in told
+
+
+def test_no_line_of_a_vector_picture_is_wider_than_it(tmp_path):
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    words = "--alpha=-3,-2.5,-2,-1.5 --estimator=held --seeds=1,2,3,4 mmmm WWWW " * 6
+    images = np.zeros((1, 3, 64, 64, 1), np.float32)
+    grids.image_grid(images, tmp_path / "grid.svg", caption=[words])
+    tree = ElementTree.parse(tmp_path / "grid.svg").getroot()
+    width = float(tree.get("viewBox").split()[2])
+    font = FontProperties(family=grids.VECTOR_FONT)
+    size = grids.VECTOR_FONT_SIZE * 72 / grids.DOTS
+    lines = [each.text for each in tree.findall(".//{*}text")]
+    assert len(lines) > 3
+    for line in lines:
+        assert TextPath((0, 0), line, size, prop=font).get_extents().x1 < width
 
 
 def test_curves_as_a_vector_picture_have_words(tmp_path):
@@ -341,9 +425,6 @@ def test_sharpness_is_a_table_of_its_own():
         ["border_ratio", "1.2"],
         ["psnr", "21.5123"],
     ]
-
-
-LINES = [{"step": 1, "split": "train", "loss": 1.0}]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def command(run: Run, mode: str, **given: Any) -> str:
         flags["checkpoint"] = run.checkpoint
     if run.realism:
         flags["realism"] = f"{run.realism:g}"
-    if run.picture_format != FORMATS[0] and mode != "report":
+    if run.picture_format != FORMATS[0]:
         flags["format"] = run.picture_format
     told = [
         f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"

@@ -128,9 +128,9 @@ def _drawn_by(
 
 
 def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
-    """Writes code_maps.png and codebook.png to the run's images/, and their record.
+    """Writes pictures code_maps and codebook to the run's images/, and their record.
 
-    The codes of a second, finer map are in codebook_fine.png.
+    The codes of a second, finer map are in codebook_fine.
 
     Returns:
       The files.

@@ -177,7 +177,7 @@ def complete(
 
 
 def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[Path]:
-    """Writes completions.png to the run's images/, and its record beside it.
+    """Writes the picture completions to the run's images/, and its record beside it.
 
     Args:
       run: that drew them.

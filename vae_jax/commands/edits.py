@@ -152,7 +152,7 @@ def edit(
 
 
 def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> list[Path]:
-    """Writes edit_Smiling.png to the run's images/, and its record beside it.
+    """Writes the picture edit_Smiling to the run's images/, and its record beside it.
 
     Args:
       run: that edited.

@@ -145,7 +145,7 @@ def interpolate(
 
 
 def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
-    """Writes interpolation.png, .gif and .json to the run's images/.
+    """Writes the picture interpolation, a GIF and a record to the run's images/.
 
     The PNG file has the rows, the GIF goes through all way points and back to the
     first, and the JSON file is the record.

@@ -111,7 +111,7 @@ def look_into_layers(
 
 
 def draw_atlas(run: Run, found: Atlas) -> list[Path]:
-    """Writes layers.png to the run's images/, and its record beside it.
+    """Writes the picture layers to the run's images/, and its record beside it.
 
     Returns:
       The files.

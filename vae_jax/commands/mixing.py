@@ -99,7 +99,7 @@ def mix(
 
 
 def draw_mixture(run: Run, found: Mixture) -> list[Path]:
-    """Writes mix.png to the run's images/, and its record beside it.
+    """Writes the picture mix to the run's images/, and its record beside it.
 
     Returns:
       The files.

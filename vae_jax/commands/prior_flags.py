@@ -60,7 +60,7 @@ TEMPERATURE = flags.DEFINE(
     TemperatureParser(),
     "temperature",
     None,
-    "The spread of the prior, or 4:1,16:0.7 by layer.",
+    "The spread of the prior; by resolution 4:1,16:0.7.",
     flag_values=VALUES,
 )
 TOP_K = flags.DEFINE_integer(

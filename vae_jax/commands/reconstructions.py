@@ -95,7 +95,7 @@ def scale_of(deviations: Float[np.ndarray, "N H W C"]) -> float:
 
 
 def draw_reconstructions(run: Run, found: Reconstructions) -> list[Path]:
-    """Writes reconstructions.png to the run's images/, and its record beside it.
+    """Writes reconstructions to the run's images/, a picture and its record.
 
     Each image stands beside its reconstruction and the standard deviations. Where the
     dial is turned, a last column shows what was invented, the brightest where it is

@@ -1,6 +1,7 @@
 """--mode=report: a page about a run that stands alone, report.html."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vae_jax.commands.opening import open_run
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.report import charts, grids, page, plots
+from vae_jax.report.drawing import FORMATS
 from vae_jax.report.writer import read_lines, write_whole
 from vae_jax.run import Run
 
@@ -242,7 +244,11 @@ def draw_curves(run: Run) -> Path:
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_run(config, workdir)
-    return [write_report(run), *([draw_curves(run)] if FORMAT.value else [])]
+    # The page has no other pictures than PNGs.
+    page_of = replace(run, picture_format=FORMATS[0])
+    # What was logged does not depend on the dial.
+    logged = replace(run, realism=0.0)
+    return [write_report(page_of), *([draw_curves(logged)] if FORMAT.value else [])]
 
 
 COMMAND = Command(

@@ -43,7 +43,7 @@ from vae_jax.run import Run
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 
 SAMPLERS = ("prior", *codes_lib.FITTED)
-# What the best sampler draws; samples_gaussian.png and so on are of one that was named.
+# What the best sampler draws; samples_gaussian and so on are of one that was named.
 SAMPLES = "samples"
 # The flag that each entry of a record stands for.
 FLAGS = {

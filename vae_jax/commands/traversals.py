@@ -118,7 +118,7 @@ def row_names(record: dict[str, Any]) -> list[str]:
 def draw_traversal(
     run: Run, found: Traversal, files: Sequence[str] | None = None
 ) -> list[Path]:
-    """Writes traversal.png, .gif and .json to the run's images/.
+    """Writes the picture traversal, a GIF and a record to the run's images/.
 
     The PNG file has the rows, the GIF moves all of them at once, there and back, and
     the JSON file is the record.

@@ -313,7 +313,7 @@ def serve(source: Source, host: str, port: int) -> None:
     gr = gradio()
     middleware = importlib.import_module("starlette.middleware").Middleware
     blocks = build(source)
-    # Gradio imports it at the first step of a slider, which would take half a second.
+    # Gradio imports pyplot at the first step of a slider, which takes half a second.
     importlib.import_module("matplotlib.pyplot")
     blocks.queue(default_concurrency_limit=AT_ONCE)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"]}

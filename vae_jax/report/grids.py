@@ -28,10 +28,10 @@ WIDTH, HEIGHT = 1200, 800
 # Pixels that an image is enlarged to at most.
 LARGEST_CELL = 128
 FONT_SIZE, LINE = 14, 20
-# Pixels an inch of a page.
-DOTS = 100
-# Beside `FONT_SIZE`, of letters of matplotlib's, which are wider.
-RELATIVE_SIZE = 0.88
+# Of letters in a PDF or SVG, which are matplotlib's and look larger.
+VECTOR_FONT_SIZE, VECTOR_FONT = 12, "DejaVu Sans"
+# Pixels an inch of a page; of a power of two a page has no pixel less by rounding.
+DOTS = 128
 # Of the strip that shows what colours stand for.
 BAR = (220, 12)
 
@@ -121,7 +121,7 @@ def image_grid(
 
     Args:
       images: gray or RGB; values outside [0, 1] are clipped.
-      path: of the file, .png, .pdf or .svg; in the latter two words stay words.
+      path: of the file; in a .pdf or .svg words stay words.
       scale: whole factor of enlargement, without smoothing; None for the largest at
         which the grid fits a screen, so that an image is no larger than `LARGEST_CELL`.
       caption: lines below the grid; what is too long for one goes on in the next.
@@ -135,7 +135,7 @@ def image_grid(
         scale = _fitting_scale(num_rows, num_columns, height, width)
     levels = to_levels(images).repeat(scale, axis=2).repeat(scale, axis=3)
     height, width = scale * height, scale * width
-    font = ImageFont.load_default(FONT_SIZE) if caption or columns or rows else None
+    font = _font(path) if caption or columns or rows else None
     left = MARGIN + (int(max(map(font.getlength, rows))) + 8 if font and rows else 0)
     top = MARGIN + (LINE if columns else 0)
     tops = [top + row * (height + MARGIN) for row in range(num_rows)]
@@ -163,12 +163,23 @@ def image_grid(
             words += _draw_bar(canvas, font, bar, (4, bottom + 4 + LINE * number))
         for number, line in enumerate(below):
             words.append((4, bottom + 4 + LINE * (number + len(bars)), line))
-    _write(canvas if rgb else canvas[..., 0], font, words, path)
+    _save_with_words(canvas if rgb else canvas[..., 0], font, words, path)
 
 
-def _write(levels: np.ndarray, font: Any, words: Sequence[Word], path: Path) -> None:
+def _font(path: Path) -> Any:
+    """Returns the font that words of a picture are measured by, and drawn in."""
+    if path.suffix not in drawing.VECTOR:
+        return ImageFont.load_default(FONT_SIZE)
+    from matplotlib import font_manager
+
+    return ImageFont.truetype(font_manager.findfont(VECTOR_FONT), VECTOR_FONT_SIZE)
+
+
+def _save_with_words(
+    levels: np.ndarray, font: Any, words: Sequence[Word], path: Path
+) -> None:
     """Writes a picture with words in it, as its suffix says."""
-    if path.suffix == ".png":
+    if path.suffix not in drawing.VECTOR:
         picture = Image.fromarray(levels)
         draw = ImageDraw.Draw(picture)
         black = 0 if levels.ndim == 2 else (0, 0, 0)
@@ -180,11 +191,16 @@ def _write(levels: np.ndarray, font: Any, words: Sequence[Word], path: Path) -> 
     figure = drawing.new(levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS)
     # In RGB every level stays what it is, which maps of colours do not promise.
     figure.figimage(levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1))
+    look = {
+        "family": VECTOR_FONT,
+        "size": VECTOR_FONT_SIZE * 72 / DOTS,
+        "color": "black",
+    }
     for x, y, text in words:
         base = levels.shape[0] - y - font.getmetrics()[0]
-        size = RELATIVE_SIZE * FONT_SIZE * 72 / DOTS
         place = (x / levels.shape[1], base / levels.shape[0])
-        figure.text(*place, text, size=size, parse_math=False)
+        told = drawing.drawable(text)
+        figure.text(*place, told, usetex=False, parse_math=False, **look)
     drawing.save(figure, path, DOTS)
 
 
@@ -223,7 +239,7 @@ def _draw_bar(canvas, font, bar: Bar, at: tuple[int, int]) -> list[Word]:
     x, y = at
     start = x + int(font.getlength(bar.low)) + 6
     ramp = np.linspace(0, 1, BAR[0])[None, :, None].repeat(BAR[1], axis=0)
-    # Of a grid that is narrower, what fits.
+    # The strip is cut where the grid is narrower.
     there = canvas[y + 3 : y + 3 + BAR[1], start : start + BAR[0]]
     there[...] = to_levels(heat(ramp, 1.0))[:, : there.shape[1]]
     return [(x, y, bar.low), (start + BAR[0] + 6, y, f"{bar.high}: {bar.meaning}")]

@@ -107,7 +107,7 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
 
     Args:
       lines: of metrics.jsonl.
-      path: of the file, .png, .pdf or .svg.
+      path: of the file; in a .pdf or .svg words stay words.
       caption: below the panels.
     """
     names = logged_metrics(lines)
@@ -139,5 +139,6 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
     if caption:
-        figure.supxlabel(caption, fontsize=9, x=0.01, ha="left")
+        told = drawing.drawable(caption)
+        figure.supxlabel(told, fontsize=9, x=0.01, ha="left", parse_math=False)
     drawing.save(figure, path, 100)
