@@ -15,7 +15,7 @@ from conftest import new_small_config
 from PIL import Image
 
 import vae_jax
-from vae_jax import export, exported, programs
+from vae_jax import export, exported
 from vae_jax import run as run_lib
 from vae_jax.commands import captions, codes, directions, kept, samples
 from vae_jax.errors import UserError
@@ -293,56 +293,6 @@ def test_without_the_library_the_extra_is_named(small_runs, tmp_path, monkeypatc
     assert not (tmp_path / "to").exists()
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
         exported.safetensors()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_programs_say_what_the_model_says_without_it(small_runs, tmp_path, kind):
-    run = small_runs(kind)
-    model, told = run.model(), getattr(run.model(), "num_told", 0)
-    arguments = ["--format=stablehlo", f"--to={tmp_path / 'to'}"]
-    assert export.main([f"--workdir={run.workdir}", *arguments]) == 0
-    size, channels = run.config.dataset.size, run.config.dataset.channels
-    images = np.random.default_rng(0).random((5, size, size, channels), np.float32)
-    np.savez(tmp_path / "given.npz", images=images, labels=np.ones((5, told)))
-    # A process that knows JAX alone, from a place where there is nothing else.
-    code = f"""
-import sys, numpy as np
-from jax import export
-given, found = np.load("given.npz"), []
-x, labels = given["images"], given["labels"].astype(np.float32)
-for name in {["encoder"] if kind == "classifier" else ["encoder", "decoder"]}:
-    with open(f"to/{{name}}.stablehlo", "rb") as file:
-        program = export.deserialize(bytearray(file.read()))
-    x = np.asarray(program.call(x, labels) if labels.size else program.call(x))
-    found.append(x)
-assert not any(name.startswith(("vae_jax", "flax")) for name in sys.modules)
-np.savez("found.npz", *found)
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    found = [*np.load(tmp_path / "found.npz").values()]
-    if kind == "classifier":
-        expected = [model.logits(model.features(jnp.asarray(images)))]
-    else:
-        expected = encoded_and_decoded(model, jnp.asarray(images))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
-    card = (tmp_path / "to" / "README.md").read_text()
-    assert "export.deserialize(bytearray(open(" in card
-    exported.load(tmp_path / "to")
-
-
-def test_a_program_that_is_not_the_model_is_refused(small_runs, monkeypatch):
-    model = small_runs("ae").model()
-    real = type(model).encode
-    calls = []
-
-    def encode(self, images, labels=None, key=None):
-        calls.append(images)
-        return real(self, images, labels, key) + len(calls)
-
-    monkeypatch.setattr(type(model), "encode", encode)
-    with pytest.raises(UserError, match="the encoder as StableHLO is .* from the mod"):
-        programs.stablehlo(model, (16, 16, 1), 0)
 
 
 def test_importing_the_package_imports_nothing_large():

@@ -1,12 +1,13 @@
 """Writes the model of a run to a folder that stands alone.
 
-  python -m vae_jax.export --workdir=runs/vae --to=DIR [--format=stablehlo]
+  python -m vae_jax.export --workdir=runs/vae --to=DIR [--format=onnx]
 
 The folder has model.safetensors (the EMA of the parameters), config.json, a model card
 (README.md) with a picture of samples, and codes.safetensors: directions of attributes,
 the density of codes and the order of their dimensions. It is laid out as model hubs
-expect. `vae_jax.load(DIR)` opens it. With --format=stablehlo encoder.stablehlo and
-decoder.stablehlo, which need JAX alone, are there as well.
+expect. `vae_jax.load(DIR)` opens it. With --format=onnx encoder.onnx and decoder.onnx,
+which need onnxruntime alone, are there as well; with --format=stablehlo
+encoder.stablehlo and decoder.stablehlo, which need JAX alone.
 """
 
 import argparse
@@ -17,18 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
+from vae_jax import model_card
 from vae_jax import run as run_lib
-from vae_jax.commands import (
-    abilities,
-    captions,
-    codes,
-    directions,
-    kept,
-    recorded,
-    samples,
-)
+from vae_jax.commands import abilities, codes, directions, kept, samples
 from vae_jax.errors import UserError, naming_files
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling
@@ -43,43 +36,31 @@ from vae_jax.exported import (
     safetensors,
 )
 from vae_jax.local_paths import local_path
-from vae_jax.programs import stablehlo
+from vae_jax.programs import KINDS, programs
 from vae_jax.report import grids
-from vae_jax.report.words import meaning
 from vae_jax.report.writer import write_json, write_whole, writing
 from vae_jax.run import Run
 from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
 NUM_SAMPLES = 24
-CARD, PICTURE, PROGRAM = "README.md", "samples.png", ".stablehlo"
-# By data set: the licence that a card names, and what it says of it.
-LICENCES = {
-    "celeb_a": (
-        "other",
-        "The model was trained on CelebA, which is for non-commercial research only; "
-        "its images are not to be passed on. Use this model for nothing else, and do "
-        "not identify people with it.",
-    ),
-    "synthetic_faces": ("apache-2.0", "The model was trained on drawn faces."),
-}
-OWN = ("other", "The licence of the images that the model was trained on holds.")
 
 
-def export(run: Run, folder: Path, *, programs: bool = False) -> list[Path]:
+def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
     """Writes a run's model to a folder, which is whole or as it was.
 
     Args:
       run: of any model.
       folder: new or empty.
-      programs: whether to write encoder and decoder as StableHLO, too.
+      kind: of the programs that are written as well, of `programs.KINDS`; None for
+        none.
 
     Returns:
       The files.
 
     Raises:
       UserError: the folder holds something, or cannot be written, or a setting of the
-        model is beyond what `load` takes.
+        model is beyond what `load` or a program takes.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to is '{folder}'; allowed is a new or empty folder")
@@ -98,7 +79,8 @@ def export(run: Run, folder: Path, *, programs: bool = False) -> list[Path]:
     dataset = content["dataset"]
     found = Exported(run.model(), config, dataset, {}, sampler, density)
     images = None if sampler is None else found.sample(NUM_SAMPLES)
-    lowered = _programs(run) if programs else {}
+    written = {} if kind is None else _programs(run, kind)
+    card = model_card.text(run, folder.resolve().name, sampler, [*written])
     # Within the folder, which may be a disk of its own.
     is_new, unfinished = not folder.exists(), folder / ".unfinished"
     try:
@@ -109,20 +91,19 @@ def export(run: Run, folder: Path, *, programs: bool = False) -> list[Path]:
                 # A scalar stays one, which ascontiguousarray would not let it.
                 whole = {n: np.asarray(array, order="C") for n, array in each.items()}
                 (unfinished / name).write_bytes(save(whole, {"format": "np"}))
-            for name, program in lowered.items():
-                (unfinished / f"{name}{PROGRAM}").write_bytes(program)
+            for name, program in written.items():
+                (unfinished / name).write_bytes(program)
             if images is not None:
-                grids.image_grid(grids.wide(images), unfinished / PICTURE)
-            card = _card(run, folder.resolve().name, sampler, [*lowered])
-            write_whole(unfinished / CARD, card)
-            written = sorted(path.name for path in unfinished.iterdir())
-            for name in written:
+                grids.image_grid(grids.wide(images), unfinished / model_card.PICTURE)
+            write_whole(unfinished / model_card.NAME, card)
+            names = sorted(path.name for path in unfinished.iterdir())
+            for name in names:
                 (unfinished / name).rename(folder / name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         if is_new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    return [folder / name for name in written]
+    return [folder / name for name in names]
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -140,11 +121,12 @@ def _settings(run: Run) -> dict[str, Any]:
     }
 
 
-def _programs(run: Run) -> dict[str, bytes]:
-    """Returns what runs without this project, see `programs.stablehlo`."""
+def _programs(run: Run, kind: str) -> dict[str, bytes]:
+    """Returns what runs without this project, by the name of its file."""
     data, model = run.config.dataset, run.model()
-    told = getattr(model, "num_told", 0)
-    return stablehlo(model, (data.size, data.size, data.channels), told)
+    image_shape = (data.size, data.size, data.channels)
+    found = programs(model, image_shape, getattr(model, "num_told", 0), kind=kind)
+    return {f"{name}.{kind}": program for name, program in found.items()}
 
 
 def _best_sampler(run: Run) -> tuple[str | None, Any]:
@@ -182,92 +164,6 @@ def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
     return known
 
 
-def _metrics(run: Run) -> str:
-    """Returns a table of the metrics of the test split; empty without eval.json."""
-    try:
-        figures = recorded.evaluation_of(run)["test"]["ema"]
-    except UserError as error:
-        print(f"note: the card has no metrics: {error}")
-        return ""
-    rows = [
-        [
-            name,
-            f"{mean:.6g} ± {error:.2g}",
-            meaning(name).unit,
-            meaning(name).words,
-        ]
-        for name, mean, error in recorded.means_of(figures)
-    ]
-    table = tabulate(rows, ["metric", "test split", "unit", "meaning"], "github")
-    return f"\n## Metrics\n\nMeans with their standard errors.\n\n{table}\n"
-
-
-def _card(run: Run, name: str, sampler: str | None, programs: list[str]) -> str:
-    """Returns the model card, in which no path of this machine is.
-
-    Args:
-      run: whose model it is.
-      name: of the folder.
-      sampler: that drew the picture; None where there is none.
-      programs: that are beside it.
-    """
-    picture, use = "", "exported.model"
-    if sampler is not None:
-        told = samples.said_of(run, sampler)
-        picture = f"\n![samples]({PICTURE})\n\nSamples, codes from {told}.\n"
-        use = "exported.sample(16)  # [16,H,W,C] in [0, 1]"
-    licence, note = LICENCES.get(run.recipe["name"], OWN)
-    facts, command = recorded.facts_of(run)
-    table = [(each, fact) for each, fact in facts if each != "workdir"]
-    command = captions.without_paths(command or "")
-    trained = f"\n```\n{command}\n```\n" if command else ""
-    return f"""\
----
-library_name: vae_jax
-license: {licence}
-tags: [jax, flax, vae, faces]
----
-
-# {recorded.title_of(run)}
-
-{recorded.about(run)}
-{picture}
-## Use
-
-```python
-import vae_jax
-
-exported = vae_jax.load("{name}")
-{use}
-```
-{_use_of(programs)}
-## Data and training
-
-{note}
-
-{tabulate(table, ["", ""], "github")}
-{trained}{_metrics(run)}"""
-
-
-def _use_of(programs: list[str]) -> str:
-    """Returns what a card says of programs, which is nothing where there are none."""
-    if not programs:
-        return ""
-    name = programs[-1]
-    told = "numbers" if name == "decoder" else "images"
-    return f"""
-{" and ".join(f"`{each}{PROGRAM}`" for each in programs)} need JAX alone; every array is
-float32, and the first axis counts images.
-
-```python
-from jax import export
-
-{name} = export.deserialize(bytearray(open("{name}{PROGRAM}", "rb").read()))
-{name}.call({told})
-```
-"""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, `argv` without the program's name.
 
@@ -283,16 +179,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, help="a new or empty folder")
     parser.add_argument(
         "--format",
-        choices=("safetensors", "stablehlo"),
+        choices=("safetensors", *KINDS),
         default="safetensors",
-        help="stablehlo: encoder and decoder as programs, too",
+        help="others: encoder and decoder as programs, too",
     )
     args = parser.parse_args(argv)
     try:
         with naming_files():
             run = run_lib.load(local_path(args.workdir, "--workdir"))
             folder = local_path(args.to, "--to")
-            for path in export(run, folder, programs=args.format == "stablehlo"):
+            kind = args.format if args.format in KINDS else None
+            for path in export(run, folder, kind=kind):
                 print(path)
     except UserError as error:
         print(f"export: {error}", file=sys.stderr)

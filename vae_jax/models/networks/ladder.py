@@ -260,12 +260,12 @@ class Decoder(nnx.Module):
         self.head = head_layer(channels[-1], features, dtype, rngs)
 
     def __call__(
-        self, rows: int, code_of: Callable[[int, Array], Float[Array, "B h w d"]]
+        self, rows: Any, code_of: Callable[[int, Array], Float[Array, "B h w d"]]
     ) -> tuple[Float[Array, "B H W C"], ...]:
         """Returns the unbounded parameter maps of `rows` images.
 
         Args:
-          rows: B.
+          rows: B, a symbol where a program is for any number of images.
           code_of: from a layer's number and what is above it to its code.
         """
         x = jnp.broadcast_to(self.constant[...], (rows, *self.constant.shape))

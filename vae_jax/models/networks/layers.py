@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce
 from flax import nnx
+
+# Not as `jax.image.resize`: where that stands jax2onnx puts another, which takes no
+# symbolic number of images.
+from jax.image import resize as resize_image
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks import winograd
@@ -85,7 +89,7 @@ def resize(x: Float[Array, "B h w C"], factor: int) -> Float[Array, "B H W C"]:
     """Returns maps of `factor` times the height and width, bilinearly."""
     batch, height, width, channels = x.shape
     shape = (batch, factor * height, factor * width, channels)
-    return jax.image.resize(x, shape, "bilinear")
+    return resize_image(x, shape, "bilinear")
 
 
 def _convolve(x, kernel, stride):
@@ -162,6 +166,8 @@ class Conv3x3(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features))
         self.stride = stride
         self.dtype = dtype
+        # Programs of other formats have no platforms, and need no gradients.
+        self.by_platform = True
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Returns the convolved maps."""
@@ -169,9 +175,12 @@ class Conv3x3(nnx.Module):
 
     def convolve(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
         """Returns the convolved maps without the bias."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if not self.by_platform:
+            return _convolve(x, kernel, self.stride)
         return jax.lax.platform_dependent(
-            x.astype(self.dtype),
-            self.kernel[...].astype(self.dtype),
+            x,
+            kernel,
             cpu=lambda x, kernel: _convolve_on_cpu(x, kernel, self.stride),
             default=lambda x, kernel: _convolve(x, kernel, self.stride),
         )

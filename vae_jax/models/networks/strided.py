@@ -57,7 +57,7 @@ class StridedEncoder(nnx.Module):
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """Returns the features of each image."""
         x = self.maps(images)[-1]
-        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+        return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32)
 
 
 def _networks(frame: Frame, width: int) -> Networks:
