@@ -1,15 +1,19 @@
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from vae_jax import config as config_lib
+from vae_jax import record
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.models.build import OBJECTIVES
+from vae_jax.models.likelihoods import FixedGaussian
 from vae_jax.models.networks.conv import DECODERS
 from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import LIKELIHOODS, PRIORS
+from vae_jax.options import Option
 from vae_jax.settings import ONLY_WITH, SETTINGS, table
 
 
@@ -408,3 +412,25 @@ def test_settings_of_single_parts_are_read_as_the_optimisers_are():
     ):
         with pytest.raises(UserError, match=f"^config.parts.optimizer {said}|{said}"):
             config_lib.validate(changed(parts__optimizer=text))
+
+
+def test_a_run_with_an_option_of_ones_own_opens_where_that_is(tmp_path, monkeypatch):
+    def opened(**model):
+        (tmp_path / "run.json").write_text(json.dumps({"config": {"model": model}}))
+        return record.read_config(tmp_path)
+
+    for name, value in (("softness", 2.0), ("softness", None), ("likelihood", "own")):
+        with pytest.raises(UserError, match=rf"model\.{name} is .*option of your own"):
+            opened(**{name: value})
+    with pytest.raises(UserError, match="likelihood is 'own'; allowed is one of gaus"):
+        config_lib.validate(changed(model__likelihood="own"))
+    own = Option(lambda channels: FixedGaussian(0.1), {})
+    monkeypatch.setitem(LIKELIHOODS, "own", own)
+    config_lib.validate(changed(model__likelihood="own"))
+    assert opened(likelihood="own").model.likelihood == "own"
+    # Damage is told as such.
+    for damaged in ({"likelihood": ["own"]}, 5):
+        (tmp_path / "run.json").write_text(json.dumps({"config": {"model": damaged}}))
+        with pytest.raises(UserError, match="run.json cannot be read") as error:
+            record.read_config(tmp_path)
+        assert "your own" not in str(error.value)

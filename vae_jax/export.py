@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--format",
         choices=("safetensors", *KINDS),
         default="safetensors",
-        help="others: encoder and decoder as programs, too",
+        help="onnx, stablehlo: encoder and decoder as programs as well",
     )
     args = parser.parse_args(argv)
     try:

@@ -120,8 +120,9 @@ from jax import export
 {name}.call({", ".join(takes)})""",
         ),
     }[kind]
+    needs = "needs" if len(programs) == 1 else "need"
     return f"""
-{" and ".join(f"`{each}`" for each in programs)} need {needed} alone; every array is
+{" and ".join(f"`{each}`" for each in programs)} {needs} {needed} alone; every array is
 float32, and the first axis counts images.{told}
 
 ```python

@@ -7,12 +7,11 @@ goes with the options that declare it, and with no other.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from vae_jax import local_paths
-from vae_jax.errors import UserError
 
 # Values of settings by their dotted names.
 Values: TypeAlias = Mapping[str, Any]
@@ -116,17 +115,19 @@ def share(default: float, meaning: str) -> Setting:
 
 
 def choice(default: str, meaning: str, options: Any) -> Setting:
-    """Declares one of several names; the options of a table bring settings in."""
+    """Declares one of several names; the options of a table bring settings in.
+
+    What a program adds to the table is allowed as well.
+    """
     chosen = options if isinstance(options, Mapping) else {}
     is_table = any(isinstance(option, Option) for option in chosen.values())
-    table = chosen if is_table else None
-    return Setting(default, meaning, **_one_of(options), options=table)
-
-
-def _one_of(names: Iterable[str]) -> dict[str, Any]:
-    """Returns what a setting allows whose value is one of some names."""
-    known = tuple(names)
-    return {"allowed": "one of " + ", ".join(known), "accepts": known.__contains__}
+    return Setting(
+        default,
+        meaning,
+        "one of " + ", ".join(options),
+        lambda value: value in tuple(options),
+        options=chosen if is_table else None,
+    )
 
 
 def switch(default: bool, meaning: str) -> Setting:
@@ -159,37 +160,20 @@ def path(meaning: str) -> Setting:
 def gather(declared: Mapping[str, Setting]) -> dict[str, Setting]:
     """Returns settings with those of the options they choose, by dotted names.
 
-    What is declared several times is one setting: its meanings are told in turn. Tables
-    are read as they are now.
-
-    Raises:
-      UserError: the defaults or ranges of one setting differ.
+    What several options declare is one setting: its meanings are told in turn.
     """
     found: dict[str, Setting] = {}
-
-    def put(name: str, setting: Setting) -> None:
-        before = found.setdefault(name, setting)
-        both = before, setting
-        if len({(each.default, each.allowed) for each in both}) > 1:
-            told = " and as ".join(f"{e.default!r} ({e.allowed})" for e in both)
-            raise UserError(
-                f"the setting {name} is declared as {told}; allowed is one default and "
-                "one range, or a name of its own"
-            )
-        if setting.meaning not in before.meaning:
-            meaning = f"{before.meaning} {setting.meaning}"
-            found[name] = replace(before, meaning=meaning)
-
     for name, setting in declared.items():
-        options = setting.options
-        if options is not None:
-            setting = replace(setting, **_one_of(options))
-        put(name, setting)
+        found[name] = setting
         section = name.rpartition(".")[0]
-        for option in (options or {}).values():
+        for option in (setting.options or {}).values():
             of_option = {f"{section}.{own}": s for own, s in option.settings.items()}
             for own, its in gather(of_option).items():
-                put(own, its)
+                before = found.setdefault(own, its)
+                assert (before.default, before.allowed) == (its.default, its.allowed)
+                if its.meaning not in before.meaning:
+                    meaning = f"{before.meaning} {its.meaning}"
+                    found[own] = replace(before, meaning=meaning)
     return found
 
 

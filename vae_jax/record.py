@@ -21,7 +21,6 @@ from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.report.writer import write_json
 from vae_jax.settings import SETTINGS
-from vae_jax.trees import by_name
 
 PACKAGES = (
     "jax",
@@ -129,15 +128,24 @@ def read_config(workdir: Path) -> Config:
 
 def _check_known(workdir: Path, recorded: dict[str, Any]) -> None:
     """Raises UserError where a config has settings or options that are not here."""
-    for name, value in by_name(recorded).items():
-        name = name.replace("/", ".")
-        setting = SETTINGS.get(name)
-        if setting is None or value not in (setting.options or (value,)):
-            raise UserError(
-                f"{workdir / 'run.json'} cannot be read: config.{name} is {value!r}, "
-                "which this program does not know. The run is of a newer one, or has "
-                "an option of your own: settings.add puts it in (docs/extending.md)"
-            )
+    sections = [("", recorded)]
+    sections += [(f"{n}.", own) for n, own in recorded.items() if isinstance(own, dict)]
+    for section, own in sections:
+        for last, value in own.items():
+            setting = SETTINGS.get(f"{section}{last}")
+            if setting is None:
+                is_known = isinstance(value, dict)
+            else:
+                # What is no name is damage, which is told as such.
+                is_name = setting.options is not None and isinstance(value, str)
+                is_known = not is_name or setting.accepts(value)
+            if not is_known:
+                raise UserError(
+                    f"{workdir / 'run.json'} cannot be read: config.{section}{last} is "
+                    f"{value!r}, which this program does not know. The run is of a "
+                    "newer one, or has an option of your own, which is to be added to "
+                    "its table first (docs/extending.md)"
+                )
 
 
 def check_config(workdir: Path, recorded: Config, given: Config) -> None:

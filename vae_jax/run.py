@@ -180,8 +180,9 @@ def train(
       workdir: made where it is absent.
       on_line: called with each line of metrics.jsonl as it is written, {"step": 50,
         "split": "train", "elbo": ...}, in the first of several processes; to draw
-        curves while they grow, say. What it returns is ignored, what it raises ends the
-        training.
+        curves while they grow, say. What it returns is ignored. What it raises
+        ends the training at once, without saving: the same call then goes on from the
+        last checkpoint.
 
     Raises:
       UserError: a setting is refused, or the workdir holds a run of other settings,

@@ -5,11 +5,9 @@
 
 from vae_jax import processes, sharding
 from vae_jax.data import batches, cache
-from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.models import build
 from vae_jax.options import (
-    Option,
     Setting,
     choice,
     gather,
@@ -98,51 +96,6 @@ SETTINGS = gather(
 )
 # Which choices bring a setting in; elsewhere it stays at its default.
 ONLY_WITH = goes_with(SETTINGS)
-# Before `add`: the settings, and the options of each table.
-_SHIPPED = {**SETTINGS}
-_SHIPPED_OPTIONS = {id(s.options): [*s.options] for s in SETTINGS.values() if s.options}
-
-
-def add(table: dict[str, Option], name: str, option: Option) -> None:
-    """Adds an option to a table in a program that runs, a notebook say.
-
-    It does for this program what a line in the table's file does for all: recipes that
-    begin with `default_config()` from now on choose the option and give its settings.
-    Adding it again replaces it. A run that was trained with it can be opened where it
-    has been added.
-
-    Args:
-      table: in which other options are, for example `LIKELIHOODS` of models/vae.py.
-      name: of the option in recipes.
-      option: as in docs/extending.md.
-
-    Raises:
-      UserError: the name is that of an option that comes with vae_jax, or another
-        option declares a setting of this one with another default or range.
-      ValueError: no setting chooses from the table.
-    """
-    shipped = _SHIPPED_OPTIONS.get(id(table))
-    if shipped is None:
-        raise ValueError(f"no setting chooses from the table of {', '.join(table)}")
-    if name in shipped:
-        raise UserError(
-            f"the option {name!r} comes with vae_jax, and runs of both would look the "
-            f"same; allowed is a name that is none of {', '.join(shipped)}"
-        )
-    before = dict(table)
-    table[name] = option
-    try:
-        gathered = gather(_SHIPPED)
-    except UserError:
-        table.clear()
-        table.update(before)
-        raise
-    # In place, for those who have them by name.
-    SETTINGS.clear()
-    SETTINGS.update(gathered)
-    ONLY_WITH.clear()
-    ONLY_WITH.update(goes_with(SETTINGS))
-
 
 _HEAD = """# Settings
 

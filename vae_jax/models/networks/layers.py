@@ -166,7 +166,7 @@ class Conv3x3(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(features))
         self.stride = stride
         self.dtype = dtype
-        # Programs of other formats have no platforms, and need no gradients.
+        # Not in exported programs: ONNX has no platforms, and none needs gradients.
         self.by_platform = True
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
