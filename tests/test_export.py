@@ -2,11 +2,14 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -275,6 +278,92 @@ def test_files_that_are_damaged_or_hostile_are_named_in_one_line(
         vae_jax.load(folder)
     told = str(error.value)
     assert told.startswith(str(folder / named)) and "\n" not in told
+
+
+def test_what_a_killed_export_left_is_as_if_it_were_not_there(small_runs, tmp_path):
+    workdir, folder = small_runs("ae").workdir, tmp_path / "to"
+    # It is killed as it writes, and so with the lock.
+    code = f"""
+import os, pathlib, signal
+from vae_jax import export, run
+export.grids.image_grid = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+export.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert [path.name for path in folder.iterdir()] == [".unfinished"]
+    left = {path.name for path in (folder / ".unfinished").iterdir()}
+    assert {"lock", "config.json", "model.safetensors"} <= left
+    # As a write that was torn leaves it.
+    (folder / ".unfinished" / "README.md.unfinished").write_text("# A")
+    paths = export.export(small_runs("ae"), folder)
+    assert sorted(folder.iterdir()) == paths
+    vae_jax.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", ".unfinished/notes.txt"])
+def test_nothing_is_deleted_that_may_be_a_users(small_runs, tmp_path, name):
+    # The first may be of an export that was killed between its last two moves.
+    (tmp_path / ".unfinished").mkdir()
+    for each in (".unfinished/README.md", name):
+        (tmp_path / each).write_text("mine")
+    with pytest.raises(UserError, match=f"--to is .*, which holds {name}; allowed is"):
+        export.export(small_runs("ae"), tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / ".unfinished" / "README.md").exists()
+
+
+def test_of_two_exports_into_a_folder_one_is_refused(small_runs, tmp_path, monkeypatch):
+    real, refused = export.grids.image_grid, []
+
+    def meanwhile(*arguments):
+        with pytest.raises(UserError, match="where another export is at work"):
+            export.export(small_runs("vae"), tmp_path / "to")
+        refused.append(True)
+        real(*arguments)
+
+    monkeypatch.setattr(export.grids, "image_grid", meanwhile)
+    paths = export.export(small_runs("ae"), tmp_path / "to")
+    assert refused and sorted((tmp_path / "to").iterdir()) == paths
+    assert vae_jax.load(tmp_path / "to").config.model.name == "ae"
+
+
+def test_without_locks_what_is_unfinished_is_let_be(small_runs, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    left = tmp_path / ".unfinished" / "README.md"
+    left.parent.mkdir()
+    left.write_text("# A")
+    with pytest.raises(UserError, match=r"at work or was killed; .*/\.unfinished$"):
+        export.export(small_runs("ae"), tmp_path)
+    assert left.read_text() == "# A"
+    assert len(export.export(small_runs("ae"), tmp_path / "to")) == 5
+
+
+@pytest.mark.parametrize("how", ["a file of a user", "a refusal"])
+def test_what_hinders_the_last_moves_leaves_all_as_it_was(
+    small_runs, tmp_path, monkeypatch, how
+):
+    real, folder = Path.rename, tmp_path / "to"
+
+    def refused(path, target):
+        if path.name == "samples.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, target)
+
+    def meanwhile(*arguments):
+        (folder / "README.md").write_text("mine")
+
+    folder.mkdir()
+    if how == "a refusal":
+        monkeypatch.setattr(Path, "rename", refused)
+    else:
+        monkeypatch.setattr(export.grids, "image_grid", meanwhile)
+    with pytest.raises(UserError, match="Input/output|which holds README.md"):
+        export.export(small_runs("ae"), folder)
+    left = [path.read_text() for path in folder.iterdir()]
+    assert left == ([] if how == "a refusal" else ["mine"])
 
 
 def test_a_folder_that_holds_something_is_refused(small_runs, tmp_path, capsys):

@@ -11,9 +11,10 @@ encoder.stablehlo and decoder.stablehlo, which need JAX alone.
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from vae_jax import model_card
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, codes, directions, kept, samples
-from vae_jax.errors import UserError, naming_files
+from vae_jax.errors import UserError, few, naming_files
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling
 from vae_jax.exported import (
@@ -36,14 +37,20 @@ from vae_jax.exported import (
     safetensors,
 )
 from vae_jax.local_paths import local_path
-from vae_jax.programs import KINDS, programs
+from vae_jax.programs import KINDS, PARTS, programs
 from vae_jax.report import grids
 from vae_jax.report.writer import write_json, write_whole, writing
 from vae_jax.run import Run
+from vae_jax.storage import locked
 from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
 NUM_SAMPLES = 24
+UNFINISHED, LOCK = ".unfinished", "lock"
+# All files that an export may leave unfinished.
+FILES = {CONFIG, WEIGHTS, CODES, LOCK, model_card.NAME, model_card.PICTURE} | {
+    f"{part}.{kind}" for part in PARTS for kind in KINDS
+}
 
 
 def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
@@ -51,7 +58,9 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
 
     Args:
       run: of any model.
-      folder: new or empty.
+      folder: new or empty, but for what an export left that was killed: that is
+        removed. Only if it was killed in the moment in which whole files are moved to
+        their place, the folder is refused, as nobody can tell them from a user's own.
       kind: of the programs that are written as well, of `programs.KINDS`; None for
         none.
 
@@ -59,33 +68,29 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
       The files.
 
     Raises:
-      UserError: the folder holds something, or cannot be written, or a setting of the
-        model is beyond what `load` or a program takes.
+      UserError: the folder holds something, cannot be written, or another export is
+        writing there, or a setting of the model is beyond what `load` or a program
+        takes.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--to is '{folder}'; allowed is a new or empty folder")
-    save = safetensors().save
-    content = _settings(run)
-    config = described(content["config"])
-    # What helped in training, such as a critic, stays behind.
-    needed = by_name(abstract_model(config)[1])
-    held = by_name(run.variables["ema"])
-    sampler, density = _best_sampler(run)
-    content["sampler"] = sampler
-    known = _known_of_codes(run, density)
-    arrays = {WEIGHTS: {name: held[name] for name in needed}} | (
-        {CODES: known} if known else {}
-    )
-    dataset = content["dataset"]
-    found = Exported(run.model(), config, dataset, {}, sampler, density)
-    images = None if sampler is None else found.sample(NUM_SAMPLES)
-    written = {} if kind is None else _programs(run, kind)
-    card = model_card.text(run, folder.resolve().name, sampler, [*written])
-    # Within the folder, which may be a disk of its own.
-    is_new, unfinished = not folder.exists(), folder / ".unfinished"
-    try:
+    with _claimed(folder) as unfinished:
+        save = safetensors().save
+        content = _settings(run)
+        config = described(content["config"])
+        # What helped in training, such as a critic, stays behind.
+        needed = by_name(abstract_model(config)[1])
+        held = by_name(run.variables["ema"])
+        sampler, density = _best_sampler(run)
+        content["sampler"] = sampler
+        known = _known_of_codes(run, density)
+        arrays = {WEIGHTS: {name: held[name] for name in needed}} | (
+            {CODES: known} if known else {}
+        )
+        dataset = content["dataset"]
+        found = Exported(run.model(), config, dataset, {}, sampler, density)
+        images = None if sampler is None else found.sample(NUM_SAMPLES)
+        written = {} if kind is None else _programs(run, kind)
+        card = model_card.text(run, folder.resolve().name, sampler, [*written])
         with writing(folder):
-            unfinished.mkdir(parents=True)
             write_json(unfinished / CONFIG, content)
             for name, each in arrays.items():
                 # A scalar stays one, which ascontiguousarray would not let it.
@@ -96,14 +101,82 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
             if images is not None:
                 grids.image_grid(grids.wide(images), unfinished / model_card.PICTURE)
             write_whole(unfinished / model_card.NAME, card)
-            names = sorted(path.name for path in unfinished.iterdir())
-            for name in names:
-                (unfinished / name).rename(folder / name)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if is_new and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    return [folder / name for name in names]
+            return _move(unfinished, folder)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """Yields a folder to fill that is nobody else's, and is removed in the end.
+
+    It is within the other, which may be a disk of its own. Its lock goes with the
+    process, so that one that is not locked was left by a process that was killed.
+    """
+    is_new, unfinished = not folder.exists(), folder / UNFINISHED
+    _check_empty(folder)
+    is_left = unfinished.exists()
+    with contextlib.ExitStack() as stack:
+        with writing(folder):
+            unfinished.mkdir(parents=True, exist_ok=is_left)
+            try:
+                lock = locked(unfinished / LOCK, wait=False)
+                is_locked = stack.enter_context(lock)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"--to is '{folder}', where another export is at work; allowed is "
+                    "a new or empty folder"
+                ) from error
+        if is_left and not is_locked:
+            raise UserError(
+                f"--to is '{folder}', where an export is at work or was killed; if "
+                f"none is, delete {unfinished}"
+            )
+        try:
+            # Another export may have ended meanwhile.
+            _check_empty(folder)
+            for path in unfinished.iterdir():
+                if path.name != LOCK:
+                    path.unlink()
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if is_new and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _check_empty(folder: Path) -> None:
+    """Raises UserError where a folder holds more than an export leaves unfinished."""
+    allowed = "allowed is a new or empty folder"
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"--to is '{folder}'; {allowed}")
+    unfinished = folder / UNFINISHED
+    others = [path for path in folder.iterdir() if path != unfinished]
+    if unfinished.is_dir():
+        others += [
+            path
+            for path in unfinished.iterdir()
+            if path.name.removesuffix(UNFINISHED) not in FILES
+        ]
+    if others:
+        names = sorted(str(path.relative_to(folder)) for path in others)
+        raise UserError(f"--to is '{folder}', which holds {few(names)}; {allowed}")
+
+
+def _move(unfinished: Path, folder: Path) -> list[Path]:
+    """Moves whole files to where they belong, all or none; returns their paths."""
+    _check_empty(folder)
+    names = {path.name for path in unfinished.iterdir()} - {LOCK}
+    moved = []
+    try:
+        # The settings last: without them nobody takes the others for a model.
+        for name in sorted(names, key=lambda name: (name == CONFIG, name)):
+            moved.append((unfinished / name).rename(folder / name))
+    except BaseException:
+        for path in moved:
+            path.unlink()
+        raise
+    return sorted(moved)
 
 
 def _settings(run: Run) -> dict[str, Any]:
