@@ -69,17 +69,23 @@ def test_the_example_of_a_mode_takes_its_flags(mode):
 
 @pytest.mark.slow
 def test_help_in_a_process_of_its_own_is_quick_and_quiet(tmp_path):
-    seconds = []
-    while not seconds or min(seconds) > 3 and len(seconds) < 4:
+    def processor_seconds(*arguments):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = python("-m", "vae_jax.main", "--help", cwd=tmp_path)
+        done = python(*arguments, cwd=tmp_path)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime)
-        seconds[-1] -= before.ru_utime + before.ru_stime
+        both = after.ru_utime + after.ru_stime, before.ru_utime + before.ru_stime
+        return both[0] - both[1], done
+
+    # Others may use the processor meanwhile, which slows both.
+    times = []
+    while not times or min(times) > 2 and len(times) < 4:
+        libraries, _ = processor_seconds("-c", "import flax.nnx, grain, jax, optax")
+        seconds, done = processor_seconds("-m", "vae_jax.main", "--help")
+        times.append(seconds / libraries)
         assert done.returncode == 0 and not done.stderr
         assert done.stdout.startswith("vae_jax trains")
-    # Of the processor, which others may be using meanwhile.
-    assert min(seconds) <= 3
+    # Nothing large beside what all of it is made of, such as scipy or matplotlib.
+    assert min(times) <= 2
     assert not list(tmp_path.iterdir())
 
 
