@@ -175,7 +175,7 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
     # Here, because it takes half as long to import as JAX.
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    sheet = drawing.new(4.2 * len(figures), 3.8, layout="constrained")
+    sheet = drawing.new_figure(4.2 * len(figures), 3.8, layout="constrained")
     axes = sheet.subplots(1, len(figures), squeeze=False)[0]
     for axis, figure in zip(axes, figures, strict=True):
         ticks: list[int] = []

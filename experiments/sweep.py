@@ -237,7 +237,7 @@ def write_csv(path: Path, headers: Sequence[str], rows: Sequence[Sequence]) -> N
 
 def new_figure(num_panels: int) -> tuple[Figure, list[Axes]]:
     """Returns a figure with panels side by side."""
-    figure = drawing.new(4 * num_panels, 3.4, layout="constrained")
+    figure = drawing.new_figure(4 * num_panels, 3.4, layout="constrained")
     axes = list(figure.subplots(1, num_panels, squeeze=False)[0])
     for axis in axes:
         axis.grid(alpha=0.3)

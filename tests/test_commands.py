@@ -474,6 +474,20 @@ def test_pictures_for_papers_are_beside_the_usual_ones(
         assert "--format" not in (workdir / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("mode", "file"),
+    [("reconstruct", "reconstructions_realism_0.5"), ("report", "curves")],
+)
+def test_the_dial_is_in_the_names_of_what_it_changes(small_runs, tmp_path, mode, file):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs("dial").workdir, workdir)
+    given = [f"--mode={mode}", f"--workdir={workdir}", "--realism=0.5", "--format=svg"]
+    with flagsaver.flagsaver():
+        main.flags.FLAGS(["vae_jax", *given])
+        main.main(["vae_jax"])
+    assert [path.stem for path in workdir.rglob("*.svg")] == [file]
+
+
 def test_single_samples_are_png_files_alone(small_runs, tmp_path):
     given = ["--mode=sample", f"--workdir={small_runs('vae').workdir}", "--format=pdf"]
     with flagsaver.flagsaver(), pytest.raises(UserError, match="--folder allowed is p"):

@@ -6,6 +6,7 @@ import shlex
 import socket
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -442,6 +443,27 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr(program, "DEMO", Path(__file__).parent)
     assert program.main(["--demo"]) == 2
     assert 'pip install -e ".[explorer]"' in capsys.readouterr().err
+
+
+def test_nothing_large_is_left_to_the_first_step_of_a_page(monkeypatch):
+    imported, served = [], []
+    stub = mock.MagicMock()
+
+    def launch(**_):
+        served.append([*imported])
+        return None, "address", None
+
+    stub.launch = launch
+    monkeypatch.setattr(page, "gradio", mock.MagicMock)
+    monkeypatch.setattr(page, "build", lambda source: stub)
+    monkeypatch.setattr(
+        page.importlib,
+        "import_module",
+        lambda name: imported.append(name) or mock.MagicMock(),
+    )
+    page.serve(mock.MagicMock(), "127.0.0.1", 7860)
+    (before,) = served
+    assert "matplotlib.pyplot" in before
 
 
 def test_a_busy_port_is_named(monkeypatch):

@@ -37,6 +37,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.report import grids
+from vae_jax.report.drawing import FORMATS
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
@@ -283,7 +284,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     if REPLACE.value and folder is None:
         raise UserError("--replace is given; it goes with --folder")
     if folder is not None:
-        if FORMAT.value not in (None, "png"):
+        if FORMAT.value not in (None, FORMATS[0]):
             raise UserError(
                 f"--format is {FORMAT.value!r}; with --folder allowed is png"
             )

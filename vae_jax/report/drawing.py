@@ -26,7 +26,7 @@ _NO_DATES = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def new(width: int | float, height: int | float, **settings: Any) -> "Figure":
+def new_figure(width: int | float, height: int | float, **settings: Any) -> "Figure":
     """Returns an empty figure of so many inches.
 
     Raises:

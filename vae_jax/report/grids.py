@@ -135,6 +135,10 @@ def image_grid(
         scale = _fitting_scale(num_rows, num_columns, height, width)
     levels = to_levels(images).repeat(scale, axis=2).repeat(scale, axis=3)
     height, width = scale * height, scale * width
+    # Before they are measured.
+    caption, columns, rows = (
+        [*map(drawing.drawable, words)] for words in (caption, columns, rows)
+    )
     font = _font(path) if caption or columns or rows else None
     left = MARGIN + (int(max(map(font.getlength, rows))) + 8 if font and rows else 0)
     top = MARGIN + (LINE if columns else 0)
@@ -188,7 +192,9 @@ def _save_with_words(
         with writing(path):
             picture.save(path)
         return
-    figure = drawing.new(levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS)
+    figure = drawing.new_figure(
+        levels.shape[1] / DOTS, levels.shape[0] / DOTS, dpi=DOTS
+    )
     # In RGB every level stays what it is, which maps of colours do not promise.
     figure.figimage(levels if levels.ndim == 3 else np.stack([levels] * 3, axis=-1))
     look = {
@@ -199,8 +205,7 @@ def _save_with_words(
     for x, y, text in words:
         base = levels.shape[0] - y - font.getmetrics()[0]
         place = (x / levels.shape[1], base / levels.shape[0])
-        told = drawing.drawable(text)
-        figure.text(*place, told, usetex=False, parse_math=False, **look)
+        figure.text(*place, text, usetex=False, parse_math=False, **look)
     drawing.save(figure, path, DOTS)
 
 

@@ -114,7 +114,9 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     # As many in each row as may be, and no more rows than it takes.
     rows = max(1, math.ceil(len(names) / LONGEST_ROW))
     columns = math.ceil(len(names) / rows) if names else 1
-    figure = drawing.new(max(6, 3 * columns), 2.7 * rows + 0.7, layout="constrained")
+    figure = drawing.new_figure(
+        max(6, 3 * columns), 2.7 * rows + 0.7, layout="constrained"
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
         drawn = curves(lines, name)
