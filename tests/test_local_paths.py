@@ -17,7 +17,7 @@ from vae_jax.commands import samples
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path, split_paths
-from vae_jax.training import checkpoint
+from vae_jax.training import checkpoint, orbax_files
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def with_another_leaf(path, state):
     ("where", "name", "value", "said"),
     [
         # What Orbax does where its path is a pattern.
-        (checkpoint, "_MISREAD", frozenset(), "manifest.ocdbt is absent"),
+        (orbax_files, "_MISREAD", frozenset(), "manifest.ocdbt is absent"),
         (checkpoint.ocp, "load", with_another_leaf, r"step: float32\[\] there, int32"),
     ],
 )
