@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vae_jax.models import quantizers
-from vae_jax.models.quantizers import AveragedCodebook, Codebook, FiniteScalars
+from vae_jax.models import codebooks, quantizers
+from vae_jax.models.codebooks import AveragedCodebook, Codebook
+from vae_jax.models.finite_scalars import FiniteScalars
 
 
 def noise(shape, seed=0):
@@ -63,7 +64,7 @@ def test_many_codes_are_looked_through_in_turns(monkeypatch):
     expected = np.asarray(whole.nearest(vectors))
     assert {1, 8, 10} <= set(expected.ravel()) and 9 not in expected
     for at_a_time in (1, 3, 4, 10):
-        monkeypatch.setattr(quantizers, "CODES_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(codebooks, "CODES_AT_A_TIME", at_a_time)
         np.testing.assert_array_equal(whole.nearest(vectors), expected)
 
 
