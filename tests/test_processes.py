@@ -107,7 +107,8 @@ def folder(data_dir, tmp_path_factory):
                 env=os.environ
                 | {
                     "JAX_PLATFORMS": "cpu",
-                    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+                    + " --xla_force_host_platform_device_count=2",
                 },
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
