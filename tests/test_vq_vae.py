@@ -290,8 +290,12 @@ def test_a_prior_learns_and_all_else_stays_bit_for_bit(prior, first_stage, tmp_p
 @pytest.mark.parametrize(
     "changed, said",
     [
-        ({"model.codebook_size": 6}, "quantizers.*does not fill"),
-        ({"model.latent_dim": 3}, "does not fill"),
+        (
+            {"model.codebook_size": 6},
+            r"quantizers.*does not fill; settings that differ \(here, there\): "
+            r"model.codebook_size \(6, 5\); shapes",
+        ),
+        ({"model.latent_dim": 3}, r"there\): model.latent_dim \(3, 2\); shapes"),
         ({"parts.frozen": "quantizer"}, "parts of this model are decoder, encoder"),
         ({"parts.frozen": "encoder,decoder,quantizers,prior"}, "whole model"),
         ({"init_from": None}, "it goes with init_from, which is None"),

@@ -209,7 +209,8 @@ def _check_init_from(config: Config) -> None:
     model has, too.
     """
     workdir = local_path(config.init_from, "config.init_from")
-    _, there = experiment.abstract_model(record.read_config(workdir))
+    theirs = record.read_config(workdir)
+    _, there = experiment.abstract_model(theirs)
     _, here = experiment.abstract_model(config)
     taken = experiment.fitting(here, there)
     shapes = [by_name(variables) for variables in (here, there)]
@@ -227,7 +228,8 @@ def _check_init_from(config: Config) -> None:
         if lacking:
             raise UserError(
                 f"config.parts.initialised has {part!r}, which the run in {workdir} "
-                f"does not fill (shapes here, there): {told(lacking)}"
+                f"does not fill; settings that differ (here, there): "
+                f"{_differing(config, theirs)}; shapes: {told(lacking)}"
             )
     if not taken:
         raise UserError(
@@ -241,6 +243,20 @@ def _check_init_from(config: Config) -> None:
             f"in {workdir}; new are (shapes here, there) {told(new)}; left there are "
             f"{told(left)}"
         )
+
+
+def _differing(config: Config, theirs: Config) -> str:
+    """Returns the settings that shape networks, without a prior's, where two differ."""
+    here, there = map(config_lib.flatten, (config, theirs))
+    return few(
+        [
+            f"{name} ({here[name]!r}, {there[name]!r})"
+            for name in here
+            if name.startswith(("model.", "dataset.size", "dataset.channels"))
+            and not name.startswith("model.prior")
+            and here[name] != there[name]
+        ]
+    )
 
 
 def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> None:
