@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import os
 import shutil
 import signal
 import struct
@@ -153,7 +154,8 @@ def test_what_trained_beside_the_model_stays_behind(data_dir, tmp_path):
     config.objective.adversarial_weight, config.objective.critic_width = 0.2, 4
     run = run_lib.train(config, tmp_path / "run")
     assert "critic" in run.variables["ema"].params
-    weights = export.export(run, tmp_path / "to")[1]
+    export.export(run, tmp_path / "to")
+    weights = tmp_path / "to" / exported.WEIGHTS
     assert not [name for name in st.load_file(weights) if "critic" in name]
     images = jnp.float32(run.dataset.splits["test"].images) / 255
     ours = vae_jax.load(tmp_path / "to").model.encode(images)
@@ -202,6 +204,15 @@ def damage(folder, how):
         config.write_text(json.dumps(content | {"sampler": "mixture"}))
     elif how == "size":
         config.write_text(json.dumps(content) + " " * 10**6)
+    elif how in NO_FILES:
+        file, made = NO_FILES[how]
+        (folder / file).unlink()
+        made(folder / file)
+    elif how in HOSTILE_RECIPES:
+        content["dataset"] |= HOSTILE_RECIPES[how]
+        config.write_text(json.dumps(content))
+    elif how == "no recipe":
+        config.write_text(json.dumps(content | {"dataset": {}}))
     elif how in HOSTILE:
         content["config"]["model"] |= HOSTILE[how]
         config.write_text(json.dumps(content))
@@ -227,6 +238,23 @@ HOSTILE = {
     "digits": LADDER | {"layers": f"4:{'9' * 5000}"},
     "a setting of another model": {"depth": 3},
 }
+# They would never come to their end.
+NO_FILES = {
+    "settings from a pipe": ("config.json", os.mkfifo),
+    "weights from a pipe": ("model.safetensors", os.mkfifo),
+    "settings from a device": (
+        "config.json",
+        lambda path: path.symlink_to("/dev/zero"),
+    ),
+}
+HOSTILE_RECIPES = {
+    "images of another size": {"size": 24},
+    "images of other channels": {"channels": 3},
+    "images of no size": {"averaged_from": 16 * 10**6},
+    "images between two sizes": {"averaged_from": 24},
+    "a crop that is not known": {"crop": "auto"},
+    "a resampler that is not known": {"resampler": ["bilinear"]},
+}
 HOSTILE_CODES = {
     "weight of no dimension": {"weights": np.array(1, np.float32)},
     "no components": {
@@ -250,6 +278,7 @@ DAMAGED = {
         "type",
         "array missing",
         "no weights",
+        "weights from a pipe",
     ],
     "config.json": [
         "no json",
@@ -260,6 +289,10 @@ DAMAGED = {
         "no object",
         "sampler",
         "size",
+        "settings from a pipe",
+        "settings from a device",
+        "no recipe",
+        *HOSTILE_RECIPES,
         *HOSTILE,
     ],
     "codes.safetensors": ["directions", "no codes", *HOSTILE_CODES],

@@ -13,6 +13,7 @@ arrays to its shapes and types.
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.models.contract import Variables, code_size
 from vae_jax.models.networks import ladder
+from vae_jax.record import lacks
 from vae_jax.trees import by_name
 
 FORMAT = 1
@@ -45,7 +47,7 @@ LARGEST_HEADER = 1_000_000
 # settings that count layers, without which it could take days, and of all others.
 MOST = {"depth": 32, "prior_depth": 100, "layers": 100}
 LARGEST_NUMBER = 65_536
-# Settings that say whether those of a model go together, and nothing else of it.
+# Settings that a model is not built from, but that its own have to go with.
 OF_TRAINING = ("objective", "eval")
 
 
@@ -66,9 +68,12 @@ class Exported:
 
     Attributes:
       model: of `models.contract`, ready to call.
-      config: its settings; those of training have their defaults.
+      config: its settings, with the size and the channels of its images; all others
+        have their defaults.
       dataset: what run.json said of the images it was trained on.
-      directions: of attributes, [D] each: added to a code once, a face gains one.
+      directions: of attributes, [D] each: added once to the numbers of a code, a face
+        gains one. Codes that are no vectors become numbers, and codes again, by
+        `sampling.encode_images` and `sampling.decode_codes`.
       sampler: that was the best when it was exported: "prior", or "gaussian", which is
         fitted to codes of training images; None where there is none.
       density: that Gaussian; None where it is not the sampler.
@@ -160,12 +165,13 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     folder = local_path(folder, "folder")
     path = folder / CONFIG
     try:
-        if path.stat().st_size > LARGEST_HEADER:
-            raise UserError(f"{path} has more than {LARGEST_HEADER:,} bytes")
+        if _num_bytes(path) > LARGEST_HEADER:
+            raise UserError(f"it has more than {LARGEST_HEADER:,} bytes")
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise UserError(f"its format is {content['format']!r}; known is {FORMAT}")
         config, dataset = described(content["config"]), dict(content["dataset"])
+        _check_recipe(dataset, config)
         graphdef, shapes = abstract_model(config)
         names = [str(name) for name in content["attribute_names"]]
         sampler = content["sampler"]
@@ -197,6 +203,41 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         if "order" in known:
             order, std = _dimensions(folder / CODES, known, code)
     return Exported(model, config, dataset, directions, sampler, density, order, std)
+
+
+def _num_bytes(path: Path) -> int:
+    """Returns the size of a file; a pipe, or a device, would never come to its end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError("it is a folder, or something else that is no file")
+    return status.st_size
+
+
+def _check_recipe(recipe: dict[str, Any], config: Config) -> None:
+    """Raises UserError where pictures cannot be read as the model saw them."""
+    lacking = lacks(recipe)
+    if lacking:
+        raise UserError(f"its dataset lacks {', '.join(lacking)}")
+    for name in ("size", "channels"):
+        ours = config.dataset[name]
+        if recipe[name] != ours:
+            raise UserError(
+                f"its dataset has {name} {recipe[name]!r}; allowed is {ours}"
+            )
+    for name in ("crop", "resampler"):
+        setting = SETTINGS[f"dataset.{name}"]
+        if recipe[name] == "auto" or not setting.accepts(recipe[name]):
+            allowed = setting.allowed
+            raise UserError(
+                f"its dataset has {name} {recipe[name]!r}; allowed is {allowed}"
+            )
+    size, full = recipe["size"], recipe.get("averaged_from", recipe["size"])
+    setting = SETTINGS["dataset.size"]
+    if not setting.accepts(full) or full % size:
+        raise UserError(
+            f"its dataset has averaged_from {full!r}; allowed is a multiple of {size} "
+            f"that is {setting.allowed}"
+        )
 
 
 def _code_size(path: Path, model: Any) -> int:
@@ -251,12 +292,10 @@ def _read(path: Path, largest: int) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, which may have so many bytes and a header."""
     read: Callable[..., dict[str, np.ndarray]] = safetensors().load_file
     try:
-        size = path.stat().st_size
+        size = _num_bytes(path)
         if size > largest + LARGEST_HEADER:
-            raise UserError(f"{path} has {size:,} bytes; expected are {largest:,}")
+            raise UserError(f"it has {size:,} bytes; expected are {largest:,}")
         return read(path)
-    except UserError:
-        raise
     # The library has an error of its own for each fault, and no other code runs here.
     except Exception as error:
         raise UserError(f"{path} cannot be read: {error}") from error

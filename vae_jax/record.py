@@ -99,14 +99,22 @@ def read_recipe(workdir: Path) -> dict[str, Any]:
       UserError: as `read_config` does.
     """
     recipe = _read(workdir, "dataset")
-    needed = {"name", "crop", "resampler", "size", "channels", "fingerprint"}
-    lacking = sorted(needed - recipe.keys()) if isinstance(recipe, dict) else ["all"]
-    if lacking or not isinstance(recipe.get("pictures"), dict):
+    lacking = lacks(recipe)
+    if lacking:
         raise UserError(
             f"{workdir / 'run.json'} cannot be read: its dataset lacks "
-            f"{', '.join(lacking or ['pictures'])}"
+            f"{', '.join(lacking)}"
         )
     return recipe
+
+
+def lacks(recipe: Any) -> list[str]:
+    """Returns what is missing from a recipe of pictures that was read from a file."""
+    needed = {"name", "crop", "resampler", "size", "channels", "fingerprint"}
+    if not isinstance(recipe, dict):
+        return ["all"]
+    has_pictures = isinstance(recipe.get("pictures"), dict)
+    return sorted(needed - recipe.keys()) or ([] if has_pictures else ["pictures"])
 
 
 def read_config(workdir: Path) -> Config:
