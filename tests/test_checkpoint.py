@@ -384,7 +384,7 @@ def test_a_full_disk_is_one_error_and_the_last_checkpoint_stands(two, tmp_path, 
             with Checkpoints(folder, writable=True) as checkpoints:
                 checkpoints.save(state, 3, loss=None)
     assert str(error.value).startswith(f"cannot write {folder}: File too large. ")
-    assert "the same command goes on" in str(error.value)
+    assert "give the same command again" in str(error.value)
     assert names(folder) == ["1", "2", "3.unfinished"]
     assert restored_step(folder, writable=True) == 2
 

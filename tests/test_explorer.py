@@ -371,12 +371,13 @@ def test_without_the_data_set_there_are_samples_and_own_pictures(
     def gone(*_):
         raise UserError("they are gone")
 
+    workdir = workdirs("vae")
     monkeypatch.setattr(run_lib.resolve, "load_dataset", gone)
-    source = open_source(workdirs("vae"))
+    source = open_source(workdir)
     assert source.test is None and any("gone" in line for line in source.missing)
     assert first_look(source).face == Face("seed", 0)
     assert len(looks_of(source, portrait)) == 6
-    argv = [f"--workdir={workdirs('vae')}", "--face=test=0", "--to=a.png"]
+    argv = [f"--workdir={workdir}", "--face=test=0", "--to=a.png"]
     assert program.main(argv) == 2
 
 
@@ -386,9 +387,16 @@ REFUSED = {
     "--workdir=nowhere": "nowhere",
     "--workdir=gs://b/x": "--workdir is 'gs://b/x'",
     "--demo --colour=3": "unrecognized arguments: --colour=3",
-    "--demo --port=x": "--port: invalid int value: 'x'",
-    "--demo --port=70000": "--port is 70000",
+    "--demo --port=x": "--port is 'x'; allowed is a number from 1 to 65535",
+    "--demo --port=70000": "--port is '70000'; allowed",
     "--demo --host=no.such.host.invalid": "--host is 'no.such.host.invalid'",
+    "--demo --host=127.0..1": "--host is '127.0..1'",
+    "--demo --checkpoint=best": "--checkpoint is 'best'; it goes with a run",
+    "--demo --data_dir=x": "--data_dir is 'x'; it goes with a run",
+    "EXPORTED --data_dir=x --face=test=1": "--data_dir is 'x'; it goes with a run",
+    "RUN --face=seed=1 --port=9": "--port is 9; it goes with the page",
+    "RUN --face=seed=1 --host=::1": "--host is '::1'; it goes with the page",
+    "RUNS --face=seed=1 --to=a.jpg": "--to is 'a.jpg'; allowed is a new file .png",
     "--demo --face=seed=1": "--face is 'seed=1'; it goes with --to",
     "RUN": "--face is missing",
     "RUN --face=seed=-1": "--face is 'seed=-1'; allowed are seed=NUMBER",
@@ -415,7 +423,13 @@ REFUSED = {
 def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
     monkeypatch.setattr(page, "gradio", lambda: None)
     monkeypatch.setattr(program, "DEMO", workdirs("exported"))
-    words = {"RUN": "vae", "DIAL": "dial", "CLASSIFIER": "classifier"}
+    words = {
+        "RUNS": "vae",
+        "RUN": "vae",
+        "EXPORTED": "exported",
+        "DIAL": "dial",
+        "CLASSIFIER": "classifier",
+    }
     for word, kind in words.items():
         named = f"--workdir={workdirs(kind)} --to={tmp_path / 'a.png'}"
         if given.startswith(word):
@@ -461,6 +475,7 @@ def test_nothing_large_is_left_to_the_first_step_of_a_page(monkeypatch):
         "import_module",
         lambda name: imported.append(name) or mock.MagicMock(),
     )
+    monkeypatch.setattr(page, "_wait", lambda: None)
     page.serve(mock.MagicMock(), "127.0.0.1", 7860)
     (before,) = served
     assert "matplotlib.pyplot" in before
@@ -474,3 +489,18 @@ def test_a_busy_port_is_named(monkeypatch):
         port = busy.getsockname()[1]
         with pytest.raises(UserError, match=f"--port is {port}.*in use"):
             page.check("127.0.0.1", port)
+
+
+def test_a_control_that_changes_nothing_makes_no_step(sources):
+    source = sources("vae")
+    doings = page._Doings(source)
+    begun = Session().to(source, first_look(source))
+    values = json.loads(controls.to_text(begun.look))
+    # Of the way to a second face, which there is not.
+    for value in ("0.3", "0.6"):
+        values["share"] = value
+        now, *_ = doings.step(begun, json.dumps(values))
+        assert now is begun
+    values[f"dimension {controls.leading(source)[0]}"] = "1.5"
+    now, *_ = doings.step(begun, json.dumps(values))
+    assert len(now.history) == 1

@@ -327,7 +327,7 @@ export.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder
     left = {path.name for path in (folder / ".unfinished").iterdir()}
     assert {"lock", "config.json", "model.safetensors"} <= left
     # As a write that was torn leaves it.
-    (folder / ".unfinished" / "README.md.unfinished").write_text("# A")
+    (folder / ".unfinished" / "README.md.0a1b2c.unfinished").write_text("# A")
     paths = export.export(small_runs("ae"), folder)
     assert sorted(folder.iterdir()) == paths
     vae_jax.load(folder)

@@ -39,15 +39,15 @@ from vae_jax.exported import (
 from vae_jax.local_paths import local_path
 from vae_jax.programs import KINDS, PARTS, programs
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json, write_whole, writing
+from vae_jax.report.writer import UNFINISHED, write_json, write_whole, writing
 from vae_jax.run import Run
 from vae_jax.storage import locked
 from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
 NUM_SAMPLES = 24
-UNFINISHED, LOCK = ".unfinished", "lock"
-# All files that an export may leave unfinished.
+LOCK = "lock"
+# All files that an export may leave, or an unfinished one of the same name.
 FILES = {CONFIG, WEIGHTS, CODES, LOCK, model_card.NAME, model_card.PICTURE} | {
     f"{part}.{kind}" for part in PARTS for kind in KINDS
 }
@@ -156,11 +156,17 @@ def _check_empty(folder: Path) -> None:
         others += [
             path
             for path in unfinished.iterdir()
-            if path.name.removesuffix(UNFINISHED) not in FILES
+            if not (path.name in FILES or _is_of_ours(path.name))
         ]
     if others:
         names = sorted(str(path.relative_to(folder)) for path in others)
         raise UserError(f"--to is '{folder}', which holds {few(names)}; {allowed}")
+
+
+def _is_of_ours(name: str) -> bool:
+    """Says whether a file is one of ours whose writing was cut short."""
+    begun, _, number = name.removesuffix(UNFINISHED).rpartition(".")
+    return name.endswith(UNFINISHED) and begun in FILES and number.isalnum()
 
 
 def _move(unfinished: Path, folder: Path) -> list[Path]:

@@ -121,7 +121,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(data_dir, tmp_pa
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert "File too large" in line and "the same command goes on" in line
+    assert "File too large" in line and "give the same command again" in line
     assert line.startswith(f"vae_jax: cannot write {workdir}")
     assert run(arguments).returncode == 0
     whole = tmp_path / "whole"

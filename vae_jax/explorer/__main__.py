@@ -23,11 +23,12 @@ from vae_jax.commands.prior_flags import TemperatureParser
 from vae_jax.errors import UserError, naming_files
 from vae_jax.explorer import page
 from vae_jax.explorer.looks import Face, Look, parse_face
-from vae_jax.explorer.source import Source, open_source, plain
+from vae_jax.explorer.source import Source, is_exported, open_source, plain
 from vae_jax.local_paths import local_path
 from vae_jax.report.writer import writing
 
 DEMO = Path(vae_jax.__file__).parents[1] / "examples" / "demo_model"
+HOST, PORT = "127.0.0.1", 7860
 # What --to writes is said by these.
 OF_PICTURE = (
     "face",
@@ -60,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--workdir", help="the folder of a run, or of an exported model")
     add("--demo", action="store_true", help="the model in examples/demo_model")
-    add("--checkpoint", choices=("latest", "best"), default="latest", help="of the run")
+    add(
+        "--checkpoint", choices=("latest", "best"), help="of the run; latest by default"
+    )
     add("--data_dir", help="where the run's data set is now, if not where it was")
-    add("--host", default="127.0.0.1", help="the address that the page is served at")
-    add("--port", type=int, default=7860, help="its port; 7860 by default")
+    add("--host", help=f"the address that the page is served at; {HOST} by default")
+    add("--port", type=_port, help=f"its port; {PORT} by default")
     picture = parser.add_argument_group("one picture")
     add = picture.add_argument
     add("--to", help="the PNG file that is written, instead of a page")
@@ -77,6 +80,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--dimensions", help="standard deviations that are added: 3=1.5,12=-2")
     add("--realism", type=float, help="of a decoder with a dial, from 0 to 1")
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or not 1 <= int(text) <= 65535:
+        raise UserError(f"--port is {text!r}; allowed is a number from 1 to 65535")
+    return int(text)
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], goes_with: str) -> None:
+    """Raises UserError where one of these flags is given."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name} is {getattr(args, name)!r}; it goes with {goes_with}"
+            )
 
 
 def _face(source: Source, text: str, flag: str) -> Face:
@@ -135,7 +153,8 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         return name
 
     def dimension(name: str) -> int:
-        if not name.isdecimal() or int(name) >= len(source.std):
+        # Python reads no numbers of thousands of digits.
+        if not name.isdecimal() or len(name) > 9 or int(name) >= len(source.std):
             raise UserError(
                 f"--dimensions has {name!r}; with {source.opened[0]} allowed are whole "
                 f"numbers below {len(source.std)}"
@@ -165,25 +184,29 @@ def work(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.demo == (args.workdir is not None):
         raise UserError("allowed is one of --demo and --workdir; --help says more")
-    for name in OF_PICTURE if args.to is None else ():
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name} is {getattr(args, name)!r}; it goes with --to")
-    if not 1 <= args.port <= 65535:
-        raise UserError(f"--port is {args.port}; allowed is a number from 1 to 65535")
+    if args.to is None:
+        _refuse(args, OF_PICTURE, "--to")
+    else:
+        _refuse(args, ("host", "port"), "the page, which is not opened with --to")
+        if Path(args.to).suffix.lower() != ".png":
+            raise UserError(f"--to is {args.to!r}; allowed is a new file .png")
     if args.demo and not DEMO.is_dir():
         raise UserError(
             f"--demo needs {DEMO}, which is there where the repository was copied and "
             "`pip install -e .` was run in it"
         )
+    host, port = args.host or HOST, args.port or PORT
     if args.to is None:
         # Before the model, which takes longer.
-        page.check(args.host, args.port)
+        page.check(host, port)
     workdir = DEMO if args.demo else local_path(args.workdir, "--workdir")
-    source = open_source(workdir, args.checkpoint, args.data_dir)
+    if is_exported(workdir):
+        _refuse(args, ("checkpoint", "data_dir"), "a run, not with an exported model")
+    source = open_source(workdir, args.checkpoint or "latest", args.data_dir)
     if args.demo:
         source = dataclasses.replace(source, opened=("--demo",))
     if args.to is None:
-        page.serve(source, args.host, args.port)
+        page.serve(source, host, port)
         return
     picture = source.picture(look_of(source, args))
     path = local_path(args.to, "--to")

@@ -9,7 +9,9 @@ import importlib
 import io
 import json
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,11 +64,17 @@ def check(host: str, port: int) -> None:
         with contextlib.closing(socket.socket(*address[:2])) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address[4])
-    except OSError as error:
-        raise UserError(
-            f"--host is {host!r} and --port is {port}, where no page can be served: "
-            f"{error.strerror}; another --port may be free"
-        ) from error
+    # A name that cannot be one is no error of the system.
+    except (OSError, UnicodeError) as error:
+        raise _not_served(host, port, error) from error
+
+
+def _not_served(host: str, port: int, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(
+        f"--host is {host!r} and --port is {port}, where no page can be served: "
+        f"{reason}; another --port may be free"
+    )
 
 
 def _png(image: np.ndarray) -> str:
@@ -228,7 +236,9 @@ class _Doings:
             look = controls.to_look(self.source, before.look, values)
         except UserError as error:
             return self._told(before, str(error))
-        return self._told(before.to(self.source, look, _touched(before.look, look)))
+        touched = _touched(before.look, look)
+        # A control of another sampler than the chosen one makes no step.
+        return self._told(before.to(self.source, look, touched) if touched else before)
 
     def by_number(
         self, kind: str, before: Session, slot: str, number: Any
@@ -303,12 +313,16 @@ class _Policy:
 
 
 def serve(source: Source, host: str, port: int) -> None:
-    """Serves the page of a model until it is interrupted.
+    """Serves the page of a model until it is interrupted, or asked to end.
 
     Args:
       source: the model.
       host: the address; 127.0.0.1 for this machine alone.
       port: its port.
+
+    Raises:
+      UserError: another program has taken the port meanwhile.
+      KeyboardInterrupt: in the end.
     """
     gr = gradio()
     middleware = importlib.import_module("starlette.middleware").Middleware
@@ -317,23 +331,37 @@ def serve(source: Source, host: str, port: int) -> None:
     importlib.import_module("matplotlib.pyplot")
     blocks.queue(default_concurrency_limit=AT_ONCE)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"]}
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        show_error=True,
-        prevent_thread_lock=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        max_file_size=LARGEST_FILE,
-        app_kwargs={"middleware": [middleware(_Policy)]},
-        theme=gr.themes.Base(**fonts),
-        css_paths=STYLE,
-    )
-    print(f"{source.title}: {address} (Ctrl-C ends it)", flush=True)
-    blocks.block_thread()
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=LARGEST_FILE,
+            app_kwargs={"middleware": [middleware(_Policy)]},
+            theme=gr.themes.Base(**fonts),
+            css_paths=STYLE,
+        )
+    except OSError as error:
+        raise _not_served(host, port, error) from error
+    try:
+        print(f"{source.title}: {address} (Ctrl-C ends it)", flush=True)
+        _wait()
+    finally:
+        # Deletes what users have sent.
+        blocks.close(verbose=False)
+
+
+def _wait() -> None:
+    """Never returns; a signal that ends a process raises KeyboardInterrupt."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    threading.Event().wait()

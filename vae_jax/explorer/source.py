@@ -101,7 +101,7 @@ class Source:
                 # The file that a browser has sent has a name that says nothing.
                 raise UserError(str(error).replace(path, str(name))) from error
         elif self.test is None:
-            raise UserError("there are no test images: the data set is not there")
+            raise UserError(f"there is no test image {name}: {' '.join(self.missing)}")
         else:
             images, known = self.test
             if not 0 <= int(name) < len(images):
@@ -311,6 +311,11 @@ def plain(source: Source, face: Face) -> Look:
     )
 
 
+def is_exported(workdir: Path) -> bool:
+    """Says whether a folder has an exported model, rather than a run."""
+    return (workdir / exported.CONFIG).is_file() and not record.exists(workdir)
+
+
 def open_source(
     workdir: Path, checkpoint: str = "latest", data_dir: str | None = None
 ) -> Source:
@@ -325,7 +330,7 @@ def open_source(
       UserError: there is no such model.
     """
     opened = [f"--workdir={workdir}"]
-    if (workdir / exported.CONFIG).is_file() and not record.exists(workdir):
+    if is_exported(workdir):
         return of_exported(exported.load(workdir), workdir.resolve().name, opened)
     if checkpoint != "latest":
         opened.append(f"--checkpoint={checkpoint}")

@@ -5,12 +5,16 @@ import os
 import socket
 import struct
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vae_jax.errors import UserError
+
+# What a file ends with that is not whole yet.
+UNFINISHED = ".unfinished"
 
 OnLine: TypeAlias = Callable[[dict[str, Any]], object]
 
@@ -47,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. What was saved before is "
-            "whole: when this is mended, the same command goes on from it"
+            "whole: when this is mended, give the same command again"
         ) from error
 
 
@@ -57,13 +61,19 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
       UserError: the operating system refuses.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    # Of a name of its own, for another command may be writing the same.
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
+    # Names of files may be no text.
+    how = {"encoding": "utf-8", "errors": "backslashreplace"}
     with writing(path):
-        with unfinished.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
+        try:
+            with unfinished.open("w", **how) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
