@@ -11,7 +11,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
-from vae_jax.command_line import parse_flags, quieten_failed_saves
+from vae_jax.command_line import Parser, parse_flags, quieten_failed_saves
 from vae_jax.config import Config
 from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
@@ -21,14 +21,6 @@ from vae_jax.report import drawing
 Settings: TypeAlias = Mapping[str, Any]
 
 OVERRIDE = re.compile(r"--config\.([^=]+)=(.*)", re.DOTALL)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser of flags whose errors are for `cli` to tell."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError instead of printing the usage and leaving."""
-        raise UserError(message)
 
 
 def new_parser(module: str, description: str | None) -> Parser:

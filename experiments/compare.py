@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command_line import Parser, add_path_flag, cli
+from experiments.command_line import add_path_flag, cli
 from vae_jax import config as config_lib
 from vae_jax import resolve
 from vae_jax import run as run_lib
+from vae_jax.command_line import Parser
 from vae_jax.commands import abilities, reconstructions, recorded, samples
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
@@ -70,11 +71,27 @@ def curves_together(runs: Sequence[Run]) -> list[charts.Chart]:
     return drawn
 
 
-def tables_together(reports: Mapping[str, dict[str, Any]]) -> list[page.Table]:
+def not_comparable(runs: Sequence[Run]) -> str:
+    """Returns a sentence on metrics that mean another thing in each run, or none."""
+    kinds = ("model.name", "model.likelihood", "objective.name")
+    differ = [name for name, _ in different_settings(runs) if name in kinds]
+    if not differ:
+        return ""
+    return (
+        f"The runs differ in {' and '.join(differ)}: their loss, elbo, iw_bound and "
+        "log_px are of different kinds, and none is better for being higher. "
+        "bits_per_dim, mse and what a judge says can be compared."
+    )
+
+
+def tables_together(
+    reports: Mapping[str, dict[str, Any]], words: str = ""
+) -> list[page.Table]:
     """Returns the metrics of the test split, a column for each run that has them.
 
     Args:
       reports: eval.json, by run.
+      words: on the metrics, a sentence or none.
     """
     tested = {name: report["test"]["ema"] for name, report in reports.items()}
     sharp = {
@@ -84,8 +101,8 @@ def tables_together(reports: Mapping[str, dict[str, Any]]) -> list[page.Table]:
     }
     title = "Sharpness of reconstructions, that of the test images is 1"
     tables = [
-        page.table(title, columns)
-        for title, columns in (("Test split", tested), (title, sharp))
+        page.table(title, columns, told)
+        for title, columns, told in (("Test split", tested, words), (title, sharp, ""))
         if columns
     ]
     # Figures of one judge are no measure beside those of another.
@@ -138,8 +155,9 @@ def compare(runs: Sequence[Run]) -> str:
             reports[str(run.workdir)] = recorded.evaluation_of(run)
         except UserError as error:
             left_out.append((f"metrics of {run.workdir}", str(error)))
+    words = not_comparable(runs)
     content: dict[str, Any] = {
-        "metrics": tables_together(reports),
+        "metrics": tables_together(reports, words),
         "curves": curves_together(runs),
         "faces": None,
         "samples": [],
@@ -171,6 +189,7 @@ def compare(runs: Sequence[Run]) -> str:
         settings=different_settings(runs),
         sections=list(headings.items()),
         left_out=left_out,
+        words=words,
         footer="Made by python -m experiments.compare",
         **content,
     )

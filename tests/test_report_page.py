@@ -152,7 +152,8 @@ def test_the_values_are_those_of_eval_json(small_runs, kind):
             columns = (("test", "ema"), ("validation", "ema"), ("test", "raw"))
             expected = [figures[split][by][name] for split, by in columns]
             assert [float(x) for x in shown[:3]] == expected
-            assert f"{value:.6g}" in found.text["metrics"]
+            error = figures["test"]["ema"].get("standard_errors", {}).get(name)
+            assert words.figure(value, error) in found.text["metrics"]
     for name, error in figures["test"]["ema"]["standard_errors"].items():
         assert f"± {error:.2g}" in found.text["metrics"], name
     known = {a["data-metric"] for a in cells}
@@ -416,3 +417,26 @@ def test_every_metric_that_is_explained_has_a_sentence():
     for name, known in words.METRICS.items():
         assert known.words.endswith(".") and known.words[0].isupper(), name
         assert known.better in ("", "higher", "lower")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "told"),
+    [
+        (8478.65, 37.2, "8479 ± 37"),
+        (27.0007, 0.082, "27.001 ± 0.082"),
+        (0.00239077, 5e-5, "0.002391 ± 0.000050"),
+        (-17310.4, 412.0, "-17310 ± 412"),
+        (5.5, 0.0, "5.5 ± 0"),
+        (9.50644, None, "9.50644"),
+        (3, None, "3"),
+    ],
+)
+def test_a_figure_has_the_digits_that_its_error_lets_it_have(value, error, told):
+    assert words.figure(value, error) == told
+
+
+def test_runs_whose_metrics_are_of_other_kinds_are_told(small_runs):
+    vae, conv = small_runs("vae"), small_runs("conv")
+    assert "differ in model.likelihood" in compare.not_comparable([vae, conv])
+    assert compare.not_comparable([vae, vae]) == ""
+    assert "bits_per_dim" in compare.compare([vae, conv])

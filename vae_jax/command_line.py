@@ -1,11 +1,13 @@
 """What a command line has before its work: flags, settings, compiled programs."""
 
+import argparse
+import io
 import logging
 import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import filelock
 import jax
@@ -20,6 +22,20 @@ from vae_jax.settings import SETTINGS
 
 # Of all compiled programs together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags whose errors are for the command to tell."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError instead of printing the usage and leaving."""
+        raise UserError(f"{message}; --help says more")
+
+
+def print_any_name() -> None:
+    """Has names of files printed that are no text, which are an error otherwise."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def define_config() -> flags.FlagHolder[Any]:

@@ -12,6 +12,8 @@ encoder.stablehlo and decoder.stablehlo, which need JAX alone.
 
 import argparse
 import contextlib
+import hashlib
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ import numpy as np
 
 from vae_jax import model_card
 from vae_jax import run as run_lib
+from vae_jax.command_line import Parser, print_any_name
 from vae_jax.commands import abilities, codes, directions, kept, samples
 from vae_jax.errors import UserError, few, naming_files
 from vae_jax.experiment import abstract_model
@@ -91,13 +94,15 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
         written = {} if kind is None else _programs(run, kind)
         card = model_card.text(run, folder.resolve().name, sampler, [*written])
         with writing(folder):
-            write_json(unfinished / CONFIG, content)
             for name, each in arrays.items():
                 # A scalar stays one, which ascontiguousarray would not let it.
                 whole = {n: np.asarray(array, order="C") for n, array in each.items()}
-                (unfinished / name).write_bytes(save(whole, {"format": "np"}))
+                data = save(whole, {"format": "np"})
+                content["sha256"][name] = hashlib.sha256(data).hexdigest()
+                _write(unfinished / name, data)
             for name, program in written.items():
-                (unfinished / name).write_bytes(program)
+                _write(unfinished / name, program)
+            write_json(unfinished / CONFIG, content)
             if images is not None:
                 grids.image_grid(grids.wide(images), unfinished / model_card.PICTURE)
             write_whole(unfinished / model_card.NAME, card)
@@ -163,6 +168,14 @@ def _check_empty(folder: Path) -> None:
         raise UserError(f"--to is '{folder}', which holds {few(names)}; {allowed}")
 
 
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file that is there even after a power cut."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _is_of_ours(name: str) -> bool:
     """Says whether a file is one of ours whose writing was cut short."""
     begun, _, number = name.removesuffix(UNFINISHED).rpartition(".")
@@ -192,6 +205,7 @@ def _settings(run: Run) -> dict[str, Any]:
     parts = ("model", "dataset", "precision", *OF_TRAINING)
     return {
         "format": FORMAT,
+        "sha256": {},
         "library": "vae_jax",
         "step": run.step,
         "config": {part: config[part] for part in parts},
@@ -249,10 +263,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, or 2 if the user has to change something.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m vae_jax.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="of the run")
     parser.add_argument("--to", required=True, help="a new or empty folder")
@@ -262,8 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="safetensors",
         help="onnx, stablehlo: encoder and decoder as programs as well",
     )
-    args = parser.parse_args(argv)
+    print_any_name()
     try:
+        args = parser.parse_args(argv)
         with naming_files():
             run = run_lib.load(local_path(args.workdir, "--workdir"))
             folder = local_path(args.to, "--to")

@@ -11,6 +11,8 @@ held to what training allows and to a size, files to the bytes that the model ha
 arrays to its shapes and types.
 """
 
+import copy
+import hashlib
 import json
 import os
 import stat
@@ -102,9 +104,14 @@ class Exported:
         """
         if self.sampler is None:
             raise UserError("the exported model has nothing to draw samples from")
+        if not isinstance(num_images, int) or num_images < 1:
+            raise UserError(
+                f"num_images is {num_images!r}; allowed is a whole number of at least 1"
+            )
         if self.density is not None:
-            self.density.set_params(random_state=seed)
-            return sampling.sample_fitted(self.model, self.density, num_images)
+            # Of its own, for another thread may be drawing.
+            density = copy.copy(self.density).set_params(random_state=seed)
+            return sampling.sample_fitted(self.model, density, num_images)
         samples_key = key(seed, Stream.SAMPLING)
         return sampling.sample_prior(self.model, samples_key, num_images)
 
@@ -174,6 +181,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         _check_recipe(dataset, config)
         graphdef, shapes = abstract_model(config)
         names = [str(name) for name in content["attribute_names"]]
+        # Earlier programs did not write them down.
+        sums = dict(content.get("sha256", {}))
         sampler = content["sampler"]
         if sampler not in (None, "prior", "gaussian"):
             raise UserError(f"its sampler is {sampler!r}; known are prior, gaussian")
@@ -183,7 +192,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         raise UserError(f"{path} describes no model: {told[0]}") from error
     expected = by_name(shapes)
     largest = sum(a.size * a.dtype.itemsize for a in expected.values())
-    found = _read(folder / WEIGHTS, largest)
+    found = _read(folder / WEIGHTS, largest, sums)
     _check(folder / WEIGHTS, found, expected)
     leaves = [jnp.asarray(found[name]) for name in expected]
     variables: Variables = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -194,7 +203,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     if (folder / CODES).exists() or sampler == "gaussian":
         code, number = _code_size(path, model), len(names)
         largest = np.float32().itemsize * (number * code + 1 + 3 * code + code**2)
-        known = _read(folder / CODES, largest)
+        known = _read(folder / CODES, largest, sums)
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
@@ -288,14 +297,25 @@ def _floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.float32)
 
 
-def _read(path: Path, largest: int) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file, which may have so many bytes and a header."""
-    read: Callable[..., dict[str, np.ndarray]] = safetensors().load_file
+def _read(path: Path, largest: int, sums: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file, which may have so many bytes and a header.
+
+    Args:
+      path: of the file.
+      largest: bytes of its arrays.
+      sums: of the bytes of files, by name; of those that it lacks nothing is known.
+    """
+    read: Callable[..., dict[str, np.ndarray]] = safetensors().load
     try:
         size = _num_bytes(path)
         if size > largest + LARGEST_HEADER:
             raise UserError(f"it has {size:,} bytes; expected are {largest:,}")
-        return read(path)
+        data = path.read_bytes()
+        if sums.get(path.name, found := hashlib.sha256(data).hexdigest()) != found:
+            raise UserError(
+                f"it is not the file that was exported: {CONFIG} has another sha256"
+            )
+        return read(data)
     # The library has an error of its own for each fault, and no other code runs here.
     except Exception as error:
         raise UserError(f"{path} cannot be read: {error}") from error

@@ -3,7 +3,6 @@
 It reads --mode and hands over; each file in commands/ has the flags of one mode.
 """
 
-import io
 import os
 import sys
 import traceback
@@ -18,6 +17,7 @@ from vae_jax.command_line import (
     define_config,
     keep_compiled_programs,
     parse_flags,
+    print_any_name,
     quieten_failed_saves,
     workdir_of,
 )
@@ -101,9 +101,7 @@ def main(argv: list[str]) -> None:
 def cli() -> None:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Of names that are no text.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    print_any_name()
     try:
         if help_lib.is_asked_for(sys.argv[1:]):
             print(help_lib.screen(COMMANDS, sys.argv))

@@ -2,10 +2,10 @@
 
 from tabulate import tabulate
 
-from vae_jax.commands import captions, recorded, samples
+from vae_jax.commands import abilities, captions, recorded, samples
 from vae_jax.errors import UserError
 from vae_jax.models.build import label_names
-from vae_jax.report.words import meaning
+from vae_jax.report.words import figure, meaning
 from vae_jax.run import Run
 
 NAME, PICTURE = "README.md", "samples.png"
@@ -32,7 +32,7 @@ def _metrics(run: Run) -> str:
     rows = [
         [
             name,
-            f"{mean:.6g} ± {error:.2g}",
+            figure(mean, error),
             meaning(name).unit,
             meaning(name).words,
         ]
@@ -56,6 +56,10 @@ def text(run: Run, name: str, sampler: str | None, programs: list[str]) -> str:
         told = samples.said_of(run, sampler)
         picture = f"\n![samples]({PICTURE})\n\nSamples, codes from {told}.\n"
         use = "exported.sample(16)  # [16,H,W,C] in [0, 1]"
+    if abilities.can_decode(run):
+        use += """
+code = exported.model.encode(images)  # float32 [B,H,W,C] in [0, 1]
+exported.model.decode(code).mean"""
     licence, note = LICENCES.get(run.recipe["name"], OWN)
     facts, command = recorded.facts_of(run)
     table = [(each, fact) for each, fact in facts if each != "workdir"]

@@ -273,12 +273,15 @@ def load(
         they were.
 
     Raises:
-      UserError: there is no run or no whole checkpoint.
+      UserError: there is no run, no whole checkpoint or no such folder.
     """
     workdir = local_path(workdir, "workdir")
     config, recipe = record.read_config(workdir), record.read_recipe(workdir)
     if data_dir is not None:
         place = local_path(data_dir, "data_dir").absolute()
+        # Where it is mistyped, faces would be drawn.
+        if not place.is_dir():
+            raise UserError(f"data_dir is {str(data_dir)!r}; allowed is a folder")
         config.dataset.data_dir = str(place)
 
     @functools.cache

@@ -144,7 +144,7 @@ def edit(
         "attributes": weights,
         "estimator": estimator,
         "seed": seed,
-        "num_images": None if chosen is None else num_images,
+        "num_images": None if chosen is None else len(chosen),
         "alphas": list(alphas),
         "test_pictures": None if chosen is None else [int(i) for i in chosen],
     }

@@ -131,6 +131,8 @@ def prepare(
         places.check(data_dir)
         try:
             _clear_stale(folder)
+            number = sum((SIZES if sizes is None else sizes).values())
+            print(f"drawing {number:,} faces into {folder}", flush=True)
             _draw_all(builder)
         except OSError as error:
             raise UserError(

@@ -12,12 +12,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from PIL import Image
 
 import vae_jax
-from vae_jax.command_line import keep_compiled_programs
+from vae_jax.command_line import Parser, keep_compiled_programs, print_any_name
 from vae_jax.commands.flags import parse_numbers
 from vae_jax.commands.prior_flags import TemperatureParser
 from vae_jax.errors import UserError, naming_files
@@ -43,16 +42,8 @@ OF_PICTURE = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError."""
-        raise UserError(f"{message}; --help says more")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m vae_jax.explorer",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -223,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 2 if the user has to change something, or 130 if interrupted.
     """
+    print_any_name()
     keep_compiled_programs()
     try:
         with naming_files():

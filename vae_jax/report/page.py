@@ -19,7 +19,7 @@ from PIL import Image
 
 from vae_jax.report import charts
 from vae_jax.report.grids import arranged, heat, tiled, to_levels
-from vae_jax.report.words import meaning
+from vae_jax.report.words import figure, meaning
 
 # Images of more pixels a side are JPEGs: PNGs of a page of them take too much.
 LARGEST_LOSSLESS = 64
@@ -227,6 +227,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["figure"] = figure
     environment.globals |= {
         "WIDTH": charts.WIDTH,
         "HEIGHT": charts.HEIGHT,

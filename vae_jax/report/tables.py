@@ -4,6 +4,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from vae_jax.report.words import figure
+
 
 def _told(figures: dict[str, Any], name: str) -> str:
     """Returns a figure, with its standard error where it has one."""
@@ -12,7 +14,7 @@ def _told(figures: dict[str, Any], name: str) -> str:
         return ""
     if isinstance(value, int):
         return str(value)
-    return f"{value:.6g}" + (f" ± {error:.2g}" if error is not None else "")
+    return figure(value, error)
 
 
 def _table(columns: dict[str, dict[str, Any]], title: str) -> str:

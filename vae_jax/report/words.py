@@ -1,7 +1,19 @@
 """The units of metrics, and what they mean in plain words."""
 
+import math
 import re
 from typing import NamedTuple
+
+
+def figure(value: int | float, error: float | None = None) -> str:
+    """Returns a number with as many digits as its standard error lets it have."""
+    if error is None:
+        return f"{value:.6g}"
+    if not 0 < error < math.inf:
+        return f"{value:.6g} ± {error:.2g}"
+    # Two digits of the error.
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 class Meaning(NamedTuple):

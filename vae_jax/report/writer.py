@@ -63,11 +63,12 @@ def write_whole(path: Path, text: str) -> None:
     """
     # Of a name of its own, for another command may be writing the same.
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
-    # Names of files may be no text.
-    how = {"encoding": "utf-8", "errors": "backslashreplace"}
     with writing(path):
         try:
-            with unfinished.open("w", **how) as file:
+            # Names of files may be no text.
+            with unfinished.open(
+                "w", encoding="utf-8", errors="backslashreplace"
+            ) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
