@@ -322,7 +322,10 @@ def test_what_a_killed_run_left_is_cleared_when_it_is_old(tmp_path, monkeypatch)
     assert not left.exists()
 
 
-def test_preparing_says_nothing_where_there_is_no_terminal(tmp_path, capfd):
+def test_preparing_says_one_line_where_there_is_no_terminal(tmp_path, capfd):
+    folder = prepare(tmp_path, SIZES)
+    number = sum(SIZES.values())
+    assert capfd.readouterr() == (f"drawing {number} faces into {folder}\n", "")
     prepare(tmp_path, SIZES)
     assert capfd.readouterr() == ("", "")
 
