@@ -242,3 +242,10 @@ def test_samples_are_not_mixed_with_other_files(bare, tmp_path, capsys, monkeypa
     assert sorted(p.name for p in folder.glob("*.png")) == pictures[:3]
     status, _, err = cli(capsys, monkeypatch, *common[:2], "--replace")
     assert status == 2 and "--replace is given; it goes with --folder" in err
+
+
+def test_a_folder_of_pictures_that_is_not_there_is_not_made(kept, tmp_path):
+    place = tmp_path / "mistyped"
+    with pytest.raises(UserError, match="mistyped'; allowed is a folder"):
+        run_lib.load(kept.workdir, data_dir=place)
+    assert not place.exists()
