@@ -8,9 +8,10 @@ from pathlib import Path
 # Before JAX is imported: tests of numbers want the same products everywhere.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 # What is compiled runs a few times: how fast it runs is not what most tests are about.
-# Those that are about bits compile as users do, see `compiled_as_users_do`.
+# Those that are about bits compile with all optimisations, see `optimised`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Fused operations compile in half of the time the older way, which later ones lack.
+# Fused operations compile in half of the time the older way, which later ones lack. A
+# process has one way, so only those that tests start can have the users' here.
 _OLDER_WAY = "--xla_cpu_use_fusion_emitters=false"
 if version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", _OLDER_WAY)
@@ -52,8 +53,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def compiled_as_users_do(request, monkeypatch):
-    """Has tests marked as optimised, and processes that they start, compile well."""
+def optimised(request, monkeypatch):
+    """Has tests marked as optimised compile well, and their processes as users do."""
     if request.node.get_closest_marker("optimised") is None:
         yield
         return

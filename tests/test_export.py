@@ -106,6 +106,7 @@ def test_a_card_tells_the_command_without_paths():
         "--config.objective.guide=runs/judge --config.distributed=10.0.0.1:80,2,0"
     )
     given = f"/home/me/bin/python3 {COMMAND}{of_machine} --config.seed 3"
+    assert captions.as_typed(given) == f"python {COMMAND}{of_machine} --config.seed 3"
     assert captions.without_paths(given) == f"python {COMMAND} --config.seed=3"
     own = "python -m vae_jax.main --config=/home/me/own.py --config.seed=3"
     assert captions.without_paths(own) == "python -m vae_jax.main --config.seed=3"
@@ -209,6 +210,9 @@ def damage(folder, how):
         config.write_text(json.dumps(content))
     elif how == "no object":
         config.write_text("[]")
+    elif how == "no model":
+        del content["config"]["model"]
+        config.write_text(json.dumps(content))
     elif how == "sampler":
         config.write_text(json.dumps(content | {"sampler": "mixture"}))
     elif how == "size":
@@ -297,6 +301,7 @@ DAMAGED = {
         "value",
         "kind of value",
         "no object",
+        "no model",
         "sampler",
         "size",
         "settings from a pipe",
@@ -321,6 +326,24 @@ def test_files_that_are_damaged_or_hostile_are_named_in_one_line(
         vae_jax.load(folder)
     told = str(error.value)
     assert told.startswith(str(folder / named)) and "\n" not in told
+
+
+def test_a_workdir_is_told_how_it_is_exported(small_runs):
+    workdir = small_runs("ae").workdir
+    with pytest.raises(UserError, match="is the workdir of a run.* -m vae_jax.export"):
+        vae_jax.load(workdir)
+
+
+def test_no_folder_is_left_of_an_export_that_failed(small_runs, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export.grids, "image_grid", full)
+    with pytest.raises(UserError, match="No space left"):
+        export.export(small_runs("ae"), tmp_path / "mine" / "a" / "b")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
 
 
 def test_what_a_killed_export_left_is_as_if_it_were_not_there(small_runs, tmp_path):

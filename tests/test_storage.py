@@ -248,6 +248,19 @@ def test_a_lock_keeps_out_threads_and_is_waited_for(tmp_path):
     assert order == ["first", "second"]
 
 
+def test_a_lock_whose_file_was_taken_away_is_none(tmp_path, monkeypatch):
+    lock, real = tmp_path / "lock", fcntl.flock
+
+    def after_its_holder_left(*arguments):
+        lock.unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", after_its_holder_left)
+    with pytest.raises(BlockingIOError, match="taken away"):
+        with storage.locked(lock, wait=False):
+            pass
+
+
 @pytest.fixture(params=NO_LOCKS)
 def without_locks(request, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse(request.param))

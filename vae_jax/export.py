@@ -116,7 +116,8 @@ def _claimed(folder: Path) -> Iterator[Path]:
     It is within the other, which may be a disk of its own. Its lock goes with the
     process, so that one that is not locked was left by a process that was killed.
     """
-    is_new, unfinished = not folder.exists(), folder / UNFINISHED
+    unfinished = folder / UNFINISHED
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     _check_empty(folder)
     is_left = unfinished.exists()
     with contextlib.ExitStack() as stack:
@@ -144,8 +145,9 @@ def _claimed(folder: Path) -> Iterator[Path]:
             yield unfinished
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-            if is_new and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            with contextlib.suppress(OSError):
+                for each in made:
+                    each.rmdir()
 
 
 def _check_empty(folder: Path) -> None:
@@ -242,7 +244,7 @@ def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
     known = {}
     if density is not None:
         for part in sampling.DENSITY_PARTS:
-            known[part] = getattr(density, f"{part}_").astype(np.float32)
+            known[part] = getattr(density, f"{part}_").astype(np.float64)
     found = kept.read(run, directions.FILE) if abilities.can_decode(run) else {}
     if ESTIMATOR in found:
         known["directions"] = found[ESTIMATOR].astype(np.float32)

@@ -108,6 +108,8 @@ class Exported:
             raise UserError(
                 f"num_images is {num_images!r}; allowed is a whole number of at least 1"
             )
+        if not SETTINGS["seed"].accepts(seed):
+            raise UserError(f"seed is {seed!r}; allowed is {SETTINGS['seed'].allowed}")
         if self.density is not None:
             # Of its own, for another thread may be drawing.
             density = copy.copy(self.density).set_params(random_state=seed)
@@ -171,10 +173,17 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     """
     folder = local_path(folder, "folder")
     path = folder / CONFIG
+    if not path.exists() and (folder / "run.json").exists():
+        raise UserError(
+            f"{folder} is the workdir of a run; allowed is a folder that "
+            f"python -m vae_jax.export --workdir={folder} --to=DIR has written"
+        )
     try:
         if _num_bytes(path) > LARGEST_HEADER:
             raise UserError(f"it has more than {LARGEST_HEADER:,} bytes")
         content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise UserError("it is no JSON object")
         if content["format"] != FORMAT:
             raise UserError(f"its format is {content['format']!r}; known is {FORMAT}")
         config, dataset = described(content["config"]), dict(content["dataset"])
@@ -186,6 +195,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         sampler = content["sampler"]
         if sampler not in (None, "prior", "gaussian"):
             raise UserError(f"its sampler is {sampler!r}; known are prior, gaussian")
+    except KeyError as error:
+        raise UserError(f"{path} describes no model: it lacks {error}") from error
     # Settings that were made to harm may fail anywhere in what builds a model.
     except Exception as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
@@ -202,7 +213,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     directions, density, order, std = {}, None, None, None
     if (folder / CODES).exists() or sampler == "gaussian":
         code, number = _code_size(path, model), len(names)
-        largest = np.float32().itemsize * (number * code + 1 + 3 * code + code**2)
+        largest = np.float32().itemsize * (number * code + 2 * code)
+        largest += np.float64().itemsize * (1 + code + code**2)
         known = _read(folder / CODES, largest, sums)
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
@@ -271,8 +283,16 @@ def _directions(
 def _density(path: Path, known: dict[str, np.ndarray], size: int) -> Any:
     """Returns the Gaussian that was fitted to codes."""
     shapes = (1,), (1, size), (1, size, size)
-    parts = dict(zip(sampling.DENSITY_PARTS, shapes, strict=True))
-    _check(path, known, {name: _floats(*shape) for name, shape in parts.items()})
+    parts = {
+        name: jax.ShapeDtypeStruct(shape, np.float64)
+        for name, shape in zip(sampling.DENSITY_PARTS, shapes, strict=True)
+    }
+    # Earlier programs wrote them as float32, of which a covariance may be none.
+    known = {
+        name: each.astype(np.float64) if each.dtype == np.float32 else each
+        for name, each in known.items()
+    }
+    _check(path, known, parts)
     if not all(np.isfinite(known[name]).all() for name in parts):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.

@@ -78,6 +78,8 @@ tags: [jax, flax, vae, faces]
 {picture}
 ## Use
 
+With the project `vae_jax`, installed with its extra `export`:
+
 ```python
 import vae_jax
 

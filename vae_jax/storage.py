@@ -46,7 +46,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
       Whether it is locked: False, with a note, on a file system without locks.
 
     Raises:
-      BlockingIOError: another has the lock, and `wait` is False.
+      BlockingIOError: another has the lock, and `wait` is False; or had it, and took
+        the file away.
       OSError: the file cannot be opened for writing, or not be locked.
     """
     # For writing, because NFS locks no other.
@@ -63,6 +64,16 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
                 f"note: {path.parent} has no locks ({error.strerror}), so nothing "
                 "keeps a second process out: start none there meanwhile"
             )
+        if held and not _is_open(path, descriptor):
+            raise BlockingIOError(errno.EAGAIN, "the file was taken away", str(path))
         yield held
     finally:
         os.close(descriptor)
+
+
+def _is_open(path: Path, descriptor: int) -> bool:
+    """Says whether a descriptor is of the file that is at a path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

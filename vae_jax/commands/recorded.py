@@ -76,7 +76,8 @@ def facts_of(run: Run) -> tuple[list[tuple[str, str]], str | None]:
         "commit": written.get("git_commit") or "",
     }
     told = [(name, fact) for name, fact in facts.items() if fact]
-    return told, written.get("command")
+    command = written.get("command")
+    return told, command and captions.as_typed(command)
 
 
 def settings_of(run: Run) -> list[tuple[str, list[str]]]:

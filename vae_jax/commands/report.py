@@ -236,7 +236,8 @@ def draw_curves(run: Run) -> Path:
     path = run.image_path("curves")
     caption = (
         f"What was logged while {run.workdir} was trained, by step. "
-        f"{run.workdir / 'metrics.jsonl'} has every value."
+        f"{run.workdir / 'metrics.jsonl'} has every value.\n"
+        f"{captions.command(run, 'report', format=run.picture_format)}"
     )
     plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path, caption)
     return path
