@@ -106,7 +106,6 @@ def test_a_card_tells_the_command_without_paths():
         "--config.objective.guide=runs/judge --config.distributed=10.0.0.1:80,2,0"
     )
     given = f"/home/me/bin/python3 {COMMAND}{of_machine} --config.seed 3"
-    assert captions.as_typed(given) == f"python {COMMAND}{of_machine} --config.seed 3"
     assert captions.without_paths(given) == f"python {COMMAND} --config.seed=3"
     own = "python -m vae_jax.main --config=/home/me/own.py --config.seed=3"
     assert captions.without_paths(own) == "python -m vae_jax.main --config.seed=3"

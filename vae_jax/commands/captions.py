@@ -36,16 +36,6 @@ def command(run: Run, mode: str, **given: Any) -> str:
     return shlex.join(["python", "-m", PROGRAM, *told])
 
 
-def as_typed(written: str) -> str:
-    """Returns a command without the path of the interpreter, which nobody typed.
-
-    Args:
-      written: the command as the system was given it, say in run.json.
-    """
-    _, module, given = written.partition(f" -m {PROGRAM} ")
-    return f"python -m {PROGRAM} {given}" if module else written
-
-
 def without_paths(written: str) -> str | None:
     """Returns a command for others to read: nothing of it is of this machine.
 

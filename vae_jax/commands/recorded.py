@@ -76,8 +76,7 @@ def facts_of(run: Run) -> tuple[list[tuple[str, str]], str | None]:
         "commit": written.get("git_commit") or "",
     }
     told = [(name, fact) for name, fact in facts.items() if fact]
-    command = written.get("command")
-    return told, command and captions.as_typed(command)
+    return told, written.get("command")
 
 
 def settings_of(run: Run) -> list[tuple[str, list[str]]]:
