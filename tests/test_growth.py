@@ -1,5 +1,6 @@
 """Training in stages: what grows is what it was, and the same bits, stopped or not."""
 
+import functools
 import signal
 
 import jax
@@ -14,7 +15,7 @@ from configs import progressive_vae
 from vae_jax import config as config_lib
 from vae_jax import experiment, nesting, trees
 from vae_jax import run as run_lib
-from vae_jax.data import reduced
+from vae_jax.data import batches, reduced
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.models import build
@@ -30,6 +31,15 @@ CHANGES = {
     "style": {"model.decoder": "style"},
     "spatial": {"model.code_size": 4},
     "labels": {"model.attributes": "Smiling"},
+    "half precision": {"precision": "fp16"},
+    "discrete codes": {
+        "model.name": "vq",
+        "model.code_size": 4,
+        "model.prior": "uniform",
+        "model.quantizer": "ema",
+        "model.codebook_size": 64,
+        "objective.name": "quantised",
+    },
 }
 
 
@@ -39,7 +49,7 @@ def config_of(data_dir, **changes):
     config.model.hidden_dim = 512
     config.model.network, config.model.width = "conv", 4
     config.model.skips = True
-    config.train.stages = "16:8"
+    config.train.stages = "16:8:16"
     for name, value in changes.items():
         config.update_from_flattened_dict({name: value})
     config_lib.validate(config)
@@ -71,10 +81,11 @@ def test_a_network_that_has_grown_is_the_function_that_it_was(data_dir, changes)
     images, labels = jax.nn.sigmoid(noise((3, 32, 32, 1))), None
     if changes.get("model.attributes"):
         labels = jnp.float32([[1], [-1], [0]])
-    np.testing.assert_allclose(
-        now.encode(images, labels), then.encode(halve(images), labels), atol=1e-5
+    expected, found = then.encode(halve(images), labels), now.encode(images, labels)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5), found, expected
     )
-    code = noise((3, *then.code_shape), 1)
+    code = jax.tree.map(lambda a: noise(a.shape, 1), expected)
     drawn, expected = now.decode(code, labels), then.decode(code, labels)
     # What a likelihood is of are the maps, of which the mean is made.
     np.testing.assert_allclose(
@@ -179,6 +190,8 @@ def whole(data_dir, tmp_path_factory):
 def test_lines_of_metrics_say_their_size(whole):
     lines = read_lines(whole.workdir / "metrics.jsonl")
     assert {(x["step"], x["size"]) for x in lines} == {(4, 16), (8, 16), (12, 32)}
+    # Updates of 16 and then 8 of 40 images.
+    assert {x["epoch"] for x in lines} == {1.6, 3.2, 4.0}
     assert whole.config.dataset.size == 32 and whole.step == 12
     assert run_lib.load(whole.workdir, "best").step == 12
 
@@ -288,13 +301,15 @@ def test_stages_that_do_not_fit_are_refused(data_dir, tmp_path, changes, said):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["16", "16:", "a:4", "16:0", "32:4,16:4", "16:4:4"])
+@pytest.mark.parametrize(
+    "text", ["16", "16:", "a:4", "16:0", "32:4,16:4", "16:4:", "16:4:0", "16:4:4:4"]
+)
 def test_what_is_no_list_of_stages_is_refused(text):
     assert not growth.STAGES.accepts(text)
 
 
 def test_a_checkpoint_belongs_to_the_phase_that_ends_with_it():
-    phases = growth.plan("16:8,32:4", 64, 20)
+    phases = growth.plan("16:8,32:4", 64, 2, 20)
     assert [(p.size, p.first, p.last) for p in phases] == [
         (16, 0, 8),
         (32, 8, 12),
@@ -302,6 +317,27 @@ def test_a_checkpoint_belongs_to_the_phase_that_ends_with_it():
     ]
     sizes = [growth.phase_at(phases, step).size for step in (0, 8, 9, 12, 13, 20, 21)]
     assert sizes == [16, 16, 32, 32, 64, 64, 64]
+
+
+def test_each_epoch_sees_each_picture_once_whatever_the_batches():
+    seen = [
+        batches.batch_indices(
+            0, p.first, p.last - p.first, p.batch_size, 10, p.images_at(0)
+        ).ravel()
+        for p in growth.plan("16:3:4,32:2:7", 64, 2, 12)
+    ]
+    assert [each.size for each in seen] == [12, 14, 14]
+    for epoch in np.concatenate(seen).reshape(4, 10):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(10))
+
+
+@pytest.mark.parametrize("num_images", [1, 26, 27, 100])
+def test_so_many_images_take_so_many_steps(num_images):
+    steps = growth.num_steps_for("16:3:4,32:2:7", 2, num_images)
+    last = growth.plan("16:3:4,32:2:7", 64, 2, steps)[-1]
+    assert last.images_at(steps) >= num_images
+    # What the stages see is not cut short.
+    assert steps == last.first or last.images_at(steps - 1) < num_images
 
 
 def test_a_run_that_has_not_grown_starts_no_other(data_dir, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from vae_jax.data import batches
 from vae_jax.data.cache import Split
 from vae_jax.errors import UserError
 from vae_jax.report.writer import Writer, read_lines
-from vae_jax.training import loop
+from vae_jax.training import growth, loop
 from vae_jax.training import step as step_lib
 from vae_jax.training.checkpoint import Checkpoints
 
@@ -75,9 +75,8 @@ def train(workdir, num_steps=20, stop_at=None, bad=(), batch_size=4, kind="devic
                 state,
                 update,
                 batches.build_feed(kind, split, seed=0, batch_size=batch_size),
-                num_steps=num_steps,
-                batch_size=batch_size,
-                steps_per_epoch=30 / batch_size,
+                phase=growth.Phase(16, batch_size, first=0, last=num_steps),
+                num_images=30,
                 cadence=loop.Cadence(dispatch=2, log=4, evaluate=8, checkpoint=8),
                 validate=validate,
                 writer=writer,

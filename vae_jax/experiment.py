@@ -167,7 +167,7 @@ class Experiment:
 def phases_of(config: Config) -> list[growth.Phase]:
     """Returns the phases of a training, one where its images do not grow."""
     train, size = config.train, config.dataset.size
-    return growth.plan(train.stages, size, train.num_steps)
+    return growth.plan(train.stages, size, train.batch_size, train.num_steps)
 
 
 def at_size(config: Config, size: int) -> Config:

@@ -97,6 +97,7 @@ def _train_phase(
 ) -> TrainState:
     """Trains to the end of a phase, or to where a request to stop finds it."""
     config, phase = assembled.config, assembled.phase
+    mesh = sharding.data_mesh()
     split = dataset.splits["train"]
     feed = batches.resolve_feed(config.dataset.feed, split)
     if processes.any_of(feed == "stream"):
@@ -118,14 +119,12 @@ def _train_phase(
                 feed,
                 split,
                 seed=config.seed,
-                batch_size=config.train.batch_size,
-                places=sharding.places_here(
-                    sharding.data_mesh(), config.train.batch_size
-                ),
+                batch_size=phase.batch_size,
+                places=sharding.places_here(mesh, phase.batch_size),
+                shift=phase.images_at(0),
             ),
-            num_steps=phase.last,
-            batch_size=config.train.batch_size,
-            steps_per_epoch=len(split.images) / config.train.batch_size,
+            phase=phase,
+            num_images=len(split.images),
             cadence=loop.Cadence(
                 dispatch=config.train.steps_per_dispatch,
                 log=config.log.every_steps,

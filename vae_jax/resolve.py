@@ -4,7 +4,6 @@ What a user has got wrong is said here, before training begins.
 """
 
 import functools
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError, few
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
-from vae_jax.training import optimizers
+from vae_jax.training import growth, optimizers
 from vae_jax.trees import by_name
 
 
@@ -81,7 +80,9 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
         examples = config.train.num_epochs * num_train
-        config.train.num_steps = math.ceil(examples / config.train.batch_size)
+        config.train.num_steps = growth.num_steps_for(
+            config.train.stages, config.train.batch_size, examples
+        )
     nesting.check(config)
     _check_parts(config)
     if not resumes:

@@ -10,6 +10,7 @@ from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax.commands import captions
 from vae_jax.errors import UserError
+from vae_jax.experiment import phases_of
 from vae_jax.report import charts, page, plots
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
@@ -38,7 +39,8 @@ def kind_of(model: str, dataset: str) -> str:
 def about(run: Run) -> str:
     """Returns what a run is, in two sentences."""
     size, channels = run.recipe["size"], run.recipe["channels"]
-    batch = run.config.train.batch_size
+    phases = phases_of(run.config)
+    batch = ", then ".join(dict.fromkeys(str(phase.batch_size) for phase in phases))
     kind = kind_of(run.config.model.name, run.recipe["name"])
     return (
         f"This is {kind}, {'gray' if channels == 1 else 'colour'} images of "

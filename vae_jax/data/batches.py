@@ -29,14 +29,27 @@ def _permutation(seed: int, epoch: int, num_pictures: int) -> np.ndarray:
 
 
 def batch_indices(
-    seed: int, first_step: int, num_steps: int, batch_size: int, num_pictures: int
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    batch_size: int,
+    num_pictures: int,
+    shift: int = 0,
 ) -> np.ndarray:
     """Returns which pictures the updates [first_step, first_step + num_steps) see.
+
+    Args:
+      seed: of the order.
+      first_step: the first of these updates.
+      num_steps: how many they are.
+      batch_size: pictures in each.
+      num_pictures: in the split.
+      shift: how many more pictures were seen before than in updates of this size.
 
     Returns:
       [num_steps,batch_size] int32 indices into the split.
     """
-    start = first_step * batch_size
+    start = first_step * batch_size + shift
     positions = np.arange(start, start + num_steps * batch_size)
     epochs, offsets = np.divmod(positions, num_pictures)
     indices = np.empty(len(positions), np.int32)
@@ -65,9 +78,11 @@ class Feed:
     stream: Callable[[Sequence[tuple[int, int]]], Iterator[Any]]
 
 
-def _order(split: Split, seed: int, batch_size: int) -> Callable[..., np.ndarray]:
+def _order(
+    split: Split, seed: int, batch_size: int, shift: int
+) -> Callable[[int, int], np.ndarray]:
     return lambda first_step, num_steps: batch_indices(
-        seed, first_step, num_steps, batch_size, len(split.images)
+        seed, first_step, num_steps, batch_size, len(split.images), shift
     )
 
 
@@ -83,9 +98,10 @@ SETTINGS = {
 }
 
 
-def device_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Feed:
+def device_feed(
+    split: Split, places: Any, indices: Callable[[int, int], np.ndarray]
+) -> Feed:
     """Feeds from a copy of the split in the device's memory: only indices travel."""
-    indices = _order(split, seed, batch_size)
     return Feed(
         indices=indices,
         data={"image": split.images, "attributes": split.attributes},
@@ -94,9 +110,10 @@ def device_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Fee
     )
 
 
-def stream_feed(split: Split, places: Any, *, seed: int, batch_size: int) -> Feed:
+def stream_feed(
+    split: Split, places: Any, indices: Callable[[int, int], np.ndarray]
+) -> Feed:
     """Feeds batches read ahead by Grain from the memory map."""
-    indices = _order(split, seed, batch_size)
 
     def read(dispatch: tuple[int, int]) -> Batch:
         chosen = indices(*dispatch)[:, places]
@@ -135,6 +152,7 @@ def build_feed(
     seed: int,
     batch_size: int,
     places: np.ndarray | slice = slice(None),
+    shift: int = 0,
 ) -> Feed:
     """Returns a feed.
 
@@ -144,6 +162,7 @@ def build_feed(
       seed: of their order.
       batch_size: over all processes.
       places: in a batch, of which this process has the pictures.
+      shift: see `batch_indices`.
     """
     feed = {"device": device_feed, "stream": stream_feed}[kind]
-    return feed(split, places, seed=seed, batch_size=batch_size)
+    return feed(split, places, _order(split, seed, batch_size, shift))

@@ -5,6 +5,7 @@ see and paint images of their own resolution, what is new begins by adding nothi
 that a network that has grown is still the function that it was, of smaller images.
 """
 
+import math
 from dataclasses import dataclass
 
 from vae_jax.options import Setting, text
@@ -16,27 +17,38 @@ class Phase:
 
     Attributes:
       size: height and width of the images in pixels.
+      batch_size: images in an update.
       first: the step that it begins at.
       last: the step that it ends at.
+      first_image: how many images were seen before.
     """
 
     size: int
+    batch_size: int
     first: int
     last: int
+    first_image: int = 0
+
+    def images_at(self, step: int) -> int:
+        """Returns how many images were seen before a step of this phase."""
+        return self.first_image + (step - self.first) * self.batch_size
 
 
-def parse(stages: str) -> list[tuple[int, int]]:
-    """Returns the sizes and updates that `config.train.stages` names, in turn.
+def parse(stages: str) -> list[tuple[int, int, int | None]]:
+    """Returns what `config.train.stages` names, in turn: (size, updates, batch size).
 
     Raises:
-      ValueError: it is not SIZE:UPDATES with commas between, sizes rising.
+      ValueError: it is not SIZE:UPDATES or SIZE:UPDATES:BATCH with commas between,
+        sizes rising.
     """
-    found = []
+    found: list[tuple[int, int, int | None]] = []
     for each in filter(None, stages.split(",")):
-        size, updates = (int(number) for number in each.split(":"))
-        if min(size, updates) < 1 or (found and size <= found[-1][0]):
+        size, updates, *batch = (int(number) for number in each.split(":"))
+        if min(size, updates, *batch) < 1 or len(batch) > 1:
             raise ValueError(stages)
-        found.append((size, updates))
+        if found and size <= found[-1][0]:
+            raise ValueError(stages)
+        found.append((size, updates, batch[0] if batch else None))
     return found
 
 
@@ -50,26 +62,35 @@ def _accepts(stages: str) -> bool:
 
 STAGES: Setting = text(
     "",
-    "Sizes of images to begin with, and the updates at each, for example "
-    "16:500,32:2000; those of dataset.size follow, up to num_steps.",
-    "SIZE:UPDATES with commas between, sizes rising, or nothing",
+    "Sizes of images to begin with, the updates at each, and the images in each of "
+    "them where they are not batch_size, for example 16:500:256,32:2000; those of "
+    "dataset.size follow, up to num_steps.",
+    "SIZE:UPDATES or SIZE:UPDATES:BATCH with commas between, sizes rising, or nothing",
     _accepts,
 )
 
 
-def plan(stages: str, size: int, num_steps: int) -> list[Phase]:
+def plan(stages: str, size: int, batch_size: int, num_steps: int) -> list[Phase]:
     """Returns the phases of a training, one where nothing is said of them.
 
     Args:
       stages: `config.train.stages`.
       size: of the images in the end.
+      batch_size: of the updates, where `stages` does not say another.
       num_steps: of the whole training.
     """
-    planned, step = [], 0
-    for at, updates in parse(stages):
-        planned.append(Phase(at, step, step + updates))
-        step += updates
-    return [*planned, Phase(size, step, num_steps)]
+    planned, step, images = [], 0, 0
+    for at, updates, batch in parse(stages):
+        phase = Phase(at, batch or batch_size, step, step + updates, images)
+        planned.append(phase)
+        step, images = phase.last, phase.images_at(phase.last)
+    return [*planned, Phase(size, batch_size, step, num_steps, images)]
+
+
+def num_steps_for(stages: str, batch_size: int, num_images: int) -> int:
+    """Returns the steps of a training that sees so many images; see `plan`."""
+    last = plan(stages, 0, batch_size, 0)[-1]
+    return last.first + max(0, math.ceil((num_images - last.first_image) / batch_size))
 
 
 def phase_at(phases: list[Phase], step: int) -> Phase:

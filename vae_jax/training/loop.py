@@ -18,6 +18,7 @@ from vae_jax.data.batches import Feed
 from vae_jax.errors import UserError
 from vae_jax.report.writer import Writer
 from vae_jax.training.checkpoint import Checkpoints
+from vae_jax.training.growth import Phase
 from vae_jax.training.step import TrainState, build_dispatch
 
 # If it were half of all batches that are bad, and not the parameters, so many in a row
@@ -140,9 +141,8 @@ def train(
     update: Callable,
     feed: Feed,
     *,
-    num_steps: int,
-    batch_size: int,
-    steps_per_epoch: float,
+    phase: Phase,
+    num_images: int,
     cadence: Cadence,
     validate: Callable[[TrainState], dict[str, float]],
     writer: Writer,
@@ -151,7 +151,7 @@ def train(
     stop: Sequence[int] = (),
     compiler_options: dict[str, Any] | None = None,
 ) -> TrainState:
-    """Trains from `state.step` to `num_steps` and returns the last state.
+    """Trains from `state.step` to the end of a phase and returns the last state.
 
     A request to stop does so at the next multiple of `cadence.log`, saved.
 
@@ -159,9 +159,8 @@ def train(
       state: laid out over `sharding.data_mesh`; donated.
       update: (state, batch) -> (state, metrics), from `build_update`.
       feed: of the training split, this process's places in its batches.
-      num_steps: the step to end at.
-      batch_size: pictures in an update.
-      steps_per_epoch: for the log.
+      phase: that the state is in.
+      num_images: in an epoch.
       cadence: when to log, evaluate and save.
       validate: state -> metrics of its EMA on the validation split, `loss` among them.
       writer: of the logs, opened at `state.step`.
@@ -175,7 +174,7 @@ def train(
         or all that there were.
     """
     mesh = sharding.data_mesh()
-    step = int(state.step)
+    step, num_steps = int(state.step), phase.last
     plan = dispatches(step, num_steps, cadence.dispatch)
     everywhere = sharding.replicated(mesh)
     data = sharding.put(feed.data, everywhere)
@@ -185,8 +184,8 @@ def train(
     )
     window, window_start, saved = [], step, step
     bar = tqdm(
-        total=num_steps * batch_size,
-        initial=step * batch_size,
+        total=phase.images_at(num_steps),
+        initial=phase.images_at(step),
         desc="training",
         unit=" images",
         unit_scale=True,
@@ -207,8 +206,8 @@ def train(
             _tell_faults(columns, step)
             _check_faults(int(columns["faults"][-1]), step, num_steps, saved, feed)
             means = _summarise(columns)
-            epoch = step / steps_per_epoch
-            trained = (step - window_start) * batch_size
+            epoch = phase.images_at(step) / num_images
+            trained = (step - window_start) * phase.batch_size
             writer.write_metrics(step, epoch, "train", means)
             writer.write_timing(step, trained / seconds)
             bar.update(trained)
