@@ -301,6 +301,12 @@ def test_stages_that_do_not_fit_are_refused(data_dir, tmp_path, changes, said):
     assert "\n" not in str(raised.value)
 
 
+def test_batches_of_a_stage_are_cut_over_the_devices(data_dir, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(UserError, match="at 16 pixels a batch has 16 images: .* the 3"):
+        nesting.check(config_of(data_dir))
+
+
 @pytest.mark.parametrize(
     "text", ["16", "16:", "a:4", "16:0", "32:4,16:4", "16:4:", "16:4:0", "16:4:4:4"]
 )
