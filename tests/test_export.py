@@ -65,6 +65,13 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     (best, *_) = samples.best_samplers(run)
     expected = samples.sample(run, best, 3, seed=5)
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-3)
+    if best == "gaussian":
+        # A covariance that is rounded may be none.
+        fitted = codes.fitted_density(run, best).covariances_
+        assert fitted.dtype == np.float64
+        np.testing.assert_array_equal(found.density.covariances_, fitted)
+    with pytest.raises(UserError, match="seed is -1; allowed is"):
+        found.sample(1, seed=-1)
     known = codes.dimensions(run)
     np.testing.assert_array_equal(found.order, codes.leading_first(known))
     np.testing.assert_array_equal(found.std, np.float32(codes.spread(run, known)[1]))
@@ -325,6 +332,8 @@ def test_files_that_are_damaged_or_hostile_are_named_in_one_line(
         vae_jax.load(folder)
     told = str(error.value)
     assert told.startswith(str(folder / named)) and "\n" not in told
+    # Only what is not there.
+    assert ("it lacks model" in told) == (how == "no model")
 
 
 def test_a_workdir_is_told_how_it_is_exported(small_runs):

@@ -15,6 +15,7 @@ from configs import progressive_vae
 from vae_jax import config as config_lib
 from vae_jax import experiment, nesting, trees
 from vae_jax import run as run_lib
+from vae_jax.commands import recorded
 from vae_jax.data import batches, reduced
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -192,6 +193,7 @@ def test_lines_of_metrics_say_their_size(whole):
     assert {(x["step"], x["size"]) for x in lines} == {(4, 16), (8, 16), (12, 32)}
     # Updates of 16 and then 8 of 40 images.
     assert {x["epoch"] for x in lines} == {1.6, 3.2, 4.0}
+    assert "12 steps of 16, then 8 images" in recorded.about(whole)
     assert whole.config.dataset.size == 32 and whole.step == 12
     assert run_lib.load(whole.workdir, "best").step == 12
 
@@ -301,10 +303,10 @@ def test_stages_that_do_not_fit_are_refused(data_dir, tmp_path, changes, said):
     assert "\n" not in str(raised.value)
 
 
-def test_batches_of_a_stage_are_cut_over_the_devices(data_dir, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 3)
-    with pytest.raises(UserError, match="at 16 pixels a batch has 16 images: .* the 3"):
-        nesting.check(config_of(data_dir))
+def test_batches_of_a_stage_are_cut_over_the_devices(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="the 6 images .* at 16 pixels .* the 4 dev"):
+        run_lib.train(config_of(data_dir, **{"train.stages": "16:8:6"}), tmp_path)
 
 
 @pytest.mark.parametrize(

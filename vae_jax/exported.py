@@ -184,6 +184,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
             raise UserError("it is no JSON object")
+        _check_parts(content)
         if content["format"] != FORMAT:
             raise UserError(f"its format is {content['format']!r}; known is {FORMAT}")
         config, dataset = described(content["config"]), dict(content["dataset"])
@@ -195,8 +196,6 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         sampler = content["sampler"]
         if sampler not in (None, "prior", "gaussian"):
             raise UserError(f"its sampler is {sampler!r}; known are prior, gaussian")
-    except KeyError as error:
-        raise UserError(f"{path} describes no model: it lacks {error}") from error
     # Settings that were made to harm may fail anywhere in what builds a model.
     except Exception as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
@@ -224,6 +223,16 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         if "order" in known:
             order, std = _dimensions(folder / CODES, known, code)
     return Exported(model, config, dataset, directions, sampler, density, order, std)
+
+
+def _check_parts(content: dict[str, Any]) -> None:
+    """Raises UserError where config.json lacks what says how a model is built."""
+    wanted = {"format", "config", "dataset", "attribute_names", "sampler"}
+    lacking = wanted - content.keys()
+    if not lacking:
+        lacking = {"model", "dataset", "precision", *OF_TRAINING} - {*content["config"]}
+    if lacking:
+        raise UserError(f"it lacks {', '.join(sorted(lacking))}")
 
 
 def _num_bytes(path: Path) -> int:

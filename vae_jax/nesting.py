@@ -3,8 +3,6 @@
 import itertools
 from typing import NoReturn
 
-import jax
-
 from vae_jax.config import Config, flatten, refusals
 from vae_jax.errors import UserError
 from vae_jax.experiment import at_size, phases_of, shapes_at
@@ -44,11 +42,6 @@ def check(config: Config) -> None:
             refuse(
                 f"allowed are sizes below dataset.size that divide it, {last.size}, "
                 f"and {phase.size} is none"
-            )
-        if phase.batch_size % jax.device_count():
-            refuse(
-                f"at {phase.size} pixels a batch has {phase.batch_size} images: "
-                f"allowed are multiples of the {jax.device_count()} devices"
             )
         for name, reason in refusals(flatten(at_size(config, phase.size))):
             refuse(f"at {phase.size} pixels {name} is refused: {reason}")

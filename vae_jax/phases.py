@@ -121,6 +121,7 @@ def _train_phase(
                 seed=config.seed,
                 batch_size=phase.batch_size,
                 places=sharding.places_here(mesh, phase.batch_size),
+                # Where its order would stand at step 0, had all batches its size.
                 shift=phase.images_at(0),
             ),
             phase=phase,

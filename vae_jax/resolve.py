@@ -60,6 +60,13 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
             f"config.train.batch_size is {config.train.batch_size}; it must be a "
             f"multiple of the {jax.device_count()} devices"
         )
+    for size, _, batch_size in growth.parse(config.train.stages):
+        if (batch_size or 0) % jax.device_count():
+            raise UserError(
+                f"config.train.stages is {config.train.stages!r}; the {batch_size} "
+                f"images of an update at {size} pixels must be a multiple of the "
+                f"{jax.device_count()} devices"
+            )
     resumes, fingerprint = record.exists(workdir), None
     if resumes:
         fingerprint = record.read_recipe(workdir)["fingerprint"]

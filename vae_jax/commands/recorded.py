@@ -39,8 +39,8 @@ def kind_of(model: str, dataset: str) -> str:
 def about(run: Run) -> str:
     """Returns what a run is, in two sentences."""
     size, channels = run.recipe["size"], run.recipe["channels"]
-    phases = phases_of(run.config)
-    batch = ", then ".join(dict.fromkeys(str(phase.batch_size) for phase in phases))
+    begun = [p for p in phases_of(run.config) if p.first <= run.experiment.phase.first]
+    batch = ", then ".join(dict.fromkeys(str(phase.batch_size) for phase in begun))
     kind = kind_of(run.config.model.name, run.recipe["name"])
     return (
         f"This is {kind}, {'gray' if channels == 1 else 'colour'} images of "

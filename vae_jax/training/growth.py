@@ -87,7 +87,7 @@ def plan(stages: str, size: int, batch_size: int, num_steps: int) -> list[Phase]
     return [*planned, Phase(size, batch_size, step, num_steps, images)]
 
 
-def num_steps_for(stages: str, batch_size: int, num_images: int) -> int:
+def num_steps_for(stages: str, batch_size: int, num_images: float) -> int:
     """Returns the steps of a training that sees so many images; see `plan`."""
     last = plan(stages, 0, batch_size, 0)[-1]
     return last.first + max(0, math.ceil((num_images - last.first_image) / batch_size))
