@@ -1,7 +1,6 @@
-"""How a step's time and memory grow: with the batch, the width and the resolution."""
+"""How a step's time and memory grow, each with one thing that may be made larger."""
 
-import statistics
-import time
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import limits, training
+from benchmarks import devices, limits, training
+from benchmarks.timing import Point, step_times
 from configs import conv_vae, vae
 from vae_jax.config import Config
+from vae_jax.data import batches
+from vae_jax.data.cache import Split
 from vae_jax.experiment import assemble
 from vae_jax.report import drawing
+from vae_jax.training import step as step_lib
 
 GIB = 2**30
+# Widths of the VAE's hidden layer, and images in a data set.
+HIDDEN_DIMS = (64, 256, 1024, 4096)
+DATA_SETS = (25_000, 200_000, 1_000_000)
 UNDONE = "XLA on a CPU undoes remat:\nits program needs as much with it"
 
 
@@ -35,30 +41,16 @@ def _conv_vae(width: int, size: int, batch_size: int) -> Config:
 
 
 def _step_times(
-    name: str, x: str, configs: Iterable[tuple[int, Config]], seconds: float
+    name: str, x: str, configs: Iterable[tuple[float, Config]], seconds: float
 ) -> dict[str, Any]:
     """Returns a figure of the milliseconds of a step and of its floor."""
     measured, floors = [], []
     for at, config in configs:
         batch_size = config.train.batch_size
         split = training.pictures(config, 2 * batch_size)
-        train, count = training.trainer(config, split, "device"), 0
-        per_dispatch = config.train.steps_per_dispatch
-        train(per_dispatch)
-        times, until = [], time.perf_counter() + seconds
-        while count < 3 or time.perf_counter() < until:
-            start = time.perf_counter()
-            train(per_dispatch)
-            times.append(1e3 * (time.perf_counter() - start) / per_dispatch)
-            count += 1
-        measured.append(
-            {
-                "at": at,
-                "median": statistics.median(times),
-                "lowest": min(times),
-                "highest": max(times),
-            }
-        )
+        train = training.trainer(config, split, "device")
+        point = step_times(train, config.train.steps_per_dispatch, seconds)
+        measured.append({"at": at, **point})
         experiment = assemble(config, len(split.images))
         floor = limits.step_floor(experiment, split, batch_size)
         floors.append({"at": at, "median": 1e3 * floor["seconds"]})
@@ -94,6 +86,83 @@ def against_resolution(
     configs = ((size, _conv_vae(64, size, batch_size)) for size in sizes)
     name = f"conv VAE, gray, batch {batch_size}"
     return _step_times(name, "resolution, pixels a side", configs, seconds)
+
+
+def against_parameters(
+    hidden_dims: Iterable[int] = HIDDEN_DIMS, batch_size: int = 64, seconds: float = 1
+) -> dict[str, Any]:
+    """Returns the step time of the notebook's VAE by its millions of parameters."""
+    configs = []
+    for hidden_dim in hidden_dims:
+        config = _vae(batch_size)
+        config.model.hidden_dim = hidden_dim
+        leaves = jax.tree.leaves(assemble(config, batch_size).shapes.params)
+        configs.append((sum(leaf.size for leaf in leaves) / 1e6, config))
+    name = f"VAE, 64x64 gray, batch {batch_size}"
+    return _step_times(name, "millions of parameters", configs, seconds)
+
+
+def against_data_set(
+    counts: Iterable[int] = DATA_SETS, batch_size: int = 64, seconds: float = 1
+) -> dict[str, Any]:
+    """Returns the step time of the notebook's VAE by images in the data set, by feed.
+
+    The images are noise in a memory map on disk, as those of a run are.
+    """
+    config = _vae(batch_size)
+    shape = training.pictures(config, 1).images.shape[1:]
+    curves = {"from the device's memory": [], "streamed": []}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "images")
+            images = np.memmap(path, np.uint8, "w+", shape=(count, *shape))
+            some = training.pictures(config, min(count, 10_000)).images
+            for first in range(0, count, len(some)):
+                images[first : first + len(some)] = some[: count - first]
+            split = Split(images, np.zeros((count, 0), bool))
+            for feed, curve in zip(("device", "stream"), curves.values(), strict=True):
+                train = training.trainer(config, split, feed)
+                point = step_times(train, config.train.steps_per_dispatch, seconds)
+                curve.append({"at": count / 1000, **point})
+    return {
+        "name": f"VAE, 64x64 gray, batch {batch_size}",
+        "x": "thousands of images in the data set",
+        "unit": "ms a step",
+        "curves": curves,
+    }
+
+
+def memory_against_batch(
+    batch_sizes: Iterable[int] = (16, 32, 64, 128, 256, 512),
+) -> dict[str, Any]:
+    """Returns the memory of a dispatch by images in a batch.
+
+    That of XLA's program: the state, which it writes over, the results, and what it
+    needs in between; the data set is left out.
+    """
+    recipes = {"VAE": _vae, "conv VAE": lambda batch: _conv_vae(64, 64, batch)}
+    curves: dict[str, list[Point]] = {}
+    for name, recipe in recipes.items():
+        for batch_size in batch_sizes:
+            config = recipe(batch_size)
+            experiment = assemble(config, 2 * batch_size)
+            split = training.pictures(config, 2 * batch_size)
+            feed = batches.build_feed(
+                "stream", split, seed=config.seed, batch_size=batch_size
+            )
+            dispatch: Any = step_lib.build_dispatch(experiment.update(), feed.gather)
+            [xs] = feed.stream([(0, config.train.steps_per_dispatch)])
+            state = experiment.state_shapes(config.train.sharding)
+            stats: Any = dispatch.lower(state, {}, xs).compile().memory_analysis()
+            needed = stats.argument_size_in_bytes + stats.temp_size_in_bytes
+            point = {"at": batch_size, "median": needed / GIB}
+            curves.setdefault(name, []).append(point)
+    return {
+        "name": "64x64 gray, memory of a dispatch",
+        "x": "batch",
+        "unit": "GiB",
+        "curves": curves,
+    }
 
 
 def against_remat(
@@ -162,11 +231,20 @@ def measure() -> list[dict[str, Any]]:
     A point has `at`, the place on the axis `x`, and `median`; where it was timed,
     `lowest` and `highest` as well.
     """
-    return [against_batch(), against_width(), against_resolution(), against_remat()]
+    return [
+        against_batch(),
+        against_width(),
+        against_resolution(),
+        against_parameters(),
+        against_data_set(),
+        devices.against_devices(),
+        memory_against_batch(),
+        against_remat(),
+    ]
 
 
 def draw(figures: list[dict[str, Any]], path: Path) -> None:
-    """Draws a panel for each figure, both axes logarithmic.
+    """Draws a panel for each figure, four in a row, both axes logarithmic.
 
     Args:
       figures: of `measure`.
@@ -175,10 +253,11 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
     # Here, because it takes half as long to import as JAX.
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    sheet = drawing.new_figure(4.2 * len(figures), 3.8, layout="constrained")
-    axes = sheet.subplots(1, len(figures), squeeze=False)[0]
-    for axis, figure in zip(axes, figures, strict=True):
-        ticks: list[int] = []
+    columns, rows = min(len(figures), 4), -(-len(figures) // 4)
+    sheet = drawing.new_figure(4.2 * columns, 3.8 * rows, layout="constrained")
+    for number, figure in enumerate(figures, 1):
+        axis = sheet.add_subplot(rows, columns, number)
+        ticks: list[float] = []
         for label, points in figure["curves"].items():
             ticks = [point["at"] for point in points]
             values = np.asarray([point["median"] for point in points])
@@ -194,7 +273,7 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.yaxis.set_minor_locator(NullLocator())

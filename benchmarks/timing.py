@@ -7,6 +7,33 @@ from typing import Any
 
 from tqdm import tqdm
 
+# Of a number that was measured, the median, and what else is known of it, see
+# `step_times` and `durations`.
+Point = dict[str, float]
+
+
+def step_times(
+    train: Callable[[int], float], per_dispatch: int, seconds: float
+) -> Point:
+    """Returns the milliseconds of a step: `median`, `lowest` and `highest`.
+
+    Args:
+      train: trains for a number of steps, and returns when they are done.
+      per_dispatch: how many at a time.
+      seconds: to go on for; three dispatches at least.
+    """
+    train(per_dispatch)
+    times, until = [], time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < until:
+        start = time.perf_counter()
+        train(per_dispatch)
+        times.append(1e3 * (time.perf_counter() - start) / per_dispatch)
+    return {
+        "median": statistics.median(times),
+        "lowest": min(times),
+        "highest": max(times),
+    }
+
 
 def in_turn(
     rivals: Mapping[str, Callable[[], object]], *, repeats: int
@@ -28,7 +55,7 @@ def in_turn(
     return seconds
 
 
-def durations(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def durations(seconds: dict[str, list[float]]) -> dict[str, Point]:
     """Returns each rival's seconds: median, lowest and highest; lower is better.
 
     `ratio` is the median, over the rounds, of this rival's time to the first one's:
@@ -50,7 +77,7 @@ def durations(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def rates(seconds: dict[str, list[float]], count: int) -> dict[str, dict[str, float]]:
+def rates(seconds: dict[str, list[float]], count: int) -> dict[str, Point]:
     """Returns each rival's rate: median, lowest and highest of count / seconds.
 
     `ratio` is as of `durations`: how many times faster the first is.

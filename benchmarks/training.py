@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks import limits
 from benchmarks.timing import in_turn, rates
 from configs import ae, conv_vae, vae
+from vae_jax import sharding
 from vae_jax.config import Config
 from vae_jax.data import batches
 from vae_jax.data.cache import Split
@@ -51,9 +52,16 @@ def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], flo
     feed = batches.build_feed(
         feed_kind, split, seed=config.seed, batch_size=config.train.batch_size
     )
-    dispatch = step_lib.build_dispatch(experiment.update(), feed.gather)
-    data = jax.device_put(feed.data)
-    state = experiment.initial_state()
+    mesh = sharding.data_mesh()
+    everywhere = sharding.replicated(mesh)
+    state_shardings = jax.tree.map(
+        lambda a: a.sharding, experiment.state_shapes(config.train.sharding)
+    )
+    dispatch = step_lib.build_dispatch(
+        experiment.update(), feed.gather, (state_shardings, everywhere)
+    )
+    data = sharding.put(feed.data, everywhere)
+    state = experiment.initial_state(shardings=state_shardings)
     per_dispatch = config.train.steps_per_dispatch
     first, metrics = 0, {}
 
@@ -61,6 +69,7 @@ def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], flo
         nonlocal state, first, metrics
         calls = [(first + k, per_dispatch) for k in range(0, num_steps, per_dispatch)]
         for xs in feed.stream(calls):
+            xs = sharding.put(xs, sharding.cut_batches(mesh))
             state, metrics = dispatch(state, data, xs)
         first += num_steps
         return float(metrics["loss"][-1])

@@ -33,11 +33,13 @@ install_import_hook(
     "beartype.beartype",
 )
 
+# Grain and main define flags, which would be undefined after a test that imported them
+# first.
+import grain  # noqa: E402, F401
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
 
-# Defines its flags, which would be undefined after the test that imported it first.
 import vae_jax.main  # noqa: E402, F401
 from vae_jax import run as run_lib  # noqa: E402
 from vae_jax.commands import codes, evaluation  # noqa: E402

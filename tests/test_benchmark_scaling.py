@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import limits, scaling
+from benchmarks import devices, limits, scaling
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +20,13 @@ def test_a_step_is_timed_at_each_size_beside_its_floor(monkeypatch):
         scaling.against_batch((2, 4), seconds=0),
         scaling.against_width((4,), batch_size=2, seconds=0),
         scaling.against_resolution((16, 32), batch_size=2, seconds=0),
+        scaling.against_parameters((1, 2), batch_size=2, seconds=0),
     ]
-    for figure, sizes in zip(figures, ([2, 4], [4], [16, 32]), strict=True):
+    # A unit has 4,096 weights from the pixels and a bias, 200 to the code's means and
+    # log-variances, 100 from the code and a bias, 8,192 to the pixels' parameters.
+    millions = [(12_590 * units + 200 + 8_192) / 1e6 for units in (1, 2)]
+    grown = ([2, 4], [4], [16, 32], millions)
+    for figure, sizes in zip(figures, grown, strict=True):
         measured, floor = figure["curves"].values()
         assert [point["at"] for point in measured] == sizes
         for point in measured:
@@ -41,6 +46,30 @@ def test_remat_keeps_less_and_both_grow_with_the_pictures():
     # Parameters, of which there are as many at each size, are the rest.
     assert kept["no remat"][1] > kept["no remat"][0]
     assert all(point["median"] > 0 for point in figure["curves"]["XLA, no remat"])
+
+
+def test_a_step_is_timed_by_images_in_the_data_set_from_both_feeds():
+    figure = scaling.against_data_set((30, 50), batch_size=4, seconds=0)
+    assert len(figure["curves"]) == 2
+    for curve in figure["curves"].values():
+        assert [point["at"] for point in curve] == [0.03, 0.05]
+        assert all(0 < point["lowest"] <= point["median"] for point in curve)
+
+
+def test_a_step_is_timed_on_several_devices():
+    figure = devices.against_devices((2,), batch_size=4, seconds=0)
+    for kind in ("data_parallel", "fsdp"):
+        [point] = figure["curves"][kind]
+        assert point["at"] == 2 and 0 < point["median"]
+
+
+def test_memory_grows_with_the_batch_by_what_a_batch_needs():
+    curves = scaling.memory_against_batch((4, 8))["curves"]
+    fewer, more = (2**30 * point["median"] for point in curves["VAE"])
+    # Four images of each of ten updates.
+    assert more - fewer > 10 * 4 * 64 * 64
+    # Parameters, their average and Adam's two moments.
+    assert fewer > 4 * 4 * 6_454_472
 
 
 def test_the_drawing_shows_every_curve(tmp_path):

@@ -17,7 +17,7 @@ from vae_jax.commands import samples
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path, split_paths
-from vae_jax.training import checkpoint, orbax_files
+from vae_jax.training import orbax_files
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def with_another_leaf(path, state):
     [
         # What Orbax does where its path is a pattern.
         (orbax_files, "_MISREAD", frozenset(), "manifest.ocdbt is absent"),
-        (checkpoint.ocp, "load", with_another_leaf, r"step: float32\[\] there, int32"),
+        (orbax_files, "load", with_another_leaf, r"step: float32\[\] there, int32"),
     ],
 )
 def test_a_save_that_nobody_could_read_is_found_at_once(

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from vae_jax import processes, storage
 from vae_jax.errors import UserError
@@ -211,7 +210,7 @@ class Checkpoints:
             print(f"note: {path} has no manifest: damage to it would not be seen")
             inner = "."
         with orbax_files.reachable(path) as place:
-            found = ocp.metadata(str(place / inner)).metadata
+            found = orbax_files.leaves_of(place / inner)
             is_earlier = format_1.wrote(found)
             then: Any = format_1.as_written(like, moved) if is_earlier else like
             different = orbax_files.differences(then, found)
@@ -220,7 +219,7 @@ class Checkpoints:
                     f"the checkpoint {path} does not fit the model:\n  "
                     + "\n  ".join(different)
                 )
-            loaded = ocp.load(str(place / inner), then)
+            loaded = orbax_files.load(place / inner, then)
             return format_1.as_today(loaded, moved) if is_earlier else loaded
 
     def _set_aside(self, damaged: list[Path]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from orbax.checkpoint import v1 as ocp
 
 from vae_jax import processes, trees
 from vae_jax.errors import UserError
@@ -22,6 +21,23 @@ from vae_jax.training.step import TrainState
 # tensorstore 0.1 takes a backslash for a separator: both write, and find nothing again.
 _MISREAD = frozenset("*?[]\\")
 _ORBAX = threading.Lock()
+
+
+def _orbax() -> Any:
+    # Here, because it takes half as long to import as JAX, and a first update waits.
+    from orbax.checkpoint import v1
+
+    return v1
+
+
+def leaves_of(path: Path) -> Any:
+    """Returns what a state at a `reachable` path holds: shapes and types by name."""
+    return _orbax().metadata(str(path)).metadata
+
+
+def load(path: Path, like: Any) -> Any:
+    """Returns the state at a `reachable` path, in the shapes and places of `like`."""
+    return _orbax().load(str(path), like)
 
 
 def _shapes(tree: Any) -> dict[str, str]:
@@ -103,9 +119,9 @@ def _unread(path: Path, state: TrainState) -> list[str]:
     try:
         if jax.process_count() > 1:
             # To load it, devices would need room for two states.
-            return differences(state, ocp.metadata(str(path)).metadata)
+            return differences(state, leaves_of(path))
         # Not the metadata alone: to read those leaks 7 kB an array.
-        return differences(state, ocp.load(str(path), state))
+        return differences(state, load(path, state))
     except Exception as error:
         # Orbax and tensorstore raise what comes.
         return (str(error) or repr(error)).splitlines()[:1]
@@ -113,7 +129,7 @@ def _unread(path: Path, state: TrainState) -> list[str]:
 
 def _write_by_orbax(path: Path, state: TrainState) -> None:
     try:
-        ocp.save(str(path), state)
+        _orbax().save(str(path), state)
     # tensorstore raises ValueError for most, and NotImplementedError for others.
     except Exception as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))

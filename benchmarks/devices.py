@@ -1,0 +1,62 @@
+"""What it costs to have more devices: the time of the same step on 1, 2, 4 and 8."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks import training
+from benchmarks.timing import Point, step_times
+from configs import vae
+from vae_jax import sharding
+
+
+def against_devices(
+    counts: Iterable[int] = (1, 2, 4, 8), batch_size: int = 64, seconds: float = 1
+) -> dict[str, Any]:
+    """Returns the step time of the notebook's VAE by devices, by how the state lies.
+
+    Devices of a CPU are virtual and share its cores: what is above the time of one is
+    what it costs to have more. Each number of them is a process of its own.
+    """
+    curves: dict[str, list[Point]] = {}
+    for count in counts:
+        flags = f"--xla_force_host_platform_device_count={count}"
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.devices", str(batch_size), str(seconds)],
+            check=True,
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+            },
+        )
+        for kind, point in json.loads(done.stdout).items():
+            curves.setdefault(kind, []).append({"at": count, **point})
+    return {
+        "name": f"VAE, 64x64 gray, batch {batch_size} in all",
+        "x": "virtual devices",
+        "unit": "ms a step",
+        "note": "all on the cores of one processor",
+        "curves": curves,
+    }
+
+
+def _by_sharding(batch_size: int, seconds: float) -> dict[str, Point]:
+    """Returns the step time on this process's devices, by `train.sharding`."""
+    found = {}
+    for kind in sharding.STATE_SHARDINGS:
+        config = training.plain(vae.get_config(), batch_size)
+        config.train.sharding = kind
+        train = training.trainer(
+            config, training.pictures(config, 2 * batch_size), "device"
+        )
+        found[kind] = step_times(train, config.train.steps_per_dispatch, seconds)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(_by_sharding(int(sys.argv[1]), float(sys.argv[2]))))
