@@ -114,6 +114,11 @@ def figures_of(report: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def workdir_of(out: Path, point: str, seed: str | int) -> Path:
+    """Returns where `sweep` keeps the run of a point and a seed."""
+    return out / f"{point}_seed{seed}"
+
+
 def sweep(
     recipe: str,
     settings: Settings,
@@ -126,7 +131,7 @@ def sweep(
 ) -> Results | None:
     """Trains and evaluates a run for each point and seed, one by one.
 
-    In OUT/POINT_seedSEED. A finished run is only read, an unfinished one goes on; all
+    In `workdir_of` each. A finished run is only read, an unfinished one goes on; all
     settings are checked before any work.
 
     Args:
@@ -156,7 +161,7 @@ def sweep(
         for seed in seeds
     }
     configs = {at: read_config(recipe, of_run) for at, of_run in runs.items()}
-    workdirs = {(p, s): out / f"{p}_seed{s}" for p, s in runs}
+    workdirs = {at: workdir_of(out, *at) for at in runs}
     reports = {at: finished_report(configs[at], workdirs[at], judge) for at in runs}
     if dry_run:
         for at, of_run in runs.items():

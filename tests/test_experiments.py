@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -16,7 +17,16 @@ from conftest import new_tiny_config
 from PIL import Image
 from scipy import ndimage
 
-from experiments import ae_vs_vae, beta, blur, command_line, latent_size, realism, sweep
+from experiments import (
+    ae_vs_vae,
+    beta,
+    blur,
+    command_line,
+    growth,
+    latent_size,
+    realism,
+    sweep,
+)
 from vae_jax import config as config_lib
 from vae_jax import record
 from vae_jax import run as run_lib
@@ -207,6 +217,53 @@ def test_sizes_of_the_code_have_a_table_and_a_panel_for_each_figure(
         assert {n: float(text) for n, text in row.items()} == expected
     with Image.open(tmp_path / "latent_size.png") as picture:
         assert picture.size == (width, 374)
+
+
+def test_a_run_that_grows_is_held_against_one_that_does_not(tiny, tmp_path):
+    own = tuple(
+        f"--config.{name}="
+        for name in ("model.hidden_dim", "dataset.size", "train.num_steps")
+    )
+    grows = [
+        f"--config={ROOT / 'configs' / 'progressive_vae.py'}",
+        "--stages=16:4:16",
+        "--num_steps=12,8",
+        "--seeds=0",
+        f"--out={tmp_path}",
+        "--config.dataset.size=32",
+        "--config.model.width=4",
+        *(each for each in tiny if not each.startswith(own)),
+    ]
+    growth.main(grows)
+    rows = rows_of(tmp_path / "table.csv")
+    assert [row["train.stages"] for row in rows] == ["16:4:16", ""]
+    workdirs = {name: tmp_path / f"{name}_seed0" for name in ("grown", "whole")}
+    rates = {name: growth.fastest_rates([path]) for name, path in workdirs.items()}
+    assert sorted(rates["grown"]) == [16, 32] and sorted(rates["whole"]) == [32]
+    together = growth.fastest_rates([*workdirs.values()])
+    assert together[32] == max(rates["grown"][32], rates["whole"][32])
+    # 4 updates of 16 small images, and those of 8 large ones; 1,000 images/s of each.
+    for name, images in (("grown", [96, 128]), ("whole", [32, 64])):
+        minutes, elbos = growth.curve(workdirs[name], {16: 1000, 32: 1000})
+        assert minutes == pytest.approx([each / 1000 / 60 for each in images])
+        told = (workdirs[name] / "metrics.jsonl").read_text().splitlines()
+        assert elbos[-1] == json.loads(told[-1])["elbo"]
+    # What was trained is read, not trained again.
+    before = (tmp_path / "growth.png").read_bytes()
+    growth.main(grows)
+    assert (tmp_path / "growth.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num_steps=8"], "--num_steps is '8'; allowed are two numbers"),
+        (["--stages="], "--stages is ''; allowed are stages"),
+    ],
+)
+def test_a_growth_without_stages_or_steps_is_refused(flags, said, tmp_path):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
+        growth.main([*flags, f"--out={tmp_path}"])
 
 
 def test_a_sweep_that_is_stopped_says_so_and_begins_no_other_run(
