@@ -115,6 +115,23 @@ def test_a_mixed_face_has_the_coarse_code_of_one_and_the_fine_code_of_another(ru
         mixing.mix(run, 4)
 
 
+def test_faces_are_mixed_where_both_count_alike(run, monkeypatch):
+    # By size, how far a mixed face of levels 0 and 1 is from its coarse one.
+    shares = {2: 0.9, 4: 0.4, 8: 0.1}
+
+    def mixed_images(model, codes, up_to):
+        coarse, fine = np.meshgrid((0.0, 1.0), (0.0, 1.0), indexing="ij")
+        mixed = coarse + shares[up_to] * (fine - coarse)
+        return np.broadcast_to(mixed[..., None, None, None], (2, 2, 8, 8, 1))
+
+    monkeypatch.setattr(mixing.abilities, "check_stack", lambda *_: [*shares, 16])
+    monkeypatch.setattr(mixing, "_mixed_images", mixed_images)
+    found = mixing.mix(run, indices=[0, 1])
+    assert found.record["up_to"] == 4
+    assert found.images[0, 1, 0, 0, 0] == 0.4
+    assert mixing.mix(run, 8, indices=[0, 1]).record["up_to"] == 8
+
+
 def test_the_atlas_keeps_layers_from_above_and_from_below(run):
     found = layers.look_into_layers(run, indices=[0, 1])
     assert found.record["kept"] == [3, 2, 1, 0]

@@ -17,6 +17,7 @@ from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling, stacks
+from vae_jax.models.contract import Autoencoder
 from vae_jax.report import grids
 from vae_jax.report.writer import write_json
 from vae_jax.run import Run
@@ -47,6 +48,23 @@ class Mixture:
     record: dict[str, Any]
 
 
+def _mixed_images(
+    model: Autoencoder, codes: Float[np.ndarray, "N D"], up_to: int
+) -> Float[np.ndarray, "N N H W C"]:
+    is_coarse = stacks.resolution_of_numbers(model) <= up_to
+    mixed = stacks.mixed(codes, is_coarse)
+    decoded = sampling.decode_codes(model, mixed.reshape(-1, mixed.shape[-1]))
+    return decoded.reshape(*mixed.shape[:2], *decoded.shape[1:])
+
+
+def _imbalance(images: Float[np.ndarray, "N N H W C"]) -> float:
+    """Returns by how much mixed faces are nearer to one of theirs than to the other."""
+    faces = images[np.arange(len(images)), np.arange(len(images))]
+    from_coarse = np.square(images - faces[:, None]).mean()
+    from_fine = np.square(images - faces[None]).mean()
+    return abs(from_coarse - from_fine)
+
+
 def mix(
     run: Run,
     up_to: int | None = None,
@@ -61,7 +79,8 @@ def mix(
 
     Args:
       run: of a model whose code has several resolutions.
-      up_to: the finest resolution that counts as coarse; None for all but the finest.
+      up_to: the finest resolution that counts as coarse; None for that at which mixed
+        faces are about as far from the one as from the other.
       indices: see `way_points`.
       seeds: see `way_points`.
       pictures: see `way_points`.
@@ -71,9 +90,7 @@ def mix(
     """
     model = run.model()
     sizes = abilities.check_stack(run, "--mode is mix")
-    if up_to is None:
-        up_to = sizes[-2]
-    if up_to not in sizes[:-1]:
+    if up_to not in (None, *sizes[:-1]):
         raise UserError(
             f"--up_to is {up_to}; allowed with {run.workdir} is one of "
             f"{', '.join(map(str, sizes[:-1]))}"
@@ -81,12 +98,13 @@ def mix(
     points = way_points(
         run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
     )
-    is_coarse = stacks.resolution_of_numbers(model) <= up_to
-    codes = stacks.mixed(points.codes, is_coarse)
-    decoded = sampling.decode_codes(model, codes.reshape(-1, codes.shape[-1]))
-    number = len(points.codes)
-    images = decoded.reshape(number, number, *decoded.shape[1:])
-    faces = images[np.arange(number), np.arange(number)]
+    by_size = {
+        size: _mixed_images(model, points.codes, size)
+        for size in (sizes[:-1] if up_to is None else [up_to])
+    }
+    up_to = min(by_size, key=lambda size: _imbalance(by_size[size]))
+    images = by_size[up_to]
+    faces = images[np.arange(len(images)), np.arange(len(images))]
     if points.images is not None:
         faces = in_unit_interval(points.images)
     record = {
@@ -147,7 +165,7 @@ COMMAND = Command(
         "indices": f"Default: the first {NUM_FACES} of them.",
         "pictures": "Instead of test images.",
         "seeds": "Instead of test images.",
-        "up_to": "Default: all but the finest.",
+        "up_to": "Default: where both faces count about as much.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },
