@@ -273,7 +273,7 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+        axis.set_xticks(ticks, [f"{round(tick, 1):g}" for tick in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.yaxis.set_minor_locator(NullLocator())
