@@ -1,5 +1,6 @@
 """What it costs to have more devices: the time of the same step on 1, 2, 4 and 8."""
 
+import functools
 import json
 import os
 import subprocess
@@ -7,14 +8,16 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 from benchmarks import training
-from benchmarks.timing import Point, step_times
+from benchmarks.timing import Point, in_turn, spread
 from configs import vae
 from vae_jax import sharding
 
 
 def against_devices(
-    counts: Iterable[int] = (1, 2, 4, 8), batch_size: int = 64, seconds: float = 1
+    counts: Iterable[int] = (1, 2, 4, 8), batch_size: int = 64, repeats: int = 5
 ) -> dict[str, Any]:
     """Returns the step time of the notebook's VAE by devices, by how the state lies.
 
@@ -25,7 +28,7 @@ def against_devices(
     for count in counts:
         flags = f"--xla_force_host_platform_device_count={count}"
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.devices", str(batch_size), str(seconds)],
+            [sys.executable, "-m", "benchmarks.devices", str(batch_size), str(repeats)],
             check=True,
             stdout=subprocess.PIPE,
             env={
@@ -35,7 +38,7 @@ def against_devices(
             },
         )
         for kind, point in json.loads(done.stdout).items():
-            curves.setdefault(kind, []).append({"at": count, **point})
+            curves.setdefault(kind, []).append(point)
     return {
         "name": f"VAE, 64x64 gray, batch {batch_size} in all",
         "x": "virtual devices",
@@ -45,18 +48,25 @@ def against_devices(
     }
 
 
-def _by_sharding(batch_size: int, seconds: float) -> dict[str, Point]:
+def _by_sharding(batch_size: int, repeats: int) -> dict[str, Point]:
     """Returns the step time on this process's devices, by `train.sharding`."""
-    found = {}
+    trainers = {}
     for kind in sharding.STATE_SHARDINGS:
         config = training.plain(vae.get_config(), batch_size)
         config.train.sharding = kind
-        train = training.trainer(
-            config, training.pictures(config, 2 * batch_size), "device"
+        split = training.pictures(config, 2 * batch_size)
+        trainers[kind] = functools.partial(
+            training.trainer(config, split, "device"), config.train.steps_per_dispatch
         )
-        found[kind] = step_times(train, config.train.steps_per_dispatch, seconds)
-    return found
+    num_steps = vae.get_config().train.steps_per_dispatch
+    return {
+        kind: {
+            "at": jax.device_count(),
+            **spread([1e3 * each / num_steps for each in seconds]),
+        }
+        for kind, seconds in in_turn(trainers, repeats=repeats).items()
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(_by_sharding(int(sys.argv[1]), float(sys.argv[2]))))
+    print(json.dumps(_by_sharding(int(sys.argv[1]), int(sys.argv[2]))))

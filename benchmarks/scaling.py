@@ -137,8 +137,8 @@ def memory_against_batch(
 ) -> dict[str, Any]:
     """Returns the memory of a dispatch by images in a batch.
 
-    That of XLA's program: the state, which it writes over, the results, and what it
-    needs in between; the data set is left out.
+    That of XLA's program: its arguments, which are the state and the images of all its
+    updates, and what it needs in between. It writes the new state over the old one.
     """
     recipes = {"VAE": _vae, "conv VAE": lambda batch: _conv_vae(64, 64, batch)}
     curves: dict[str, list[Point]] = {}

@@ -2,13 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-# Of a number that was measured, the median, and what else is known of it, see
-# `step_times` and `durations`.
+# A number that was measured: its `median`, `lowest` and `highest`, and more by name.
 Point = dict[str, float]
 
 
@@ -28,10 +27,15 @@ def step_times(
         start = time.perf_counter()
         train(per_dispatch)
         times.append(1e3 * (time.perf_counter() - start) / per_dispatch)
+    return spread(times)
+
+
+def spread(values: Sequence[float]) -> Point:
+    """Returns the `median`, the `lowest` and the `highest` of what was measured."""
     return {
-        "median": statistics.median(times),
-        "lowest": min(times),
-        "highest": max(times),
+        "median": statistics.median(values),
+        "lowest": min(values),
+        "highest": max(values),
     }
 
 
@@ -67,9 +71,7 @@ def durations(seconds: dict[str, list[float]]) -> dict[str, Point]:
     for name, times in seconds.items():
         ratios = [t / base for t, base in zip(times, first, strict=True)]
         found[name] = {
-            "median": statistics.median(times),
-            "lowest": min(times),
-            "highest": max(times),
+            **spread(times),
             "ratio": statistics.median(ratios),
             "ratio_lowest": min(ratios),
             "ratio_highest": max(ratios),
@@ -84,10 +86,5 @@ def rates(seconds: dict[str, list[float]], count: int) -> dict[str, Point]:
     """
     found: dict[str, Any] = durations(seconds)
     for name, times in seconds.items():
-        each = [count / t for t in times]
-        found[name] |= {
-            "median": statistics.median(each),
-            "lowest": min(each),
-            "highest": max(each),
-        }
+        found[name] |= spread([count / t for t in times])
     return found

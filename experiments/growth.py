@@ -1,7 +1,7 @@
 """Whether it pays to begin with small images: a run that grows, and one that does not.
 
   python -m experiments.growth --config=configs/progressive_vae.py \
-      --stages=16:200,32:800 --num_steps=2000,1260
+      --stages=16:200,32:800 --num_steps=2000,1260 --config.eval.every_steps=100
 
 trains the recipe in stages and the same network at full size from the start, for each
 seed, and writes, under --out, table.md, table.csv and growth.png: the validation ELBO
@@ -18,10 +18,12 @@ from experiments.command_line import (
     listed,
     new_parser,
     parse,
+    read_config,
 )
 from experiments.sweep import new_figure, sweep, workdir_of, write_table
 from vae_jax import experiment, record
 from vae_jax.errors import UserError
+from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.report import drawing
 from vae_jax.report.writer import read_lines
 from vae_jax.training.growth import Phase
@@ -42,7 +44,11 @@ def phases_of(workdir: Path) -> list[Phase]:
 
 
 def fastest_rates(workdirs: Sequence[Path]) -> dict[int, float]:
-    """Returns the highest images/s that was logged by the runs, by size of images."""
+    """Returns the highest images/s that was logged by the runs, by size of images.
+
+    Raises:
+      UserError: no run has logged any for a size.
+    """
     rates: dict[int, float] = {}
     for workdir in workdirs:
         lines = read_lines(workdir / "timing.jsonl")
@@ -53,6 +59,12 @@ def fastest_rates(workdirs: Sequence[Path]) -> dict[int, float]:
                 if phase.first < line["step"] <= phase.last
             ]
             rates[phase.size] = max([rates.get(phase.size, 0.0), *logged])
+    unknown = [str(size) for size, rate in rates.items() if not rate]
+    if unknown:
+        raise UserError(
+            f"timing.jsonl of {', '.join(map(str, workdirs))} has no images_per_second "
+            f"of {' and '.join(unknown)} pixels, of which minutes are made"
+        )
     return rates
 
 
@@ -61,16 +73,13 @@ def curve(workdir: Path, rates: Mapping[int, float]) -> tuple[list[float], list[
 
     Args:
       workdir: of the run.
-      rates: images/s by size: a machine that did something else as well would tell
-        more of that than of the run.
+      rates: images/s by size, the highest of all runs, because the run's own also tell
+        what else its machine did. Runs of unlike machines do not compare.
     """
-    phases = phases_of(workdir)
-    last, before = (
-        phases[-1],
-        sum(
-            (phase.last - phase.first) * phase.batch_size / rates[phase.size]
-            for phase in phases[:-1]
-        ),
+    *earlier, last = phases_of(workdir)
+    before = sum(
+        (phase.last - phase.first) * phase.batch_size / rates[phase.size]
+        for phase in earlier
     )
     points = [
         (line["step"], line["elbo"])
@@ -91,11 +100,11 @@ def draw(workdirs: Mapping[str, Sequence[Path]], path: Path) -> None:
       workdirs: of the runs of each seed, by their key in `LABELS`.
       path: of the picture.
     """
-    rates = fastest_rates([each for of in workdirs.values() for each in of])
+    rates = fastest_rates([each for runs in workdirs.values() for each in runs])
     figure, [axis] = new_figure(1)
-    for number, (name, of_seeds) in enumerate(workdirs.items()):
-        for seed, workdir in enumerate(of_seeds):
-            label = None if seed else LABELS[name]
+    for number, (name, runs) in enumerate(workdirs.items()):
+        for repeat, workdir in enumerate(runs):
+            label = None if repeat else LABELS[name]
             axis.plot(*curve(workdir, rates), ".-", color=f"C{number}", label=label)
     axis.set_xlabel("minutes of training")
     axis.set_ylabel("validation ELBO, nats")
@@ -129,6 +138,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if not options.stages:
         raise UserError("--stages is ''; allowed are stages such as 16:200,32:800")
+    model = read_config(options.config, settings).model.name
+    if MODELS[model].terms != OBJECTIVES["elbo"].terms:
+        raise UserError(
+            f"--config is {options.config!r}, a recipe of model {model}; allowed are "
+            "recipes of models that have an ELBO, such as vae"
+        )
     grown, whole = options.num_steps
     points = {
         "grown": {"train.stages": options.stages, "train.num_steps": grown},

@@ -248,6 +248,10 @@ def test_a_run_that_grows_is_held_against_one_that_does_not(tiny, tmp_path):
         assert minutes == pytest.approx([each / 1000 / 60 for each in images])
         told = (workdirs[name] / "metrics.jsonl").read_text().splitlines()
         assert elbos[-1] == json.loads(told[-1])["elbo"]
+    untimed = shutil.copytree(workdirs["grown"], tmp_path / "untimed")
+    (untimed / "timing.jsonl").write_text("")
+    with pytest.raises(UserError, match="no images_per_second of 16 and 32 pixels"):
+        growth.fastest_rates([untimed])
     # What was trained is read, not trained again.
     before = (tmp_path / "growth.png").read_bytes()
     growth.main(grows)
@@ -259,6 +263,10 @@ def test_a_run_that_grows_is_held_against_one_that_does_not(tiny, tmp_path):
     [
         (["--num_steps=8"], "--num_steps is '8'; allowed are two numbers"),
         (["--stages="], "--stages is ''; allowed are stages"),
+        (
+            [f"--config={ROOT / 'configs' / 'ae.py'}"],
+            f"--config is '{ROOT / 'configs' / 'ae.py'}', a recipe of model ae;",
+        ),
     ],
 )
 def test_a_growth_without_stages_or_steps_is_refused(flags, said, tmp_path):
