@@ -119,7 +119,7 @@ def stream_feed(
         return {"image": split.images[chosen], "attributes": split.attributes[chosen]}
 
     def stream(dispatches: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        # Here, because it takes half as long to import as JAX.
+        # Here, because it takes long to import, and other feeds do without.
         import grain
 
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)

@@ -24,7 +24,7 @@ _ORBAX = threading.Lock()
 
 
 def _orbax() -> Any:
-    # Here, because it takes half as long to import as JAX, and a first update waits.
+    # Here, because it takes long to import, and a first update can do without.
     from orbax.checkpoint import v1
 
     return v1
