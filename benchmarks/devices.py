@@ -50,15 +50,13 @@ def against_devices(
 
 def _by_sharding(batch_size: int, repeats: int) -> dict[str, Point]:
     """Returns the step time on this process's devices, by `train.sharding`."""
-    trainers = {}
+    config, trainers = training.plain(vae.get_config(), batch_size), {}
+    split = training.pictures(config, 2 * batch_size)
+    num_steps = config.train.steps_per_dispatch
     for kind in sharding.STATE_SHARDINGS:
-        config = training.plain(vae.get_config(), batch_size)
         config.train.sharding = kind
-        split = training.pictures(config, 2 * batch_size)
-        trainers[kind] = functools.partial(
-            training.trainer(config, split, "device"), config.train.steps_per_dispatch
-        )
-    num_steps = vae.get_config().train.steps_per_dispatch
+        train = training.trainer(config, split, "device")
+        trainers[kind] = functools.partial(train, num_steps)
     return {
         kind: {
             "at": jax.device_count(),
