@@ -109,7 +109,7 @@ def draw_codes(
     model: Autoencoder,
     key: Key[Array, ""],
     num_samples: int,
-    labels: Float[Array, " A"] | None = None,
+    labels: Float[Array, "*rows A"] | None = None,
     temperature: float | Float[Array, "*number"] = 1.0,
     top_k: int | None = None,
     known: Int[Array | np.ndarray, "P places"] | None = None,
@@ -118,8 +118,8 @@ def draw_codes(
 ) -> Float[Array, "*samples D"]:
     """Returns the numbers D in codes [N,D] drawn from the prior, see `sample_prior`.
 
-    With `known`, discrete codes of P images and -1 where none is given, they are
-    [N,P,D], and those that are given stay.
+    With P rows of labels they are [N,P,D], and so they are with `known`, discrete codes
+    of P images and -1 where none is given; those that are given stay.
     """
     given = {
         "top_k": top_k,

@@ -1,0 +1,188 @@
+"""Whether a run learnt training images by heart: what its samples are nearest to.
+
+  python -m experiments.neighbours --workdir=runs/latent_flow --judge=runs/judge
+
+finds the training image nearest to each sample, mirrored ones included, in a judge's
+features and in pixels, and does the same for reconstructions of test images, which the
+run has not seen. A sample is a near-copy if it is nearer than all but a hundredth of
+those. Under --out come neighbours.json and neighbours.png, which has the samples that
+are nearest to training images.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from sklearn.metrics import pairwise_distances_argmin_min
+from tabulate import tabulate
+from tqdm import tqdm
+
+from experiments.command_line import add_path_flag, cli, new_parser
+from vae_jax import run as run_lib
+from vae_jax.commands import abilities, judges
+from vae_jax.commands.pictures import in_unit_interval
+from vae_jax.commands.samples import SAMPLERS, best_samplers, sample
+from vae_jax.errors import UserError
+from vae_jax.exploration import sampling
+from vae_jax.exploration.judging import judge_images
+from vae_jax.report import grids
+from vae_jax.report.writer import write_json
+from vae_jax.run import Run
+
+# Samples, and as many test images at most.
+NUM_IMAGES = 2500
+# Distances below which a hundredth of the test images lie are those of near-copies.
+SHARE = 0.01
+NUM_SHOWN = 6
+# Training images that are looked at at a time.
+CHUNK = 2000
+SPACES = {"features": "in the judge's features", "pixels": "in pixels"}
+
+Images = Float[np.ndarray, "N H W C"]
+
+
+def nearest(
+    images: Mapping[str, Images],
+    train: UInt8[np.ndarray, "M H W C"],
+    place_of: Callable[[Images], Float[np.ndarray, "N F"]],
+    space: str,
+) -> dict[str, tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]]]:
+    """Returns, of each set, which training image each is nearest to, and how near.
+
+    A few training images at a time, so that memory does not grow with them.
+
+    Args:
+      images: the sets by name, in [0, 1].
+      train: the training images.
+      place_of: where images are, by which distances go.
+      space: its name, beside the progress bar.
+    """
+    places = {name: place_of(each) for name, each in images.items()}
+    found: Any = {name: (0, np.inf) for name in images}
+    firsts = range(0, len(train), CHUNK)
+    for first in tqdm(firsts, space, disable=None, leave=False):
+        some = place_of(in_unit_interval(train[first : first + CHUNK]))
+        for name, those in places.items():
+            which, apart = pairwise_distances_argmin_min(those, some)
+            before, least = found[name]
+            found[name] = (
+                np.where(apart < least, first + which, before),
+                np.minimum(apart, least),
+            )
+    return found
+
+
+def look(
+    run: Run, judge: Run, sampler: str, seed: int
+) -> tuple[dict[str, Any], Float[np.ndarray, "rows columns H W C"]]:
+    """Returns neighbours.json, and the picture of the nearest samples.
+
+    Args:
+      run: of an autoencoder of any kind.
+      judge: of a classifier, see `open_judge`.
+      sampler: one of `SAMPLERS`.
+      seed: of the samples.
+
+    Returns:
+      The report; and a row for each of `NUM_SHOWN` samples in each of `SPACES`: the
+      sample, and the training image that is nearest.
+    """
+    splits = run.dataset.splits
+    train = splits["train"].images
+    train = np.concatenate([train, train[:, :, ::-1]])
+    labels = run.labels("test")
+    model, test = run.model(), splits["test"].images[:NUM_IMAGES]
+    told = None if labels is None else np.asarray(labels)[: len(test)]
+    codes = sampling.encode_images(model, test, told)
+    sets = {
+        "samples": sample(run, sampler, len(test), seed),
+        "reconstructions": sampling.decode_codes(model, codes, told),
+    }
+    classifier = judge.model()
+
+    def features(images: Images) -> Float[np.ndarray, "N F"]:
+        return judge_images(classifier, images)[0]
+
+    def pixels(images: Images) -> Float[np.ndarray, "N F"]:
+        return images.reshape(len(images), -1)
+
+    report: dict[str, Any] = {
+        "workdir": str(run.workdir),
+        "judge": str(judge.workdir),
+        "sampler": sampler,
+        "seed": seed,
+        "num_images": len(test),
+        "num_train": len(train),
+    }
+    shown = []
+    for space, place in (("features", features), ("pixels", pixels)):
+        found = nearest(sets, train, place, space)
+        distances = {name: apart for name, (_, apart) in found.items()}
+        least = float(np.quantile(distances["reconstructions"], SHARE))
+        report[space] = {
+            "threshold": least,
+            "near_copies": float(np.mean(distances["samples"] < least)),
+            "median_distance": {
+                name: float(np.median(each)) for name, each in distances.items()
+            },
+        }
+        order = np.argsort(distances["samples"])[:NUM_SHOWN]
+        theirs = in_unit_interval(train[found["samples"][0][order]])
+        shown.append(np.stack([sets["samples"][order], theirs], axis=1))
+    return report, np.concatenate(shown, axis=1)
+
+
+def table(report: dict[str, Any]) -> str:
+    """Returns the figures of neighbours.json as a table."""
+    rows = [
+        [
+            told,
+            report[space]["near_copies"],
+            *report[space]["median_distance"].values(),
+        ]
+        for space, told in SPACES.items()
+    ]
+    headers = ["nearest", "near-copies", "samples' distance", "reconstructions'"]
+    return tabulate(rows, headers, floatfmt=".3g")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line, `argv` without the program's name."""
+    parser = new_parser("experiments.neighbours", __doc__)
+    # There is no recipe.
+    parser.epilog = None
+    flow = Path("runs/latent_flow")
+    add_path_flag(parser, "--workdir", f"Of the run; {flow}.", flow)
+    add_path_flag(parser, "--judge", "The workdir of a classifier; it is needed.")
+    parser.add_argument(
+        "--sampler", choices=SAMPLERS, help="As of --mode=sample; the best."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the samples; 0.")
+    options = parser.parse_args(argv)
+    run = run_lib.load(options.workdir)
+    abilities.check_decoder(run, f"--workdir is '{options.workdir}'")
+    if options.judge is None:
+        raise UserError("--judge is not given; it names the workdir of a classifier")
+    judge = judges.open_judge("judge", options.judge, run)
+    run.dataset_for("looking for the nearest training images")
+    sampler = options.sampler or [*best_samplers(run), "gaussian"][0]
+    report, shown = look(run, judge, sampler, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "neighbours.json", report)
+    grids.image_grid(
+        shown,
+        options.out / f"neighbours.{options.format}",
+        groups=len(SPACES),
+        columns=[f"sample, and nearest {told}" for told in SPACES.values()],
+        caption=[
+            f"Of {report['num_images']:,} samples those that are nearest to a training "
+            "image, and beside each that image.",
+        ],
+    )
+    print(table(report))
+
+
+if __name__ == "__main__":
+    cli(main)
