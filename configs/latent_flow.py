@@ -1,21 +1,22 @@
-"""A flow over the codes of a VAE, all else of which stays as it is.
+"""A flow over the codes of an autoencoder, all else of which stays as it is.
 
   python -m vae_jax.main --config=configs/sharp_vae.py
   python -m vae_jax.main --config=configs/latent_flow.py
 
-Words after a colon are those that the VAE was trained with; plain where it was
-conv_vae.py, spatial where its code is a map of 8x8 places with 8 numbers, and labelled
-for a flow that is told the attributes of a face:
+Words after a colon are those that the first run was trained with; plain where it was
+conv_vae.py, ae or rae where it was one of these, spatial where its code is a map of 8x8
+places with 8 numbers, and labelled for a flow that is told the attributes of a face:
 
   python -m vae_jax.main --config=configs/sharp_vae.py --config.model.code_size=8 \
     --config.model.latent_dim=8
   python -m vae_jax.main --config=configs/latent_flow.py:spatial,labelled
 """
 
-from configs import conv_vae
+from configs import ae, conv_vae, rae
 from vae_jax.errors import UserError
 
-OWN = ("plain", "spatial", "labelled")
+AUTOENCODERS = {"ae": ae, "rae": rae}
+OWN = ("plain", "spatial", "labelled", *AUTOENCODERS)
 
 
 def get_config(words=""):
@@ -28,6 +29,10 @@ def get_config(words=""):
     if "plain" not in words:
         config.init_from = "runs/sharp_vae"
         config.model.decoder_patch = 2
+    for word, recipe in AUTOENCODERS.items():
+        if word in words:
+            config.init_from = f"runs/{word}"
+            config.model.update(recipe.get_config().model)
     if "spatial" in words:
         config.model.code_size = config.model.latent_dim = 8
     # What has parameters, and is not the prior.

@@ -109,7 +109,7 @@ def look(
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, logits = judging.judge_images(classifier, pictures)
     right = balanced_accuracy(told > 0, logits[:, columns] > 0)
-    asked = np.tile(np.float32([1, -1]), num_images // 2)
+    asked = np.tile(np.array([1, -1], np.float32), num_images // 2)
     by_attribute = {name: [] for name in names}
     together = []
     work = [(scale, number) for scale in guidance for number in range(len(names))]

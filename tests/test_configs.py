@@ -30,7 +30,7 @@ FIRST = {
 WORDS = {
     "style_vae": ["plain,styles"],
     "vq_prior": ["labelled"],
-    "latent_flow": ["spatial,labelled"],
+    "latent_flow": ["spatial,labelled", "rae"],
 }
 
 

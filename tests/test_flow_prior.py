@@ -401,6 +401,33 @@ def test_an_evaluation_says_what_the_flow_saves(flow_run):
     assert figures["normal_kl"] == pytest.approx(kl.mean(), rel=1e-4)
 
 
+def test_a_flow_is_learned_over_an_autoencoders_codes(data_dir, tmp_path, capsys):
+    config = new_tiny_config(data_dir)
+    config.model.name, config.objective.name = "ae", "mse"
+    config.eval.importance_samples = 1
+    first = run_lib.train(config, tmp_path / "ae")
+    told = {"model.name": "ae", "model.attributes": "Smiling,Eyeglasses"}
+    run = run_lib.train(flow_config(first, data_dir, **told), tmp_path / "flow")
+    for kind in ("ema", "raw"):
+        after = run.variables[kind].params
+        before = first.variables["ema"].params
+        for part in ("encoder", "decoder"):
+            assert_same_bits(after[part], before[part])
+    model = run.model()
+    codes = model.encode(jnp.float32(run.dataset.splits["train"].images) / 255)
+    prior = model.prior_of()
+    # 96 codes of 40 pictures, each two times or three.
+    assert (np.abs(prior.centre - codes.mean(0)) < 0.2 * codes.std(0)).all()
+    np.testing.assert_allclose(prior.spread, codes.std(axis=0), rtol=0.2)
+    labels = prior_flags.parse_labels(run, "Smiling=1")
+    drawn = [samples.sample(run, "prior", 3, 0, y) for y in (None, labels)]
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-6
+    figures = evaluate_run(run)["test"]["ema"]
+    assert "matching" in figures and "bits_per_dim" not in figures
+    call_main("--mode=sample", f"--workdir={run.workdir}", "--attributes=Smiling=1")
+    assert "samples.png" in capsys.readouterr().out
+
+
 def test_the_flags_of_a_flow_change_its_samples(flow_run):
     workdir = f"--workdir={flow_run.workdir}"
     labels = prior_flags.parse_labels(flow_run, "Smiling=1")

@@ -104,8 +104,8 @@ def refusals(values: Values) -> Iterator[Refusal]:
                 f"it goes with {chooser} {' or '.join(choices)}, "
                 f"and that is {values[chooser]}",
             )
-    terms = MODELS[values["model.name"]].terms
-    objectives = [name for name, option in OBJECTIVES.items() if option.terms == terms]
+    (terms,) = MODELS[values["model.name"]].terms
+    objectives = [name for name, option in OBJECTIVES.items() if terms in option.terms]
     if values["objective.name"] not in objectives:
         yield (
             "objective.name",

@@ -30,13 +30,14 @@ class Option:
         chooses it.
       check: returns what is wrong with all settings where this option is chosen, None
         where nothing is.
-      terms: for models and objectives: what the model returns and the objective reads.
+      terms: of models, what they return; of objectives, which of these they read; of
+        priors, over whose codes they are, if not over any.
     """
 
     make: Callable[..., Any]
     settings: Mapping[str, "Setting"] = field(default_factory=dict)
     check: Callable[[Values], Refusal | None] = lambda values: None
-    terms: str = ""
+    terms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

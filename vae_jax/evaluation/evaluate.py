@@ -123,8 +123,8 @@ def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
 def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
     """Returns all that the terms of a model say of one image, whatever they hold.
 
-    That is `picture_figures`; of discrete codes `discrete_figures`; with a flow
-    `flow_figures`; of others with a likelihood `bound_figures`; and with a posterior in
+    That is `picture_figures`; of discrete codes `discrete_figures`; of others with a
+    likelihood `bound_figures`, or with a flow `flow_figures`; and with a posterior in
     one layer `code_figures`.
     """
     bound = bound_figures(num_samples, chunk)
@@ -135,11 +135,10 @@ def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
         if isinstance(model, DiscreteCodes):
             # A code that is no sample has one weight, and no better bound.
             return found | discrete_figures(model, image, labels, image_key)
-        if hasattr(model.prior, "velocity"):
-            # Its log p(z) is an estimate, of which several make no bound.
-            found |= flow_figures(model, image, labels, image_key)
-        elif terms.log_mass is not None:
-            found |= bound(model, image, labels, image_key)
+        if terms.log_mass is not None:
+            # log p(z) of a flow is an estimate, of which several make no bound.
+            bounds = flow_figures if hasattr(model.prior, "velocity") else bound
+            found |= bounds(model, image, labels, image_key)
         if hasattr(model, "posterior"):
             found |= code_figures(model, image, labels, image_key)
         return found

@@ -1,26 +1,36 @@
-"""The plain autoencoder: a deterministic code."""
+"""The plain autoencoder: a deterministic code.
+
+An autoencoder has no prior of its own. A flow over its codes is learned in a second
+run, as Ghosh et al. (2020), section 4, fit a density after the fact.
+"""
+
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vae_jax.models.contract import CodeShape, Labels, Prior, Terms
+from vae_jax.models.contract import CodeShape, Labels, Terms, flatten
+from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.likelihoods import Deterministic
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
-from vae_jax.options import Option
+from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.vae import DROPOUT, PRIOR, check_labels, make_prior
+from vae_jax.options import Option, Refusal, Values
 
 
 class AE(nnx.Module):
-    """x -> z = encoder(x) -> sigmoid(decoder(z)). It has no use for labels.
+    """x -> z = encoder(x) -> sigmoid(decoder(z)). Labels are for its prior alone.
 
     Args:
       encoder: images [B,H,W,C] to codes [B,*code_shape].
       decoder: codes [N,*code_shape] to one map of the image's shape.
       code_shape: (D,), or (h, w, d).
       code_resolutions: see `Networks`.
+      prior: a flow over its codes; None where there is no prior.
+      num_labels: A, of the prior.
     """
-
-    prior = None
 
     def __init__(
         self,
@@ -28,11 +38,15 @@ class AE(nnx.Module):
         decoder: nnx.Module,
         code_shape: CodeShape,
         code_resolutions: tuple[int, ...] = (),
+        prior: Any = None,
+        num_labels: int = 0,
     ):
         self.encoder = encoder
         self.decoder = decoder
         self.code_shape = code_shape
         self.code_resolutions = code_resolutions
+        self.prior = prior
+        self.num_labels = num_labels
 
     def encode(
         self,
@@ -52,9 +66,16 @@ class AE(nnx.Module):
         (logits,) = decode_rows(self.decoder, code, len(self.code_shape))
         return Deterministic(jax.nn.sigmoid(logits))
 
-    def prior_of(self, labels: Labels = None) -> Prior:
-        """Raises TypeError, as there is no prior."""
-        raise TypeError("an autoencoder has no prior")
+    def prior_of(self, labels: Labels = None) -> Any:
+        """Returns p(z|y) over the N numbers in a code, see `contract.Prior`.
+
+        Raises:
+          TypeError: there is no prior.
+        """
+        if self.prior is None:
+            raise TypeError("an autoencoder has no prior, unless it is a flow")
+        labels = jnp.zeros(self.num_labels) if labels is None else labels
+        return self.prior(None, labels)
 
     def __call__(
         self,
@@ -75,15 +96,41 @@ class AE(nnx.Module):
         code = self.encode(images)[None]
         return Terms(mean=self.decode(code).mean, code=code)
 
+    def update_state(self, terms: Terms) -> None:
+        """Moves what a prior keeps of codes on, by those of a batch."""
+        if self.prior is not None:
+            codes = flatten(terms.code[0])
+            # A point is a Gaussian of no variance.
+            self.prior.update(DiagonalGaussian(codes, jnp.full_like(codes, -jnp.inf)))
 
-def _build(frame: Frame, networks: Networks) -> AE:
+
+def _build(frame: Frame, networks: Networks, prior: str, **others: Any) -> AE:
+    del others
     assert networks.make_decoder is not None
     return AE(
         networks.make_encoder(frame.latent_dim, condition_dim=0),
         networks.make_decoder(num_maps=1),
         networks.code_shape,
         networks.code_resolutions,
+        make_prior(frame, networks, prior) if prior == "flow" else None,
+        frame.num_labels,
     )
 
 
-AUTOENCODER = Option(_build, terms="reconstructions")
+def _check(values: Values) -> Refusal | None:
+    prior = values["model.prior"]
+    if prior not in (PRIOR.default, "flow"):
+        reason = "an autoencoder has no prior, or a flow over its codes"
+        return "model.prior", f"{reason}: allowed is {PRIOR.default} or flow"
+    if values["model.attributes"] and prior != "flow":
+        reason = "an autoencoder is told none, but a flow over its codes may be"
+        return "model.attributes", f"{reason}: they go with model.prior flow"
+    return check_labels(values)
+
+
+AUTOENCODER = Option(
+    _build,
+    {"prior": PRIOR, "attributes": ATTRIBUTES, "attribute_dropout": DROPOUT},
+    check=_check,
+    terms=("reconstructions",),
+)

@@ -223,7 +223,9 @@ class FlowPrior(nnx.Module):
         self.mean = State(jnp.zeros(code_size))
         self.variance = State(jnp.ones(code_size))
 
-    def __call__(self, encode: Encode, labels: Float[Array, "*batch A"]) -> FlowDensity:
+    def __call__(
+        self, encode: Encode | None, labels: Float[Array, "*batch A"]
+    ) -> FlowDensity:
         """Returns the distribution for each row of labels."""
         del encode
         return FlowDensity(

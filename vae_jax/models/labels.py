@@ -18,8 +18,8 @@ def _are_names(value: str) -> bool:
 
 ATTRIBUTES = text(
     "",
-    "Attributes that a VAE, or a learned prior over discrete codes, is conditioned on, "
-    "or that a classifier predicts; auto is all that the data set has.",
+    "Attributes that a VAE, or a learned prior over codes, is conditioned on, or that "
+    "a classifier predicts; auto is all that the data set has.",
     "names of the data set's attributes, each once, with single commas between, auto, "
     "or nothing",
     _are_names,

@@ -24,7 +24,9 @@ def flow_matching(num_samples: int) -> Objective:
     def matching(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
         prior, flow_key = model.prior_of(labels), jax.random.fold_in(key, Draw.FLOW)
         codes = jax.lax.stop_gradient(jax.vmap(flatten)(terms.code))
-        keys = jax.random.split(flow_key, len(codes))
+        # An autoencoder has one code for all samples.
+        codes = jnp.broadcast_to(codes, (num_samples, *codes.shape[1:]))
+        keys = jax.random.split(flow_key, num_samples)
         return {"matching": jnp.mean(jax.vmap(prior.matching)(codes, keys), axis=0)}
 
     return Objective(
@@ -106,9 +108,9 @@ FLOW = Option(
     lambda num_images, **own: flow_matching(**own),
     {"num_samples": NUM_SAMPLES},
     check=_check_flow,
-    terms="likelihoods",
+    terms=("likelihoods", "reconstructions"),
 )
-MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")
+MSE = Option(lambda num_images: mean_squared_error(), terms=("reconstructions",))
 RAE = Option(
     lambda num_images, **own: mean_squared_error(**own),
     {
@@ -121,6 +123,6 @@ RAE = Option(
         ),
         "decoder_weight": weight(1e-8, "Weight of the penalty on the decoder."),
     },
-    terms="reconstructions",
+    terms=("reconstructions",),
 )
-CROSS_ENTROPY = Option(lambda num_images: cross_entropy(), terms="predictions")
+CROSS_ENTROPY = Option(lambda num_images: cross_entropy(), terms=("predictions",))

@@ -48,7 +48,9 @@ PRIORS = {
     "transformer": code_priors.TRANSFORMER,
     "masked": masked_prior.MASKED,
 }
-PRIOR = choice("normal", "Prior p(z).", PRIORS)
+PRIOR = choice(
+    "normal", "Prior p(z); that of an autoencoder is a flow, or there is none.", PRIORS
+)
 
 
 class VAE(nnx.Module):
@@ -203,12 +205,8 @@ class VAE(nnx.Module):
             self.prior.update(layer.posterior)
 
 
-def _build(
-    frame: Frame, networks: Networks, likelihood: str, prior: str, **others: Any
-) -> VAE:
-    del others
-    assert networks.make_decoder is not None
-    px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
+def make_prior(frame: Frame, networks: Networks, prior: str) -> Any:
+    """Makes what a key of `PRIORS` stands for, over codes of one layer."""
     code = priors.CodeFrame(
         networks.code_shape,
         frame.image_shape,
@@ -216,6 +214,15 @@ def _build(
         frame.dtype,
         frame.rngs,
     )
+    return make(PRIORS, prior, frame.settings, code)
+
+
+def _build(
+    frame: Frame, networks: Networks, likelihood: str, prior: str, **others: Any
+) -> VAE:
+    del others
+    assert networks.make_decoder is not None
+    px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     # A flow is learned over the codes of a model that may know no labels.
     num_told = 0 if prior == "flow" else frame.num_labels
     return VAE(
@@ -224,7 +231,7 @@ def _build(
             num_maps=px.num_maps, condition_dim=num_told + frame.has_dial
         ),
         px,
-        make(PRIORS, prior, frame.settings, code),
+        make_prior(frame, networks, prior),
         networks.code_shape,
         frame.num_labels,
         num_told,
@@ -249,7 +256,7 @@ def check_labels(values: Values) -> Refusal | None:
     return None
 
 
-def check_prior(values: Values, terms: str) -> Refusal | None:
+def check_prior(values: Values, terms: tuple[str, ...]) -> Refusal | None:
     """Refuses a prior over codes of another kind than the model's."""
     if PRIORS[values["model.prior"]].terms == terms:
         return None
@@ -259,7 +266,7 @@ def check_prior(values: Values, terms: str) -> Refusal | None:
 
 
 def _check(values: Values) -> Refusal | None:
-    refused = check_prior(values, terms="") or check_labels(values)
+    refused = check_prior(values, terms=()) or check_labels(values)
     if refused is not None:
         return refused
     if not values["model.realism"] or values["objective.name"] == "flow":
@@ -285,5 +292,5 @@ VARIATIONAL_AUTOENCODER = Option(
         ),
     },
     check=_check,
-    terms="likelihoods",
+    terms=("likelihoods",),
 )
