@@ -1,13 +1,15 @@
 """Directions of attributes in the code."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import nnx, struct
 
 from vae_jax.config import default_config
 from vae_jax.exploration import attributes as directions_lib
 from vae_jax.models import build
+from vae_jax.models.flow_prior import FlowDensity
 
 
 def confounded(number=4000, noise=0.3):
@@ -53,6 +55,42 @@ def test_the_notebooks_is_a_difference_of_ten_and_ten():
     # Fewer where there are fewer.
     few = directions_lib.notebook_directions(rows[:12], attributes[:12], seed=0)
     assert np.sum(few[0] > 0) == min(10, attributes[:12, 0].sum())
+
+
+@struct.dataclass
+class OfGaussians:
+    """A model whose prior is N(mean, std) times the label, as a flow."""
+
+    mean: jax.Array
+    std: jax.Array
+    num_labels: int = struct.field(pytree_node=False, default=2)
+
+    def prior_of(self, labels=None):
+        def velocity(x, time, labels):
+            t, centre = time[:, None], labels[:, :1] * self.mean
+            variance = (1 - t) ** 2 + jnp.square(t * self.std)
+            slope = (t * self.std**2 - (1 - t)) / variance
+            return centre + slope * (x - t * centre)
+
+        labels = jnp.zeros(2) if labels is None else labels
+        nothing = jnp.zeros_like(self.mean)
+        return FlowDensity(velocity, nothing, nothing + 1, labels, num_steps=1)
+
+
+def test_a_flows_direction_is_how_far_apart_it_carries_codes(monkeypatch):
+    mean, std = np.array([0.5, 0.0, -1.0]), np.array([0.3, 1.5, 0.8])
+    model = OfGaussians(jnp.float32(mean), jnp.float32(std))
+    monkeypatch.setattr(directions_lib, "REDRAWN_STEPS", 200)
+    codes = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    found = directions_lib.flow_direction(model, 0)(codes)
+    # x at t is carried to mu + std (x - t mu) / std_t, and guidance of 2 doubles mu.
+    t = 0.5
+    std_t = np.sqrt((1 - t) ** 2 + (t * std) ** 2)
+    expected = 2 * 2 * mean * (1 - t * std / std_t)
+    np.testing.assert_allclose(found, np.tile(expected, (7, 1)), atol=2e-3)
+    # Of an attribute that changes nothing.
+    other = directions_lib.flow_direction(model, 1)(codes)
+    np.testing.assert_allclose(other, np.zeros((7, 3)), atol=1e-5)
 
 
 def small(name, **settings):

@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from vae_jax import main
 from vae_jax import run as run_lib
-from vae_jax.commands import prior_flags, samples
+from vae_jax.commands import directions, edits, prior_flags, samples
 from vae_jax.commands.evaluation import evaluate_run
 from vae_jax.config import default_config, validate
 from vae_jax.errors import UserError
@@ -399,6 +399,23 @@ def test_an_evaluation_says_what_the_flow_saves(flow_run):
     logvar = np.float64(q.logvar)
     kl = 0.5 * (np.float64(q.mean) ** 2 + np.exp(logvar) - 1 - logvar).sum(axis=-1)
     assert figures["normal_kl"] == pytest.approx(kl.mean(), rel=1e-4)
+
+
+def test_edits_go_by_a_flow_that_is_told_the_attribute(flow_run, small_runs):
+    told = directions.read_directions(flow_run, "flow", 0)
+    assert [*told] == ["Smiling", "Eyeglasses"]
+    codes = np.float32(np.random.default_rng(0).normal(size=(3, 4)))
+    smiling = told["Smiling"](codes)
+    assert np.abs(smiling).min() > 0
+    assert np.abs(smiling - told["Eyeglasses"](codes)).max() > 1e-6
+    found = edits.edit(
+        flow_run, {"Smiling": 1.0}, [0.0, 2.0], estimator="flow", num_images=2
+    )
+    before, after = found.images[:, 1], found.images[:, 2]
+    assert np.abs(before - after).max() > 1e-6
+    for kind in ("flow", "conv"):
+        with pytest.raises(UserError, match="--estimator=flow, the run has no flow"):
+            edits.edit(small_runs(kind), {"Smiling": 1.0}, [0.0], estimator="flow")
 
 
 def test_a_flow_is_learned_over_an_autoencoders_codes(data_dir, tmp_path, capsys):

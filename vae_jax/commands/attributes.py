@@ -142,9 +142,11 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         name: [attributes.constant(directions[index])]
         for name, directions in directions_lib.estimate(codes, known, seed).items()
     }
-    held = directions_lib.read_directions(run, "held", seed)
-    if attribute in held:
-        found["held"] = [held[attribute]]
+    # Of these there may be none.
+    for name in ("held", "flow"):
+        known_by_name = directions_lib.read_directions(run, name, seed)
+        if attribute in known_by_name:
+            found[name] = [known_by_name[attribute]]
     for draw in range(1, NOTEBOOK_DRAWS):
         again = attributes.notebook_directions(codes, known[:, [index]], seed + draw)
         found["notebook"].append(attributes.constant(again[0]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.commands import kept
+from vae_jax.commands import abilities, kept
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling
 from vae_jax.exploration.attributes import Direction, HeldDirection
@@ -18,7 +18,7 @@ FILE = "directions.npz"
 # Numbers in the codes that directions are found of, half a gigabyte: of long codes it
 # is those of the first pictures.
 LARGEST_CODES = 2**27
-ESTIMATORS = ("deconfounded", "difference", "notebook", "held")
+ESTIMATORS = ("deconfounded", "difference", "notebook", "held", "flow")
 
 
 def train_codes(run: Run) -> np.ndarray:
@@ -65,7 +65,7 @@ def find_directions(
 ) -> dict[str, Any]:
     """Estimates a direction for every attribute; returns what directions.npz holds.
 
-    The file has an array [A,D] for each of `ESTIMATORS` but `held`, the A
+    The file has an array [A,D] for each estimator of `estimate`, the A
     `attribute_names` and the `step` of the parameters. NaN is no direction: of an
     attribute that all training pictures have or none. Of each attribute that a guide
     was used on at this step it has the arrays of a `HeldDirection` as well:
@@ -116,8 +116,15 @@ def write_directions(run: Run, seed: int, **kwargs: Any) -> None:
 def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]:
     """Returns the direction of each attribute that has one.
 
-    They are read from directions.npz, which is written first if need be.
+    They are read from directions.npz, which is written first if need be; those by a
+    flow, which is a part of the model, are nowhere kept.
     """
+    if estimator == "flow":
+        names = build.label_names(run.config.model) if abilities.has_flow(run) else ()
+        return {
+            name: attributes.flow_direction(run.model(), index)
+            for index, name in enumerate(names)
+        }
     saved = kept.read(run, FILE)
     if not saved:
         saved = find_directions(run, seed)

@@ -81,7 +81,8 @@ def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Directi
             raise UserError(
                 f"--attribute has {name!r}, which has no such direction: either all "
                 "training pictures have it or none, or, for --estimator=held, "
-                "--mode=attributes was not given a --guide for it"
+                "--mode=attributes was not given a --guide for it, or, for "
+                "--estimator=flow, the run has no flow that is told it"
             )
     return attributes.weighted_sum(directions, weights)
 

@@ -30,6 +30,9 @@ NOTEBOOK_EXAMPLES = 10
 # Of `held_direction`: codes that are looked at, in batches, over so many updates.
 HELD_CODES, HELD_BATCH, HELD_STEPS = 20_000, 64, 1200
 HELD_HIDDEN, HELD_RATE, LEAK_WEIGHT = 64, 0.005, 3.0
+# Of `flow_direction`: the time a code is taken back to (0 is noise), the steps from
+# there to the code, and the guidance.
+REDRAWN_FROM, REDRAWN_STEPS, REDRAWN_GUIDANCE = 0.5, 8, 2.0
 
 
 def difference_directions(codes: Codes, attributes: Attributes) -> Directions:
@@ -121,6 +124,35 @@ class HeldDirection:
     ) -> Float[Array | np.ndarray, "N D"]:
         """Returns the direction at each code."""
         return self.offset + jax.nn.silu(codes @ self.inner + self.bias) @ self.outer
+
+
+@jax.jit
+def _told_apart(model, labels, z):
+    unknown, there, absent = map(model.prior_of, (None, labels, -labels))
+    noisy = unknown.carried(z, 1.0, REDRAWN_FROM, REDRAWN_STEPS)
+    with_it, without = (
+        prior.carried(noisy, REDRAWN_FROM, 1.0, REDRAWN_STEPS, REDRAWN_GUIDANCE)
+        for prior in (there, absent)
+    )
+    return with_it - without
+
+
+def flow_direction(model: Any, index: int) -> Direction:
+    """Returns what a flow changes in a code where it is told of an attribute.
+
+    Each code goes back on its way to noise, with no labels, and forth again, told that
+    the attribute is there, and told that it is not; the direction leads from where the
+    latter ends to where the former does. As in SDEdit (Meng et al. 2022) what is
+    decided before that time stays. The way back is the flow's own and not noise that is
+    drawn: told nothing, a code comes back to itself.
+
+    Args:
+      model: whose prior is a flow that is told A labels.
+      index: of the attribute among them.
+    """
+    labels = jnp.zeros(model.num_labels).at[index].set(1.0)
+    told_apart = functools.partial(_told_apart, model, labels)
+    return lambda codes: map_batches(told_apart, (codes,), "redrawing")
 
 
 def held_direction(

@@ -117,21 +117,31 @@ class FlowDensity:
             labels say nothing, at 1, as with None, what they say, above 1 more (Ho &
             Salimans 2022).
         """
-        steps = self.num_steps if num_steps is None else num_steps
         shape = (num_samples, *self.labels.shape[:-1], len(self.centre))
         noise = temperature * jax.random.normal(key, shape)
+        there = self._carry(noise, 0.0, 1.0, num_steps, guidance)
+        return self.centre + self.spread * there
 
-        def carry(noise, labels):
-            def slope(x, time):
-                told = self._slope(x, time, labels)
-                if guidance is None:
-                    return told
-                untold = self._slope(x, time, jnp.zeros_like(labels))
-                return untold + guidance * (told - untold)
+    def carried(
+        self,
+        z: Float[Array, "*sample N"],
+        first: float,
+        last: float,
+        num_steps: int | None = None,
+        guidance: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*sample N"]:
+        """Returns where the flow carries codes from one time to another.
 
-            return heun(slope, noise, 0.0, 1.0, steps)
-
-        return self.centre + self.spread * self._by_row(carry, noise)
+        Args:
+          z: codes at time `first`; at 0 they are noise on the scale of codes.
+          first: 0 is noise, 1 are codes.
+          last: it may be before `first`: back towards noise.
+          num_steps: of Heun's method; None for those of the prior.
+          guidance: see `sample`.
+        """
+        here = (z - self.centre) / self.spread
+        there = self._carry(here, first, last, num_steps, guidance)
+        return self.centre + self.spread * there
 
     def log_prob(
         self, z: Float[Array, "*sample N"], key: Key[Array, ""] | None = None
@@ -164,6 +174,24 @@ class FlowDensity:
     def kl_from(self, posterior: DiagonalGaussian) -> None:
         """Returns None: the KL to a flow is not analytic."""
         del posterior
+
+    def _carry(
+        self, x: Array, first: float, last: float, num_steps: Any, guidance: Any
+    ) -> Array:
+        """Returns where the flow carries standardised codes, see `carried`."""
+
+        def carry(x, labels):
+            def slope(x, time):
+                told = self._slope(x, time, labels)
+                if guidance is None:
+                    return told
+                untold = self._slope(x, time, jnp.zeros_like(labels))
+                return untold + guidance * (told - untold)
+
+            steps = self.num_steps if num_steps is None else num_steps
+            return heun(slope, x, first, last, steps)
+
+        return self._by_row(carry, x)
 
     def _slope(self, x: Array, time: Array, labels: Array) -> Array:
         """Returns the velocity of one code."""
