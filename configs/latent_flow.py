@@ -4,8 +4,9 @@
   python -m vae_jax.main --config=configs/latent_flow.py
 
 Words after a colon are those that the first run was trained with; plain where it was
-conv_vae.py, ae or rae where it was one of these, spatial where its code is a map of 8x8
-places with 8 numbers, and labelled for a flow that is told the attributes of a face:
+conv_vae.py, spatial where its code is a map of 8x8 places with 8 numbers, ae or rae
+alone where it was one of these, and labelled for a flow that is told the attributes of
+a face:
 
   python -m vae_jax.main --config=configs/sharp_vae.py --config.model.code_size=8 \
     --config.model.latent_dim=8
@@ -20,7 +21,13 @@ OWN = ("plain", "spatial", "labelled", *AUTOENCODERS)
 
 
 def get_config(words=""):
-    words = words.split(",")
+    told, words = words, words.split(",")
+    first = [word for word in words if word in AUTOENCODERS]
+    if first and set(words) - {first[0], "labelled"}:
+        raise UserError(
+            f"configs/latent_flow.py has the words {told!r}; with {first[0]} allowed "
+            "is labelled"
+        )
     try:
         config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
     except UserError as error:
@@ -29,10 +36,9 @@ def get_config(words=""):
     if "plain" not in words:
         config.init_from = "runs/sharp_vae"
         config.model.decoder_patch = 2
-    for word, recipe in AUTOENCODERS.items():
-        if word in words:
-            config.init_from = f"runs/{word}"
-            config.model.update(recipe.get_config().model)
+    if first:
+        config.init_from = f"runs/{first[0]}"
+        config.model.update(AUTOENCODERS[first[0]].get_config().model)
     if "spatial" in words:
         config.model.code_size = config.model.latent_dim = 8
     # What has parameters, and is not the prior.
@@ -45,7 +51,7 @@ def get_config(words=""):
     config.objective.num_samples = 4
     if "labelled" in words:
         config.model.attributes = "auto"
-        # Few labels of many are asked for at a time.
+        # Any number of many labels is asked for.
         config.model.attribute_dropout = 0.5
     config.model.prior_width = 256
     config.model.prior_depth = 3

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as config_lib
 from vae_jax.command_line import Parser, parse_flags, quieten_failed_saves
+from vae_jax.commands.flags import LARGEST_SEED
 from vae_jax.config import Config
 from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
@@ -56,6 +57,32 @@ def add_path_flag(
     parser.add_argument(
         flag, type=lambda text: local_path(text, flag), default=default, help=help
     )
+
+
+def add_judged_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
+    """Adds --workdir, --judge and --seed, of an experiment with one trained run.
+
+    Args:
+      parser: of the experiment, which then takes no settings of a recipe.
+      workdir: of the run where none is given.
+    """
+    parser.epilog = None
+    add_path_flag(parser, "--workdir", f"Of the run; {workdir}.", Path(workdir))
+    parser.add_argument(
+        "--judge",
+        type=lambda text: local_path(text, "--judge"),
+        required=True,
+        help="The workdir of a classifier, of configs/judge.py.",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="Of the samples; 0.")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}; allowed is a whole number from 0 to {LARGEST_SEED}"
+        )
+    return int(text)
 
 
 def add_sweep_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,13 @@
 """What guidance by labels brings a flow over codes, and what it costs.
 
-  python -m experiments.guidance --workdir=runs/latent_flow --judge=runs/judge
+  python -m experiments.guidance --workdir=runs/labelled_flow --judge=runs/judge
 
 draws from a run of configs/latent_flow.py:labelled under each --guidance. For each
 attribute by itself images are asked to have it, in one half, and to lack it, in the
-other; and images are asked to have all attributes of the test images. A judge says how
-many of the former are as was asked, and how like the test images the latter are. Under
---out come guidance.json and guidance.png.
+other, so that half are as was asked where the labels say nothing; and images are asked
+to have all attributes of the test images. A judge says how many of the former are as
+was asked, and how like the test images the latter are. Under --out come guidance.json
+and guidance.png.
 """
 
 import argparse
@@ -15,16 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 from tabulate import tabulate
 from tqdm import tqdm
 
-from experiments.command_line import add_path_flag, cli, listed, new_parser
+from experiments.command_line import add_judged_flags, cli, listed, new_parser
 from experiments.sweep import new_figure
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
+from vae_jax.commands.flags import LARGEST
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.errors import UserError
 from vae_jax.exploration import judging, sampling
@@ -42,15 +45,16 @@ def scales(text: str) -> list[float]:
     """Returns the numbers of --guidance=0,1,2,4.
 
     Raises:
-      ArgumentTypeError: one is not a finite number of at least 0.
+      ArgumentTypeError: one is not a number from 0 to `LARGEST`.
     """
     try:
         found = [float(number) for number in listed(text)]
     except ValueError:
         found = [math.nan]
-    if not all(0 <= number < math.inf for number in found):
+    # NaN is in no range.
+    if not all(0 <= number <= LARGEST for number in found):
         raise argparse.ArgumentTypeError(
-            f"{text!r}; allowed are numbers of at least 0, with commas between"
+            f"{text!r}; allowed are numbers from 0 to {LARGEST:g}, with commas between"
         )
     return found
 
@@ -67,11 +71,13 @@ def even(text: str) -> int:
 
 
 def drawn(
-    run: Run, labels: Float[np.ndarray, "N A"], guidance: float, seed: int
+    model: Any,
+    labels: Float[np.ndarray, "N A"],
+    guidance: float,
+    samples_key: Key[Array, ""],
 ) -> Float[np.ndarray, "N H W C"]:
     """Returns an image of each row of labels, in [0, 1]."""
-    model, told = run.model(), jnp.asarray(labels)
-    samples_key = key(seed, Stream.SAMPLING)
+    told = jnp.asarray(labels)
     (codes,) = sampling.draw_codes(model, samples_key, 1, told, guidance=guidance)
     return sampling.decode_codes(model, codes, labels)
 
@@ -104,7 +110,11 @@ def look(
     names = build.label_names(run.config.model)
     known = build.label_names(judge.config.model)
     columns = [known.index(name) for name in names]
-    classifier = judge.model()
+    model, classifier, samples_key = (
+        run.model(),
+        judge.model(),
+        key(seed, Stream.SAMPLING),
+    )
     told = np.asarray(run.labels("test"))[:NUM_COMPARED]
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, logits = judging.judge_images(classifier, pictures)
@@ -116,24 +126,25 @@ def look(
     for scale, number in tqdm(work, "guiding", disable=None, leave=False):
         alone = np.zeros((num_images, len(names)), np.float32)
         alone[:, number] = asked
-        # Other images of each attribute, and the same under each guidance.
-        images = drawn(run, alone, scale, seed + 1 + number)
+        # Noise of its own for each attribute, and the same under each guidance.
+        own_key = jax.random.fold_in(samples_key, number)
+        images = drawn(model, alone, scale, own_key)
         _, logits = judging.judge_images(classifier, images)
         agrees = (logits[:, columns[number]] > 0) == (asked > 0)
         by_attribute[names[number]].append(float(np.mean(agrees)))
     for scale in guidance:
-        features, logits = judging.judge_images(
-            classifier, drawn(run, told, scale, seed)
-        )
-        agrees = (logits[:, columns] > 0) == (told > 0)
-        together.append(
-            {"accuracy": float(np.mean(agrees))} | judging.likeness(real, features)
-        )
+        images = drawn(model, told, scale, samples_key)
+        features, logits = judging.judge_images(classifier, images)
+        shares = balanced_accuracy(told > 0, logits[:, columns] > 0)
+        figures = judging.likeness(real, features)
+        together.append({"accuracy": float(np.nanmean(shares))} | figures)
     return {
         "workdir": str(run.workdir),
         "judge": str(judge.workdir),
         "num_images": num_images,
         "seed": seed,
+        "step": run.step,
+        "num_compared": len(told),
         "guidance": list(guidance),
         "asked_alone": by_attribute,
         "pictures": {
@@ -147,48 +158,46 @@ def look(
 def table(report: dict[str, Any]) -> str:
     """Returns guidance.json as two tables.
 
-    The first has the shares that are as was asked, by attribute; those that no
-    guidance of the columns raises above that of the first are marked.
+    The first has the shares of images that are as was asked, and those of test images
+    that the judge tells right. An attribute is marked whose share is under no guidance
+    above a half by twice the standard error that a half has.
     """
     headers = [f"W = {scale:g}" for scale in report["guidance"]]
+    alone, pictures = report["asked_alone"], report["pictures"]
+    least = 0.5 + 2 * 0.5 / math.sqrt(report["num_images"])
     rows = [
-        [
-            name,
-            *shares,
-            report["pictures"][name],
-            "" if _raises(shares) else "not raised",
-        ]
-        for name, shares in report["asked_alone"].items()
+        [name, *shares, pictures[name], "" if max(shares) > least else "not raised"]
+        for name, shares in alone.items()
     ]
-    means = np.mean(list(report["asked_alone"].values()), axis=0)
-    rows.append(["mean", *means, None, None])
-    alone = tabulate(rows, ["asked alone", *headers, "test images", ""], floatfmt=".2f")
-    figures = [*report["all_asked"][0]]
-    compared = [
-        [name, *(each[name] for each in report["all_asked"])] for name in figures
-    ]
-    return f"{alone}\n\n{tabulate(compared, ['all asked', *headers], floatfmt='.3g')}"
+    known = [share for share in pictures.values() if share is not None]
+    means = [*np.mean([*alone.values()], axis=0), np.mean(known) if known else None]
+    rows.append(["mean", *means, ""])
+    first = tabulate(rows, ["asked alone", *headers, "test images", ""], floatfmt=".2f")
+    compared = [[name, *found] for name, found in _by_figure(report).items()]
+    second = tabulate(compared, ["all asked", *headers], floatfmt=".3g")
+    return f"{first}\n\n{second}"
 
 
-def _raises(shares: Sequence[float]) -> bool:
-    return max(shares) > shares[0]
+def _by_figure(report: dict[str, Any]) -> dict[str, list[float]]:
+    """Returns each figure of the images that all is asked of, by guidance."""
+    under_each = report["all_asked"]
+    return {name: [each[name] for each in under_each] for name in under_each[0]}
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """Draws guidance.png: what is as was asked, and how like real images it is."""
     figure, axes = new_figure(3)
     x, shares = report["guidance"], np.array([*report["asked_alone"].values()])
+    found = _by_figure(report)
     axes[0].plot(x, shares.T, color="0.8", linewidth=0.8)
-    axes[0].plot(x, shares.mean(axis=0), "o-", label="asked alone, mean and each")
-    by_name = {
-        n: [each[n] for each in report["all_asked"]] for n in report["all_asked"][0]
-    }
-    axes[0].plot(x, by_name["accuracy"], "o-", label="all asked, mean")
-    axes[0].set_title("share that is as was asked")
+    axes[0].plot(x, shares.mean(axis=0), "o-", label="asked alone: mean, and each")
+    axes[0].plot(x, found["accuracy"], "o-", label="all asked: mean")
+    axes[0].set_title("balanced share that is as was asked")
     for name in ("precision", "recall"):
-        axes[1].plot(x, by_name[name], "o-", label=name)
-    axes[2].plot(x, by_name["judge_frechet"], "o-")
-    axes[2].set_title("judge's Frechet distance")
+        axes[1].plot(x, found[name], "o-", label=name)
+    axes[1].set_title("all asked")
+    axes[2].plot(x, found["judge_frechet"], "o-")
+    axes[2].set_title("all asked: judge's Frechet distance")
     for axis in axes:
         axis.set_xlabel("guidance W")
     for axis in axes[:2]:
@@ -199,18 +208,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, `argv` without the program's name."""
     parser = new_parser("experiments.guidance", __doc__)
-    # There is no recipe.
-    parser.epilog = None
-    flow = Path("runs/latent_flow")
-    add_path_flag(parser, "--workdir", f"Of the flow; {flow}.", flow)
-    add_path_flag(parser, "--judge", "The workdir of a classifier; it is needed.")
+    add_judged_flags(parser, "runs/labelled_flow")
     parser.add_argument(
         "--guidance", type=scales, default="0,1,2,4", help="Commas between; 0,1,2,4."
     )
     parser.add_argument(
         "--num_images", type=even, default="200", help="Of each attribute; 200."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the samples; 0.")
     options = parser.parse_args(argv)
     run = run_lib.load(options.workdir)
     abilities.check_flow(run, f"--workdir is '{options.workdir}'")
@@ -220,8 +224,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--workdir is '{options.workdir}', a flow that is told no labels; "
             "configs/latent_flow.py:labelled trains one that is"
         )
-    if options.judge is None:
-        raise UserError("--judge is not given; it names the workdir of a classifier")
     judge = judges.open_judge("judge", options.judge, run)
     unknown = set(names).difference(build.label_names(judge.config.model))
     if unknown:

@@ -3,14 +3,15 @@
   python -m experiments.neighbours --workdir=runs/latent_flow --judge=runs/judge
 
 finds the training image nearest to each sample, mirrored ones included, in a judge's
-features and in pixels, and does the same for reconstructions of test images, which the
-run has not seen. A sample is a near-copy if it is nearer than all but a hundredth of
-those. Under --out come neighbours.json and neighbours.png, which has the samples that
-are nearest to training images.
+features and in pixels, and does the same for reconstructions: of test images, which the
+run has not seen, and of training images, which is what it would draw if it had learnt
+codes by heart. Of the first a hundredth is nearer than some distance. About as many
+samples are where nothing was learnt by heart, and of the reconstructions of training
+images far more. Under --out come neighbours.json and neighbours.png, which has the
+samples that are nearest to training images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,11 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from tabulate import tabulate
 from tqdm import tqdm
 
-from experiments.command_line import add_path_flag, cli, new_parser
+from experiments.command_line import add_judged_flags, cli, new_parser
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, best_samplers, sample
-from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.exploration.judging import judge_images
 from vae_jax.report import grids
@@ -33,11 +33,16 @@ from vae_jax.run import Run
 
 # Samples, and as many test images at most.
 NUM_IMAGES = 2500
-# Distances below which a hundredth of the test images lie are those of near-copies.
+# Of the reconstructions of test images, by which others are measured.
 SHARE = 0.01
 NUM_SHOWN = 6
-# Training images that are looked at at a time.
+# Training images whose features or pixels are in memory at once.
 CHUNK = 2000
+SETS = {
+    "samples": "samples",
+    "test_reconstructions": "test images, rebuilt",
+    "train_reconstructions": "training images, rebuilt",
+}
 SPACES = {"features": "in the judge's features", "pixels": "in pixels"}
 
 Images = Float[np.ndarray, "N H W C"]
@@ -51,7 +56,7 @@ def nearest(
 ) -> dict[str, tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]]]:
     """Returns, of each set, which training image each is nearest to, and how near.
 
-    A few training images at a time, so that memory does not grow with them.
+    Training images count mirrored as well.
 
     Args:
       images: the sets by name, in [0, 1].
@@ -63,14 +68,16 @@ def nearest(
     found: Any = {name: (0, np.inf) for name in images}
     firsts = range(0, len(train), CHUNK)
     for first in tqdm(firsts, space, disable=None, leave=False):
-        some = place_of(in_unit_interval(train[first : first + CHUNK]))
-        for name, those in places.items():
-            which, apart = pairwise_distances_argmin_min(those, some)
-            before, least = found[name]
-            found[name] = (
-                np.where(apart < least, first + which, before),
-                np.minimum(apart, least),
-            )
+        some = in_unit_interval(train[first : first + CHUNK])
+        for facing in (some, some[:, :, ::-1]):
+            known = place_of(facing)
+            for name, those in places.items():
+                which, apart = pairwise_distances_argmin_min(those, known)
+                before, least = found[name]
+                found[name] = (
+                    np.where(apart < least, first + which, before),
+                    np.minimum(apart, least),
+                )
     return found
 
 
@@ -89,18 +96,21 @@ def look(
       The report; and a row for each of `NUM_SHOWN` samples in each of `SPACES`: the
       sample, and the training image that is nearest.
     """
-    splits = run.dataset.splits
+    splits, model, classifier = run.dataset.splits, run.model(), judge.model()
     train = splits["train"].images
-    train = np.concatenate([train, train[:, :, ::-1]])
-    labels = run.labels("test")
-    model, test = run.model(), splits["test"].images[:NUM_IMAGES]
-    told = None if labels is None else np.asarray(labels)[: len(test)]
-    codes = sampling.encode_images(model, test, told)
+    number = min(NUM_IMAGES, len(train), len(splits["test"].images))
+
+    def rebuilt(split: str) -> Images:
+        labels = run.labels(split)
+        told = None if labels is None else np.asarray(labels)[:number]
+        codes = sampling.encode_images(model, splits[split].images[:number], told)
+        return sampling.decode_codes(model, codes, told)
+
     sets = {
-        "samples": sample(run, sampler, len(test), seed),
-        "reconstructions": sampling.decode_codes(model, codes, told),
+        "samples": sample(run, sampler, number, seed),
+        "test_reconstructions": rebuilt("test"),
+        "train_reconstructions": rebuilt("train"),
     }
-    classifier = judge.model()
 
     def features(images: Images) -> Float[np.ndarray, "N F"]:
         return judge_images(classifier, images)[0]
@@ -113,21 +123,22 @@ def look(
         "judge": str(judge.workdir),
         "sampler": sampler,
         "seed": seed,
-        "num_images": len(test),
+        "step": run.step,
+        "num_images": number,
         "num_train": len(train),
     }
     shown = []
     for space, place in (("features", features), ("pixels", pixels)):
         found = nearest(sets, train, place, space)
         distances = {name: apart for name, (_, apart) in found.items()}
-        least = float(np.quantile(distances["reconstructions"], SHARE))
+        least = float(np.quantile(distances["test_reconstructions"], SHARE))
         report[space] = {
-            "threshold": least,
-            "near_copies": float(np.mean(distances["samples"] < least)),
-            "median_distance": {
-                name: float(np.median(each)) for name, each in distances.items()
-            },
-        }
+            name: {
+                "share_nearer": float(np.mean(each < least)),
+                "median_distance": float(np.median(each)),
+            }
+            for name, each in distances.items()
+        } | {"distance": least}
         order = np.argsort(distances["samples"])[:NUM_SHOWN]
         theirs = in_unit_interval(train[found["samples"][0][order]])
         shown.append(np.stack([sets["samples"][order], theirs], axis=1))
@@ -135,39 +146,30 @@ def look(
 
 
 def table(report: dict[str, Any]) -> str:
-    """Returns the figures of neighbours.json as a table."""
+    """Returns the shares of neighbours.json as a table."""
     rows = [
-        [
-            told,
-            report[space]["near_copies"],
-            *report[space]["median_distance"].values(),
-        ]
+        [told, report[space]["distance"]]
+        + [report[space][name]["share_nearer"] for name in SETS]
         for space, told in SPACES.items()
     ]
-    headers = ["nearest", "near-copies", "samples' distance", "reconstructions'"]
+    headers = ["share that is nearer", "than", *SETS.values()]
     return tabulate(rows, headers, floatfmt=".3g")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, `argv` without the program's name."""
     parser = new_parser("experiments.neighbours", __doc__)
-    # There is no recipe.
-    parser.epilog = None
-    flow = Path("runs/latent_flow")
-    add_path_flag(parser, "--workdir", f"Of the run; {flow}.", flow)
-    add_path_flag(parser, "--judge", "The workdir of a classifier; it is needed.")
+    add_judged_flags(parser, "runs/latent_flow")
     parser.add_argument(
         "--sampler", choices=SAMPLERS, help="As of --mode=sample; the best."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the samples; 0.")
     options = parser.parse_args(argv)
     run = run_lib.load(options.workdir)
     abilities.check_decoder(run, f"--workdir is '{options.workdir}'")
-    if options.judge is None:
-        raise UserError("--judge is not given; it names the workdir of a classifier")
     judge = judges.open_judge("judge", options.judge, run)
     run.dataset_for("looking for the nearest training images")
-    sampler = options.sampler or [*best_samplers(run), "gaussian"][0]
+    judges.check_judged(run, (judge,))
+    sampler = options.sampler or (best_samplers(run) or ["gaussian"])[0]
     report, shown = look(run, judge, sampler, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "neighbours.json", report)

@@ -75,7 +75,7 @@ def test_defaults_are_allowed_and_locked():
         ({"objective__mmd_weight": -1.0}, ["config.objective.mmd_weight", "-1.0"]),
         (
             {"model__name": "ae"},
-            ["config.objective.name is 'elbo'", "ae allowed is mse or rae"],
+            ["config.objective.name is 'elbo'", "ae allowed is flow or mse or rae"],
         ),
         ({"objective__name": "mse"}, ["vae allowed is elbo or capacity or iwae or"]),
         (
@@ -238,8 +238,8 @@ ELSEWHERE = {
     "model.prior_steps": 8,
     "objective.pull_weight": 10.0,
 }
-# A VAE has other priors than a VQ-VAE.
-ELSEWHERE_OF = {("model.prior", "vq"): "masked"}
+# Models differ in their priors.
+ELSEWHERE_OF = {("model.prior", "vq"): "masked", ("model.prior", "ae"): "flow"}
 OPTIONS = {
     "model.name": build.MODELS,
     "model.network": build.NETWORKS,
@@ -277,6 +277,7 @@ NEEDS = {
     **dict.fromkeys(("hierarchical", "ladder"), LADDER),
     "fsq": {"model.latent_dim": 2},
     "iwae": {"objective.num_samples": 5},
+    "ae": FLOW,
     "rae": {"model.name": "ae"},
     "classifier": {"objective.name": "cross_entropy"},
     "strided": {

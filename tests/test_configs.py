@@ -30,7 +30,7 @@ FIRST = {
 WORDS = {
     "style_vae": ["plain,styles"],
     "vq_prior": ["labelled"],
-    "latent_flow": ["spatial,labelled", "rae"],
+    "latent_flow": ["spatial,labelled"],
 }
 
 
@@ -105,6 +105,22 @@ def test_a_recipe_states_what_differs_from_what_it_is_built_on(name):
     differing = {k for k in changed if changed[k] != defaults[k]}
     stated = {k for k in changed if f"config.{k} = " in text}
     assert stated == differing
+
+
+@pytest.mark.parametrize("word", ["ae", "rae"])
+def test_a_flow_is_learned_over_the_codes_of_an_autoencoders_recipe(word):
+    config, first = recipe("latent_flow", word), recipe(word)
+    config_lib.validate(config)
+    assert config.init_from == f"runs/{word}"
+    found, of_first = config.model.to_dict(), first.model.to_dict()
+    differing = {name for name in found if found[name] != of_first[name]}
+    assert differing == {"prior", "prior_width", "prior_depth"}
+
+
+@pytest.mark.parametrize("words", ["rae,bernoulli", "ae,rae", "plain,ae", "rae,256"])
+def test_words_that_do_not_go_with_an_autoencoder_are_refused(words):
+    with pytest.raises(UserError, match="latent_flow.py has the words"):
+        recipe("latent_flow", words)
 
 
 PLAIN = config_lib.flatten(conv_vae.get_config())

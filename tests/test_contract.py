@@ -211,7 +211,7 @@ WITH_PRIOR = [
     for name in MODELS
     if tiny(name).model.name in ("vae", "hierarchical") and name not in FLOWS
 ]
-# A flow over an autoencoder's codes alone is told labels: test_flow_prior.py.
+# What is told labels with an autoencoder is its prior alone: test_flow_prior.py.
 LABELLED = [
     name
     for name in MODELS

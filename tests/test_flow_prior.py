@@ -102,6 +102,27 @@ def test_a_gaussians_density_is_scipys():
     np.testing.assert_allclose(prior.log_prob(jnp.float32(z)), expected, rtol=1e-3)
 
 
+def test_codes_are_carried_along_a_gaussians_lines():
+    mean, std = np.array([1.0, 0, -2]), np.array([2.0, 0.5, 1])
+    prior = gaussian(num_steps=200, mean=mean, std=std)
+    z = mean + std * np.random.default_rng(0).normal(size=(4, 3))
+    # The quantiles of N(t MEAN, (1 - t)^2 + (t STD)^2) stay what they are.
+    t, scores = 0.3, ((z - mean) / std - MEAN) / STD
+    between = t * MEAN + np.sqrt((1 - t) ** 2 + (t * STD) ** 2) * scores
+    noisy = prior.carried(jnp.float32(z), 1.0, t)
+    np.testing.assert_allclose(noisy, mean + std * between, atol=2e-3)
+    np.testing.assert_allclose(prior.carried(noisy, t, 1.0), z, atol=2e-3)
+
+
+def test_codes_that_are_all_the_same_are_standardised():
+    prior = FlowPrior(lambda x, time, labels: 0 * x, 2, num_steps=2)
+    point = jnp.float32([[3.0, -1.0]])
+    prior.update(DiagonalGaussian(point, jnp.full_like(point, -jnp.inf)))
+    found = prior(None, jnp.zeros(0))
+    np.testing.assert_allclose(found.sample(jax.random.key(0), 1), point, atol=1e-4)
+    assert np.isfinite(found.matching(point, jax.random.key(1))).all()
+
+
 def test_a_mixtures_density_and_samples_are_known():
     prior = mixture(num_steps=128)
     z = np.random.default_rng(0).normal(size=(40, 2))
@@ -414,14 +435,13 @@ def test_edits_go_by_a_flow_that_is_told_the_attribute(flow_run, small_runs):
     before, after = found.images[:, 1], found.images[:, 2]
     assert np.abs(before - after).max() > 1e-6
     for kind in ("flow", "conv"):
-        with pytest.raises(UserError, match="--estimator=flow, the run has no flow"):
+        with pytest.raises(UserError, match="--estimator=flow: the run has no flow"):
             edits.edit(small_runs(kind), {"Smiling": 1.0}, [0.0], estimator="flow")
 
 
 def test_a_flow_is_learned_over_an_autoencoders_codes(data_dir, tmp_path, capsys):
     config = new_tiny_config(data_dir)
     config.model.name, config.objective.name = "ae", "mse"
-    config.eval.importance_samples = 1
     first = run_lib.train(config, tmp_path / "ae")
     told = {"model.name": "ae", "model.attributes": "Smiling,Eyeglasses"}
     run = run_lib.train(flow_config(first, data_dir, **told), tmp_path / "flow")

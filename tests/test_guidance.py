@@ -14,9 +14,9 @@ from experiments import guidance
 from vae_jax import run as run_lib
 from vae_jax.errors import UserError
 from vae_jax.exploration import judging
-from vae_jax.keys import Stream, key
 
-NAMES = ("Smiling", "Eyeglasses")
+# The classifier of small_runs knows them the other way round.
+NAMES = ("Eyeglasses", "Smiling")
 
 
 @pytest.fixture(scope="module")
@@ -32,39 +32,52 @@ def test_the_shares_are_those_of_images_that_are_as_was_asked(
 ):
     judge = small_runs("classifier")
 
-    def drawn(run, labels, scale, seed):
+    keys = []
+
+    def drawn(model, labels, scale, key):
+        keys.append((scale, tuple(jax.random.key_data(key).tolist())))
         # Guidance above 1 draws what was asked, and below nothing of it.
         spots = np.float32(labels > 0) if scale > 1 else np.zeros_like(labels)
         return spots[:, :, None, None]
 
     def by_spots(model, images):
         spots = np.float32(images).reshape(len(images), -1)[:, :2]
-        return spots + np.arange(len(images))[:, None], 2 * spots - 1
+        logits = (2 * spots - 1)[:, ::-1]
+        return spots + np.arange(len(images))[:, None], logits
 
     monkeypatch.setattr(guidance, "drawn", drawn)
     monkeypatch.setattr(judging, "judge_images", by_spots)
-    report = guidance.look(flow, judge, [0.0, 2.0], 6, seed=0)
+    report = guidance.look(flow, judge, [0.0, 2.0], 16, seed=0)
     assert report["asked_alone"] == {name: [0.5, 1.0] for name in NAMES}
+    assert [each["accuracy"] for each in report["all_asked"]] == [0.5, 1.0]
+    # Each guidance has the same noise, and each attribute other noise.
+    assert {key for scale, key in keys if scale} == {
+        key for scale, key in keys if not scale
+    }
+    assert len(set(keys)) == len(keys) == 6
     asked = np.asarray(flow.labels("test")) > 0
-    assert [each["accuracy"] for each in report["all_asked"]] == [
-        pytest.approx(np.mean(~asked)),
-        1.0,
-    ]
+    pictures = np.float32(flow.dataset.splits["test"].images) / 255
+    judged = by_spots(None, pictures)[1][:, ::-1] > 0
+    shares = guidance.balanced_accuracy(asked, judged)
+    told = np.array([*report["pictures"].values()], float)
+    np.testing.assert_allclose(told, shares)
     for row in guidance.table(report).splitlines()[2:4]:
         assert "not raised" not in row
-    report["asked_alone"]["Smiling"] = [0.5, 0.5]
-    assert "not raised" in guidance.table(report).splitlines()[2]
+    # One of sixteen more than half may be chance.
+    report["asked_alone"]["Smiling"] = [0.5, 0.5 + 1 / 16]
+    first, second = guidance.table(report).splitlines()[2:4]
+    assert "not raised" not in first and "not raised" in second
 
 
 def test_images_follow_their_own_rows_of_labels(flow):
     labels = np.float32([[1, 0], [-1, 0], [0, 1]])
-    images = guidance.drawn(flow, labels, 3.0, seed=4)
-    model = flow.model()
+    model, noise = flow.model(), jax.random.key(4)
+    images = guidance.drawn(model, labels, 3.0, noise)
     prior = model.prior_of(jnp.asarray(labels))
-    told = prior.sample(key(4, Stream.SAMPLING), 1, guidance=3.0)[0]
+    told = prior.sample(noise, 1, guidance=3.0)[0]
     np.testing.assert_allclose(images, model.decode(told).mean, atol=1e-5)
-    unguided = guidance.drawn(flow, labels, 0.0, seed=4)
-    others = guidance.drawn(flow, -labels, 0.0, seed=4)
+    unguided = guidance.drawn(model, labels, 0.0, noise)
+    others = guidance.drawn(model, -labels, 0.0, noise)
     np.testing.assert_array_equal(unguided, others)
 
 
@@ -102,12 +115,14 @@ def test_what_cannot_be_guided_is_told_in_a_line(flow, small_runs, tmp_path):
     for workdir, others, said in (
         (plain, [f"--judge={judge}"], "a flow that is told no labels"),
         (judge, [f"--judge={judge}"], "holds a classifier"),
-        (flow.workdir, [], "--judge is not given"),
+        (flow.workdir, [], "--judge"),
         (flow.workdir, [f"--judge={plain}"], "holds no classifier"),
-        (flow.workdir, ["--guidance=1,x"], "'1,x'; allowed are numbers of at least 0"),
-        (flow.workdir, ["--guidance=-1"], "'-1'; allowed are numbers of at least 0"),
+        (flow.workdir, ["--guidance=1,x"], "'1,x'; allowed are numbers from 0 to"),
+        (flow.workdir, ["--guidance=-1"], "'-1'; allowed are numbers from 0 to"),
+        (flow.workdir, ["--guidance=1e39"], "'1e39'; allowed are numbers from 0 to"),
+        (flow.workdir, ["--seed=-1"], "'-1'; allowed is a whole number from 0 to"),
         (flow.workdir, ["--num_images=3"], "'3'; allowed is an even number above 0"),
-        (flow.workdir, ["--config.seed=1"], "--config.seed=1"),
+        (flow.workdir, [f"--judge={judge}", "--config.seed=1"], "--config.seed=1"),
     ):
         with pytest.raises(UserError, match=said):
             guidance.main([f"--workdir={workdir}", *others, f"--out={tmp_path / 'o'}"])

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from scipy import stats
 
 from vae_jax.config import default_config
 from vae_jax.evaluation.evaluate import build_evaluator
@@ -30,10 +31,11 @@ def test_labels_are_dropped_all_together_and_one_by_one(rate):
     dropped = np.asarray(drop_labels(jax.random.key(0), signs, rate))
     gone = dropped == 0
     np.testing.assert_array_equal(dropped[~gone], np.asarray(signs)[~gone])
-    # 0 to 3 labels gone: together at `rate`, else each at `rate`.
-    one_by_one = [(1 - rate) ** 3, 3 * rate * (1 - rate) ** 2]
-    one_by_one += [3 * rate**2 * (1 - rate), rate**3]
-    expected = (1 - rate) * np.array(one_by_one) + rate * np.array([0, 0, 0, 1])
+    # 0 to 3 labels gone: together at `rate`, else each at the image's own rate.
+    reach = min(rate, 1 - rate)
+    own_rates = np.linspace(rate - reach, rate + reach, 2001)[:, None]
+    one_by_one = stats.binom.pmf(np.arange(4), num_labels, own_rates).mean(axis=0)
+    expected = (1 - rate) * one_by_one + rate * np.array([0, 0, 0, 1])
     shares = np.bincount(gone.sum(1), minlength=4) / images
     np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(images))
     # The same for each label.

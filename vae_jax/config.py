@@ -104,8 +104,9 @@ def refusals(values: Values) -> Iterator[Refusal]:
                 f"it goes with {chooser} {' or '.join(choices)}, "
                 f"and that is {values[chooser]}",
             )
-    (terms,) = MODELS[values["model.name"]].terms
-    objectives = [name for name, option in OBJECTIVES.items() if terms in option.terms]
+    model = MODELS[values["model.name"]]
+    read = (model.terms, "") if "prior" in model.settings else (model.terms,)
+    objectives = [name for name, option in OBJECTIVES.items() if option.terms in read]
     if values["objective.name"] not in objectives:
         yield (
             "objective.name",

@@ -30,14 +30,14 @@ class Option:
         chooses it.
       check: returns what is wrong with all settings where this option is chosen, None
         where nothing is.
-      terms: of models, what they return; of objectives, which of these they read; of
-        priors, over whose codes they are, if not over any.
+      terms: for models and objectives: what the model returns and the objective reads.
+        An objective without reads codes alone, and trains a prior over them.
     """
 
     make: Callable[..., Any]
     settings: Mapping[str, "Setting"] = field(default_factory=dict)
     check: Callable[[Values], Refusal | None] = lambda values: None
-    terms: tuple[str, ...] = ()
+    terms: str = ""
 
 
 @dataclass(frozen=True)

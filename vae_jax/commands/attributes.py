@@ -54,6 +54,7 @@ class _Edits:
         self.codes = sampling.encode_images(
             self.model, test.images[:HELD_OUT], self.labels
         )
+        self._known: tuple[Any, Any] = None, None
         index = run.attribute_index(attribute, "--attribute")
         has = run.attributes("test")[:HELD_OUT, index]
         self.features, self.logits = self._judged(slice(None), np.zeros_like, 0.0)
@@ -65,11 +66,13 @@ class _Edits:
         self.stds = self.logits.std(axis=0)
 
     def _judged(self, which, direction: Direction, alpha: float):
+        # It is the same at each alpha, and may take long.
+        if self._known[0] is not direction:
+            self._known = direction, np.asarray(direction(self.codes))
         labels = None if self.labels is None else self.labels[which]
-        codes = self.codes[which]
-        directions = np.asarray(direction(codes))
+        directions = self._known[1][which]
         return attributes.edit_effects(
-            self.model, self.judge, codes, directions, alpha, labels
+            self.model, self.judge, self.codes[which], directions, alpha, labels
         )
 
     def at(self, direction: Direction, alpha: float) -> dict[str, Any]:
@@ -142,11 +145,11 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         name: [attributes.constant(directions[index])]
         for name, directions in directions_lib.estimate(codes, known, seed).items()
     }
-    # Of these there may be none.
+    # No guide may have been given, and the run may have no flow that is told it.
     for name in ("held", "flow"):
-        known_by_name = directions_lib.read_directions(run, name, seed)
-        if attribute in known_by_name:
-            found[name] = [known_by_name[attribute]]
+        directions = directions_lib.read_directions(run, name, seed)
+        if attribute in directions:
+            found[name] = [directions[attribute]]
     for draw in range(1, NOTEBOOK_DRAWS):
         again = attributes.notebook_directions(codes, known[:, [index]], seed + draw)
         found["notebook"].append(attributes.constant(again[0]))

@@ -117,14 +117,12 @@ def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]
     """Returns the direction of each attribute that has one.
 
     They are read from directions.npz, which is written first if need be; those by a
-    flow, which is a part of the model, are nowhere kept.
+    flow, which is a part of the model, are not kept.
     """
     if estimator == "flow":
         names = build.label_names(run.config.model) if abilities.has_flow(run) else ()
-        return {
-            name: attributes.flow_direction(run.model(), index)
-            for index, name in enumerate(names)
-        }
+        model = run.model()
+        return {n: attributes.flow_direction(model, i) for i, n in enumerate(names)}
     saved = kept.read(run, FILE)
     if not saved:
         saved = find_directions(run, seed)

@@ -40,6 +40,12 @@ ALPHA = define_numbers(
     float,
     ALPHAS,
 )
+# Why an attribute may have none, by estimator.
+NO_DIRECTION = {
+    "held": "--mode=attributes was not given a --guide for it",
+    "flow": "the run has no flow that is told it, as configs/latent_flow.py:labelled "
+    "trains one",
+}
 ESTIMATOR = flags.DEFINE_enum(
     "estimator",
     directions_lib.ESTIMATORS[0],
@@ -74,15 +80,15 @@ def _file_name(names: Sequence[str]) -> str:
     return f"edit_{safe}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-def _sum(directions: dict[str, Direction], weights: dict[str, float]) -> Direction:
+def _sum(run: Run, weights: dict[str, float], estimator: str, seed: int) -> Direction:
     """Returns the sum of the attributes' weighted directions."""
+    directions = directions_lib.read_directions(run, estimator, seed)
     for name in weights:
         if name not in directions:
+            usual = "all training pictures have it or none"
             raise UserError(
-                f"--attribute has {name!r}, which has no such direction: either all "
-                "training pictures have it or none, or, for --estimator=held, "
-                "--mode=attributes was not given a --guide for it, or, for "
-                "--estimator=flow, the run has no flow that is told it"
+                f"--attribute has {name!r}, which has no direction by "
+                f"--estimator={estimator}: {NO_DIRECTION.get(estimator, usual)}"
             )
     return attributes.weighted_sum(directions, weights)
 
@@ -126,7 +132,7 @@ def edit(
       UserError: an attribute has no direction, or the data set is not there.
     """
     model = run.model()
-    direction = _sum(directions_lib.read_directions(run, estimator, seed), weights)
+    direction = _sum(run, weights, estimator, seed)
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset_for("--mode=edit without --pictures").splits["test"]

@@ -73,7 +73,7 @@ class AE(nnx.Module):
           TypeError: there is no prior.
         """
         if self.prior is None:
-            raise TypeError("an autoencoder has no prior, unless it is a flow")
+            raise TypeError("this autoencoder has no prior")
         labels = jnp.zeros(self.num_labels) if labels is None else labels
         return self.prior(None, labels)
 
@@ -120,8 +120,8 @@ def _build(frame: Frame, networks: Networks, prior: str, **others: Any) -> AE:
 def _check(values: Values) -> Refusal | None:
     prior = values["model.prior"]
     if prior not in (PRIOR.default, "flow"):
-        reason = "an autoencoder has no prior, or a flow over its codes"
-        return "model.prior", f"{reason}: allowed is {PRIOR.default} or flow"
+        reason = "with model.name ae allowed is flow, or normal, which here means none"
+        return "model.prior", reason
     if values["model.attributes"] and prior != "flow":
         reason = "an autoencoder is told none, but a flow over its codes may be"
         return "model.attributes", f"{reason}: they go with model.prior flow"
@@ -132,5 +132,5 @@ AUTOENCODER = Option(
     _build,
     {"prior": PRIOR, "attributes": ATTRIBUTES, "attribute_dropout": DROPOUT},
     check=_check,
-    terms=("reconstructions",),
+    terms="reconstructions",
 )

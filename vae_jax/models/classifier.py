@@ -78,5 +78,5 @@ CLASSIFIER = Option(
     _build,
     {"attributes": ATTRIBUTES},
     check=_check,
-    terms=("predictions",),
+    terms="predictions",
 )

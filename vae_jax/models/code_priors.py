@@ -293,12 +293,12 @@ SEQUENCE = {
     "prior_depth": whole(4, "Blocks of the prior's network."),
     "prior_heads": whole(4, "Heads of the attention in the prior's network."),
 }
-UNIFORM = Option(UniformPrior, terms=("codes",))
+UNIFORM = Option(UniformPrior, terms="codes")
 TRANSFORMER = Option(
     lambda maps, prior_width, prior_depth, prior_heads: TransformerPrior(
         maps, prior_width, prior_depth, prior_heads
     ),
     SEQUENCE,
     check=check_heads,
-    terms=("codes",),
+    terms="codes",
 )

@@ -26,6 +26,8 @@ from vae_jax.options import Option, Refusal, Values, whole
 
 # Codes that are carried at a time; more would not be faster, and take more memory.
 ROWS = 256
+# Variance by which codes are standardised, at least.
+SMALLEST = 1e-12
 
 
 def heun(
@@ -176,7 +178,12 @@ class FlowDensity:
         del posterior
 
     def _carry(
-        self, x: Array, first: float, last: float, num_steps: Any, guidance: Any
+        self,
+        x: Array,
+        first: float,
+        last: float,
+        num_steps: int | None,
+        guidance: float | Array | None,
     ) -> Array:
         """Returns where the flow carries standardised codes, see `carried`."""
 
@@ -259,7 +266,8 @@ class FlowPrior(nnx.Module):
         return FlowDensity(
             self.velocity,
             self.mean[...],
-            jnp.sqrt(self.variance[...]),
+            # The codes of an autoencoder may be the same in one of their numbers.
+            jnp.sqrt(jnp.maximum(self.variance[...], SMALLEST)),
             labels,
             self.num_steps,
         )

@@ -194,5 +194,5 @@ HIERARCHICAL = Option(
     _build,
     {"likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS)},
     check=_check,
-    terms=("likelihoods",),
+    terms="likelihoods",
 )

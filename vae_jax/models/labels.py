@@ -37,12 +37,18 @@ def to_labels(
 def drop_labels(
     key: Key[Array, ""], labels: Float[Array, "B A"], rate: float
 ) -> Float[Array, "B A"]:
-    """Makes labels unknown: all of an image's at `rate`, and each one at `rate`.
+    """Makes labels unknown: all of an image's at `rate`, and some of the others'.
 
     The first is what classifier-free guidance trains without labels by (Ho & Salimans
-    2022); the second lets any subset be given.
+    2022). The second lets any subset be given: each label of an image is left out at
+    the image's own rate, which is uniform about `rate`, as widely as it can be. At a
+    rate of a half any number of many labels is left as often as another; at one and the
+    same rate for all images a single label would hardly ever be.
     """
-    all_key, each_key = jax.random.split(key)
-    keep_any = jax.random.bernoulli(all_key, 1 - rate, (len(labels), 1))
-    keep_each = jax.random.bernoulli(each_key, 1 - rate, labels.shape)
+    all_key, own_key, each_key = jax.random.split(key, 3)
+    shape = (len(labels), 1)
+    keep_any = jax.random.bernoulli(all_key, 1 - rate, shape)
+    reach = min(rate, 1 - rate)
+    own_rate = rate + reach * jax.random.uniform(own_key, shape, minval=-1.0)
+    keep_each = jax.random.bernoulli(each_key, 1 - own_rate, labels.shape)
     return jnp.where(keep_any & keep_each, labels, 0.0)

@@ -108,9 +108,8 @@ FLOW = Option(
     lambda num_images, **own: flow_matching(**own),
     {"num_samples": NUM_SAMPLES},
     check=_check_flow,
-    terms=("likelihoods", "reconstructions"),
 )
-MSE = Option(lambda num_images: mean_squared_error(), terms=("reconstructions",))
+MSE = Option(lambda num_images: mean_squared_error(), terms="reconstructions")
 RAE = Option(
     lambda num_images, **own: mean_squared_error(**own),
     {
@@ -123,6 +122,6 @@ RAE = Option(
         ),
         "decoder_weight": weight(1e-8, "Weight of the penalty on the decoder."),
     },
-    terms=("reconstructions",),
+    terms="reconstructions",
 )
-CROSS_ENTROPY = Option(lambda num_images: cross_entropy(), terms=("predictions",))
+CROSS_ENTROPY = Option(lambda num_images: cross_entropy(), terms="predictions")

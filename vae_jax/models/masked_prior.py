@@ -166,5 +166,5 @@ MASKED = Option(
         "prior_passes": whole(12, "Passes in which the masked prior draws a sample."),
     },
     check=check_heads,
-    terms=("codes",),
+    terms="codes",
 )

@@ -300,7 +300,7 @@ ELBO = with_sharpening(
             ),
             "num_samples": NUM_SAMPLES,
         },
-        terms=("likelihoods",),
+        terms="likelihoods",
     )
 )
 CAPACITY = with_sharpening(
@@ -315,7 +315,7 @@ CAPACITY = with_sharpening(
                 100.0, "Weight of the distance between the mean KL and the capacity."
             ),
         },
-        terms=("likelihoods",),
+        terms="likelihoods",
     )
 )
 IWAE = with_sharpening(
@@ -323,7 +323,7 @@ IWAE = with_sharpening(
         lambda num_images, **own: importance_weighted(**own),
         {"num_samples": NUM_SAMPLES},
         check=_check_iwae,
-        terms=("likelihoods",),
+        terms="likelihoods",
     )
 )
 MMD = with_sharpening(
@@ -336,7 +336,7 @@ MMD = with_sharpening(
             ),
         },
         check=_check_mmd,
-        terms=("likelihoods",),
+        terms="likelihoods",
     )
 )
 TC = with_sharpening(
@@ -344,7 +344,7 @@ TC = with_sharpening(
         lambda num_images, **own: tc_elbo(**own, num_images=num_images),
         {"beta": _BETA},
         check=_check_prior_of_all,
-        terms=("likelihoods",),
+        terms="likelihoods",
     )
 )
 QUANTISED = with_sharpening(
@@ -355,6 +355,6 @@ QUANTISED = with_sharpening(
                 30.0, "Nats for a squared distance of 1 between a vector and its code."
             )
         },
-        terms=("codes",),
+        terms="codes",
     )
 )

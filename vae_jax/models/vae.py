@@ -62,7 +62,9 @@ class VAE(nnx.Module):
 
     With a dial the decoder is also told how sharp an image is to be: 0 asks for the
     likelihood's calibrated mean, 1 for what sharpening makes of it, and training for
-    all between (models/sharpening.py).
+    all between (models/sharpening.py). It makes every map twice, and the second is
+    added as far as the dial is turned: one number among those of a code moves a decoder
+    too little.
 
     Attributes:
       realism: what the dial stands at where nothing else is said.
@@ -71,7 +73,7 @@ class VAE(nnx.Module):
       encoder: images [B,H,W,C] and T labels [B,T] to [B,...,2D], means and
         log-variances of a posterior over codes [B,...,D].
       decoder: codes with T labels and the dial at each place, [N,...,D+T+1], to
-        `likelihood.num_maps` maps of the image's shape.
+        `likelihood.num_maps` maps of the image's shape; with a dial twice as many.
       likelihood: maps to a distribution over images.
       prior: see models/priors.py.
       code_shape: (D,), or (h, w, D).
@@ -144,15 +146,20 @@ class VAE(nnx.Module):
         known = self._told(labels, *batch)
         if realism is not None and not self.has_dial:
             raise ValueError("realism is given, and the decoder has no dial")
+        dial = jnp.asarray(self.realism if realism is None else realism)
+        dial = jnp.broadcast_to(dial, batch)
         if self.has_dial:
-            dial = jnp.asarray(self.realism if realism is None else realism)
-            dial = jnp.broadcast_to(dial, batch)[..., None]
-            known = jnp.concatenate([known, dial], axis=-1)
+            known = jnp.concatenate([known, dial[..., None]], axis=-1)
         for _ in self.code_shape[:-1]:
             known = known[..., None, :]
         known = jnp.broadcast_to(known, (*code.shape[:-1], known.shape[-1]))
         codes = jnp.concatenate([code, known], axis=-1)
-        return self.likelihood(decode_rows(self.decoder, codes, rank))
+        maps = decode_rows(self.decoder, codes, rank)
+        if self.has_dial:
+            turned, number = dial[..., None, None, None], self.likelihood.num_maps
+            pairs = zip(maps[:number], maps[number:], strict=True)
+            maps = tuple(calm + turned * added for calm, added in pairs)
+        return self.likelihood(maps)
 
     def prior_of(self, labels: Labels = None) -> Any:
         """Returns p(z|y) over the N numbers in a code, see `contract.Prior`."""
@@ -228,7 +235,8 @@ def _build(
     return VAE(
         networks.make_encoder(2 * frame.latent_dim, condition_dim=num_told),
         networks.make_decoder(
-            num_maps=px.num_maps, condition_dim=num_told + frame.has_dial
+            num_maps=px.num_maps * (1 + frame.has_dial),
+            condition_dim=num_told + frame.has_dial,
         ),
         px,
         make_prior(frame, networks, prior),
@@ -242,8 +250,8 @@ def _build(
 
 DROPOUT = share(
     0.1,
-    "Share of the images that train without labels, and of the labels left out of the "
-    "others.",
+    "Share of the images that train without labels, and in the mean of the labels left "
+    "out of the others.",
 )
 
 
@@ -256,7 +264,7 @@ def check_labels(values: Values) -> Refusal | None:
     return None
 
 
-def check_prior(values: Values, terms: tuple[str, ...]) -> Refusal | None:
+def check_prior(values: Values, terms: str) -> Refusal | None:
     """Refuses a prior over codes of another kind than the model's."""
     if PRIORS[values["model.prior"]].terms == terms:
         return None
@@ -266,7 +274,7 @@ def check_prior(values: Values, terms: tuple[str, ...]) -> Refusal | None:
 
 
 def _check(values: Values) -> Refusal | None:
-    refused = check_prior(values, terms=()) or check_labels(values)
+    refused = check_prior(values, terms="") or check_labels(values)
     if refused is not None:
         return refused
     if not values["model.realism"] or values["objective.name"] == "flow":
@@ -292,5 +300,5 @@ VARIATIONAL_AUTOENCODER = Option(
         ),
     },
     check=_check,
-    terms=("likelihoods",),
+    terms="likelihoods",
 )

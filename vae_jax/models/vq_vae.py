@@ -261,7 +261,7 @@ def _check(values: Values) -> Refusal | None:
                 f"{', '.join(map(str, finer)) or 'none'}"
             )
             return "model.code_size", reason
-    refused = check_prior(values, terms=("codes",)) or check_labels(values)
+    refused = check_prior(values, terms="codes") or check_labels(values)
     if refused is None and values["model.attributes"]:
         if values["model.prior"] == "uniform":
             reason = "they go with model.prior transformer or masked, which know them"
@@ -289,5 +289,5 @@ VQ_VAE = Option(
         ),
     },
     check=_check,
-    terms=("codes",),
+    terms="codes",
 )
