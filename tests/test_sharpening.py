@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from scipy import special
 
 from tests.conftest import new_tiny_config
 from vae_jax import config as config_lib
@@ -22,7 +23,7 @@ from vae_jax.models.contract import Terms, Variables
 from vae_jax.models.guide import perceptual_distance
 from vae_jax.models.networks.critic import Critic
 from vae_jax.models.sharpening import Scales, Sharpening
-from vae_jax.models.vae import LIKELIHOODS
+from vae_jax.models.vae import LIKELIHOODS, VAE
 from vae_jax.options import make
 from vae_jax.report import tables
 from vae_jax.report.writer import read_lines
@@ -573,6 +574,27 @@ def test_a_dial_is_turned_when_a_run_is_looked_into(sharp_config, tmp_path):
     )
     # What the decoder reads behind a code.
     assert loaded.model().decoder.hidden.kernel[...].shape[0] == 4 + 1
+
+
+def test_a_dial_adds_maps_as_far_as_it_is_turned():
+    calm, added = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1))
+
+    def decoder(codes):
+        # A map, and the one for the dial; both know what the dial says.
+        dial = codes[:, -1][:, None, None, None]
+        return calm + dial, added * dial
+
+    px = make(LIKELIHOODS, "bernoulli", config_of().model, 1)
+    model = VAE(None, decoder, px, None, (2,), has_dial=True)
+    turned = np.float32([0, 0.25, 1])
+    found = model.decode(jnp.ones((3, 2)), realism=jnp.asarray(turned)).mean
+    dial = turned[:, None, None, None]
+    expected = special.expit(calm + dial + dial * added * dial)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    model.realism = 0.25
+    np.testing.assert_allclose(
+        model.decode(jnp.ones((3, 2))).mean[1], expected[1], rtol=1e-5
+    )
 
 
 def test_a_dial_needs_a_decoder_that_has_one(tiny_config, tmp_path):
