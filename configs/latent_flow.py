@@ -38,7 +38,7 @@ def get_config(words=""):
         config.model.decoder_patch = 2
     if first:
         config.init_from = f"runs/{first[0]}"
-        config.model.update(AUTOENCODERS[first[0]].get_config().model)
+        config.model.update(AUTOENCODERS[first[0]].get_config().model.to_dict())
     if "spatial" in words:
         config.model.code_size = config.model.latent_dim = 8
     # What has parameters, and is not the prior.

@@ -358,10 +358,10 @@ def test_attributes_are_edited_together_by_their_weights():
         "C": lambda codes: codes - 1e6,
     }
     codes = np.float32([[1, 2], [3, 4]])
-    together = edits._sum(ways, {"A": 2.0, "B": -0.5})(codes)
+    together = edits._sum(ways, {"A": 2.0, "B": -0.5}, "difference")(codes)
     np.testing.assert_allclose(together, [[-3, -8], [-13, -18]])
-    with pytest.raises(UserError, match="'D', which has no such direction"):
-        edits._sum(ways, {"A": 1.0, "D": 1.0})
+    with pytest.raises(UserError, match="'D', which has no direction by .*=difference"):
+        edits._sum(ways, {"A": 1.0, "D": 1.0}, "difference")
 
 
 @pytest.mark.parametrize("text", ["Smiling=nan", "Smiling=inf", "Smiling,Smiling=2"])

@@ -80,9 +80,10 @@ def _file_name(names: Sequence[str]) -> str:
     return f"edit_{safe}_{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-def _sum(run: Run, weights: dict[str, float], estimator: str, seed: int) -> Direction:
+def _sum(
+    directions: dict[str, Direction], weights: dict[str, float], estimator: str
+) -> Direction:
     """Returns the sum of the attributes' weighted directions."""
-    directions = directions_lib.read_directions(run, estimator, seed)
     for name in weights:
         if name not in directions:
             usual = "all training pictures have it or none"
@@ -132,7 +133,8 @@ def edit(
       UserError: an attribute has no direction, or the data set is not there.
     """
     model = run.model()
-    direction = _sum(run, weights, estimator, seed)
+    directions = directions_lib.read_directions(run, estimator, seed)
+    direction = _sum(directions, weights, estimator)
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset_for("--mode=edit without --pictures").splits["test"]
