@@ -110,11 +110,8 @@ def look(
     names = build.label_names(run.config.model)
     known = build.label_names(judge.config.model)
     columns = [known.index(name) for name in names]
-    model, classifier, samples_key = (
-        run.model(),
-        judge.model(),
-        key(seed, Stream.SAMPLING),
-    )
+    model, classifier = run.model(), judge.model()
+    samples_key = key(seed, Stream.SAMPLING)
     told = np.asarray(run.labels("test"))[:NUM_COMPARED]
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, logits = judging.judge_images(classifier, pictures)
