@@ -217,7 +217,13 @@ def _check_init_from(config: Config) -> None:
     model has, too.
     """
     workdir = local_path(config.init_from, "config.init_from")
-    theirs = record.read_config(workdir)
+    try:
+        theirs = record.read_config(workdir)
+    except UserError as error:
+        raise UserError(
+            f"config.init_from is {config.init_from!r}: {error}; allowed is the workdir "
+            "of a run"
+        ) from error
     _, there = experiment.abstract_model(theirs)
     _, here = experiment.abstract_model(config)
     taken = experiment.fitting(here, there)

@@ -216,7 +216,7 @@ def _given(assembled: Experiment) -> dict[str, Any]:
     """Returns the arrays, by name, that a run starts from other than at random."""
     config, given = assembled.config, {}
     if config.init_from is not None:
-        there = load(config.init_from)
+        there = _load_named("init_from", config.init_from)
         if "averaged_from" in there.recipe:
             raise UserError(
                 f"config.init_from is {config.init_from!r}, a run that has not grown "
@@ -224,18 +224,18 @@ def _given(assembled: Experiment) -> dict[str, Any]:
             )
         given |= fitting(assembled.shapes, there.variables["ema"])
     if config.objective.perceptual_weight:
-        arrays = guide.arrays_of(_load_guide(config).variables["ema"])
+        there = _load_named("objective.guide", config.objective.guide)
+        arrays = guide.arrays_of(there.variables["ema"])
         given |= {f"state/guide/arrays/{n}": a for n, a in arrays.items()}
     return jax.device_get(given)
 
 
-def _load_guide(config: Config) -> Run:
+def _load_named(setting: str, workdir: str) -> Run:
+    """Opens the run that a setting names, or raises UserError in its name."""
     try:
-        return load(config.objective.guide)
+        return load(workdir)
     except UserError as error:
-        raise UserError(
-            f"config.objective.guide is {config.objective.guide!r}: {error}"
-        ) from error
+        raise UserError(f"config.{setting} is {workdir!r}: {error}") from error
 
 
 def _run_of(
