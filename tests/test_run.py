@@ -178,7 +178,7 @@ def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
             np.testing.assert_allclose(a, b, atol=1e-7)
 
 
-def test_init_from_a_folder_without_a_run_is_refused_by_its_name(tiny_config, tmp_path):
+def test_init_from_that_names_no_run_is_refused(tiny_config, tmp_path):
     tiny_config.init_from = str(tmp_path / "none")
     with pytest.raises(
         UserError, match="^config.init_from is '.*none': .*holds no run"

@@ -221,8 +221,8 @@ def _check_init_from(config: Config) -> None:
         theirs = record.read_config(workdir)
     except UserError as error:
         raise UserError(
-            f"config.init_from is {config.init_from!r}: {error}; allowed is the workdir "
-            "of a run"
+            f"config.init_from is {config.init_from!r}: {error}; allowed is a run's "
+            "workdir"
         ) from error
     _, there = experiment.abstract_model(theirs)
     _, here = experiment.abstract_model(config)
