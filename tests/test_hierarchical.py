@@ -188,6 +188,67 @@ def test_a_code_follows_those_above():
         assert np.all(np.abs(one.kl - two.kl) > 1e-4)
 
 
+def test_layers_that_are_dropped_tell_nothing_and_cost_nothing():
+    model, images = tiny(), tiny_images()
+    left = jnp.array([1, 3, 2])
+
+    @functools.partial(jax.jit, static_argnames="num_samples")
+    def terms_left(model, images, left, num_samples):
+        return model(
+            images, jax.random.key(0), num_samples=num_samples, layers_left=left
+        )
+
+    dropped = terms_left(model, images, left, num_samples=2)
+    whole = terms_of(model, images, jax.random.key(0), num_samples=2)
+    for number, (one, all_of_it) in enumerate(
+        zip(dropped.layers, whole.layers, strict=True)
+    ):
+        gone = np.asarray(number >= left)
+        assert np.all(np.asarray(one.kl)[gone] == 0)
+        assert np.all(np.asarray(one.log_ratio)[:, gone] == 0)
+        assert np.all(np.asarray(dropped.code[number])[:, gone] == 0)
+        # Those above are what they were, and so is an image that keeps all its layers.
+        np.testing.assert_allclose(one.kl[~gone], all_of_it.kl[~gone], rtol=1e-5)
+    np.testing.assert_allclose(dropped.mean[:, 1], whole.mean[:, 1], rtol=1e-4)
+    decoded = jax.jit(lambda model, code: model.decode(code).mean)(model, dropped.code)
+    np.testing.assert_allclose(decoded, dropped.mean, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_dropped_from_the_shares_that_were_asked_for():
+    config = settings(
+        **{
+            "model.layers": "2:1,4:2,8:1",
+            "model.widths": "2:4,4:4,8:4",
+            "model.drop_layers": "4:0.2,8:0.5",
+        }
+    )
+    experiment = assemble(config, 50)
+    model = build.merge(experiment.graphdef, experiment.shapes)
+    left = np.asarray(model.draw_layers_left(jax.random.key(0), 20_000))
+    shares = [np.mean(left == number) for number in range(5)]
+    # One layer is above resolution 4, and three are above 8; of four none is missing.
+    np.testing.assert_allclose(shares, [0, 0.2, 0, 0.3, 0.5], atol=0.015)
+
+
+def test_training_drops_layers_and_validation_does_not():
+    experiment = assemble(settings(**{"model.drop_layers": "4:0.999999"}), 50)
+    model, images = tiny(), tiny_images(8)
+    model.dropped = ((1, 0.999999),)
+    objective = experiment.objective
+
+    @jax.jit
+    def both(model, images):
+        key = jax.random.key(0)
+        loss, metrics = objective(model, images, None, key, jnp.array(0))
+        terms = model(images, key)
+        return loss, metrics, objective.by_image(model, terms, images, None, key)
+
+    loss, metrics, figures = both(model, images)
+    assert metrics["kl_layer_1"] > 0 and metrics["kl_layer_2"] == 0
+    assert np.mean(figures["kl_by_dimension"][:, 1]) > 0
+    np.testing.assert_allclose(loss, -metrics["elbo"], rtol=1e-6)
+
+
 def test_a_posterior_stays_within_its_bounds():
     rngs = nnx.Rngs(0)
     departure = ladder.Departure(4, 3, dtype=jnp.dtype("float32"), rngs=rngs)
@@ -273,6 +334,11 @@ def test_a_patch_is_the_sum_of_its_waves(patch):
         ("widths", "2:6,4:5", "even"),
         ("widths", "4:4,8:4", "the resolutions of model.layers are 2, 4"),
         ("layers", "3:1,6:1", "the resolutions of model.layers are 3, 6"),
+        ("drop_layers", "4", "8:0.25,16:0.4 say"),
+        ("drop_layers", "4:1.0", "above 0 and below 1"),
+        ("drop_layers", "4:nan", "above 0 and below 1"),
+        ("drop_layers", "4:0.3,4:0.4", "by resolution"),
+        ("drop_layers", "2:0.1,4:0.3", "but the coarsest: 4"),
         ("network", "conv", "goes with model.network ladder"),
         ("name", "vae", "goes with model.name hierarchical"),
     ],

@@ -36,6 +36,7 @@ class Draw(enum.IntEnum):
     DIAL = 4
     FLOW = 5
     LAYERS = 6
+    LAYERS_LEFT = 7
 
 
 class State(nnx.Variable):
@@ -104,8 +105,9 @@ class Autoencoder(Protocol):
     it assigns is dropped where the update is skipped. A model whose codes are random
     has `posterior(images, labels)`, a distribution over the numbers in each code. One
     whose `has_dial` is true takes `realism` [B], from 0 to 1, in `decode` and
-    `__call__`. One whose code is a vector with a part for each resolution of its
-    decoder has `code_resolutions`, that of each number.
+    `__call__`. One whose `dropped` is not empty takes `layers_left` [B] there, drawn
+    by `draw_layers_left` in training. One whose code is a vector with a part for each
+    resolution of its decoder has `code_resolutions`, that of each number.
 
     Attributes:
       code_shape: of the code of one image.

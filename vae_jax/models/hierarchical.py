@@ -10,12 +10,13 @@ a KL is the same under any affine map. So codes are moved, mixed and drawn as th
 any other model, and an edit at the top reaches the layers below through the decoder.
 """
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models.contract import (
     CodeShape,
@@ -26,10 +27,11 @@ from vae_jax.models.contract import (
     code_size,
     flatten,
 )
+from vae_jax.models.networks import ladder
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.vae import LIKELIHOODS
-from vae_jax.options import Option, Refusal, Values, choice, make
+from vae_jax.options import Option, Refusal, Values, choice, make, text
 
 # Of each layer, the first one first.
 Codes = tuple[Float[Array, "*batch _ _ _"], ...]
@@ -44,21 +46,44 @@ class HierarchicalVAE(nnx.Module):
       decoder: a code for each layer to `likelihood.num_maps` maps of the image's shape.
       likelihood: maps to a distribution over images.
       code_shape: of each layer's code, (h, w, d), the first layer first.
+      dropped: (layers left, share of training images that have no more), the shares
+        falling, see `draw_layers_left`.
     """
 
     def __init__(
-        self, encoder: Any, decoder: Any, likelihood: Any, code_shape: CodeShape
+        self,
+        encoder: Any,
+        decoder: Any,
+        likelihood: Any,
+        code_shape: CodeShape,
+        dropped: tuple[tuple[int, float], ...] = (),
     ):
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
         self.code_shape = code_shape
+        self.dropped = dropped
+
+    def draw_layers_left(
+        self, key: Key[Array, ""], num_images: int
+    ) -> Int[Array, " B"]:
+        """Returns how many layers each image of a training batch is told by.
+
+        Nested dropout (Rippel et al. 2014) of whole layers: what coarse layers have to
+        tell alone they learn to tell, where fine layers would tell it more cheaply.
+        """
+        chance = jax.random.uniform(key, (num_images,))
+        left = jnp.full(num_images, len(self.code_shape))
+        for number, share in self.dropped:
+            left = jnp.where(chance < share, number, left)
+        return left
 
     def _infer(
         self,
         images: Float[Array, "B H W C"],
         keys: Key[Array, " L"] | None,
         num_samples: int,
+        layers_left: Int[Array, " B"] | None = None,
     ) -> tuple[list[DiagonalGaussian], Codes, tuple[Array, ...]]:
         """Goes down once, and takes each layer's code from its posterior.
 
@@ -66,6 +91,7 @@ class HierarchicalVAE(nnx.Module):
           images: in [0, 1].
           keys: of each layer's noise; None for the mode of each posterior.
           num_samples: S.
+          layers_left: of each image, see `__call__`.
 
         Returns:
           The layers' posteriors and codes, [B*S,h,w,d] each, and the decoder's maps.
@@ -75,15 +101,25 @@ class HierarchicalVAE(nnx.Module):
             jnp.repeat(feature, num_samples, axis=0) for feature in self.encoder(images)
         ]
         departures, posteriors, codes = self.encoder.departures(), [], []
+        left = None
+        if layers_left is not None:
+            left = jnp.repeat(layers_left, num_samples)[:, None, None, None]
 
         def code_of(number: int, x: Array) -> Array:
             place, departure = departures[number]
             posterior = departure(x, features[place])
-            posteriors.append(posterior)
-            codes.append(
+            code = (
                 posterior.mean if keys is None else posterior.sample(keys[number], 1)[0]
             )
-            return codes[-1]
+            if left is not None:
+                # As the prior a posterior costs nothing, and its mode tells nothing.
+                posterior = jax.tree.map(
+                    lambda a: jnp.where(number < left, a, 0.0), posterior
+                )
+                code = jnp.where(number < left, code, 0.0)
+            posteriors.append(posterior)
+            codes.append(code)
+            return code
 
         maps = self.decoder(images.shape[0] * num_samples, code_of)
         return posteriors, tuple(codes), maps
@@ -129,6 +165,7 @@ class HierarchicalVAE(nnx.Module):
         key: Key[Array, ""],
         labels: Labels = None,
         num_samples: int = 1,
+        layers_left: Int[Array, " B"] | None = None,
     ) -> Terms:
         """Returns the terms of the objective.
 
@@ -137,9 +174,13 @@ class HierarchicalVAE(nnx.Module):
           key: of the posteriors' samples.
           labels: that the model does not know.
           num_samples: S, stacks of codes for each image.
+          layers_left: how many of the layers tell of each image; the others have the
+            prior's mode as their code. None for all layers.
         """
         del labels
-        posteriors, codes, maps = self._infer(images, self._keys(key), num_samples)
+        posteriors, codes, maps = self._infer(
+            images, self._keys(key), num_samples, layers_left
+        )
 
         def by_sample(rows: Array) -> Array:
             """Turns rows [B*S,...] into [S,B,...]."""
@@ -171,14 +212,44 @@ class HierarchicalVAE(nnx.Module):
         )
 
 
-def _build(frame: Frame, networks: Networks, likelihood: str) -> HierarchicalVAE:
+def _shares(spec: str) -> dict[int, float]:
+    """Returns what "8:0.25,16:0.4" says, {8: 0.25, 16: 0.4}.
+
+    Raises:
+      ValueError: it says nothing of the kind.
+    """
+    pairs = [part.split(":") for part in spec.split(",") if spec]
+    return {int(at): float(share) for at, share in pairs}
+
+
+def _are_shares(spec: str) -> bool:
+    """Says whether `_shares` takes a text, with each rising from 0 to below 1."""
+    try:
+        found = _shares(spec)
+    except ValueError:
+        return False
+    rising = [0.0, *(found[at] for at in sorted(found)), 1.0]
+    # NaN is below nothing.
+    return spec.count(":") == len(found) and all(
+        a < b for a, b in itertools.pairwise(rising)
+    )
+
+
+def _build(
+    frame: Frame, networks: Networks, likelihood: str, drop_layers: str
+) -> HierarchicalVAE:
     px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     assert networks.make_decoder is not None
+    resolutions = [shape[0] for shape in networks.code_shape]
     return HierarchicalVAE(
         networks.make_encoder(),
         networks.make_decoder(num_maps=px.num_maps),
         px,
         networks.code_shape,
+        tuple(
+            (resolutions.index(at), share)
+            for at, share in sorted(_shares(drop_layers).items(), reverse=True)
+        ),
     )
 
 
@@ -187,12 +258,29 @@ def _check(values: Values) -> Refusal | None:
         return "model.network", "with model.name hierarchical it must be ladder"
     if values["objective.name"] == "tc":
         return "objective.name", "tc is of the numbers in one layer of a code"
+    finer = [*ladder.parse(values["model.layers"])][1:]
+    if not {*_shares(values["model.drop_layers"])} <= {*finer}:
+        allowed = ", ".join(map(str, finer)) or "none, for there is one alone"
+        return (
+            "model.drop_layers",
+            f"its resolutions are some of model.layers but the coarsest: {allowed}",
+        )
     return None
 
 
 HIERARCHICAL = Option(
     _build,
-    {"likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS)},
+    {
+        "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
+        "drop_layers": text(
+            "",
+            "Shares of training images that a ladder tells without its layers from a "
+            "resolution on, so that coarser ones tell more.",
+            "empty, or numbers above 0 and below 1 by resolution, 8:0.25,16:0.4 say, "
+            "the finer the larger",
+            _are_shares,
+        ),
+    },
     check=_check,
     terms="likelihoods",
 )

@@ -85,7 +85,11 @@ class Objective:
         if getattr(model, "has_dial", False):
             dial_key = jax.random.fold_in(key, Draw.DIAL)
             dial["realism"] = jax.random.uniform(dial_key, (len(images),))
-        terms = model(images, key, labels, self.num_samples, **dial)
+        left = {}
+        if getattr(model, "dropped", ()):
+            left_key = jax.random.fold_in(key, Draw.LAYERS_LEFT)
+            left["layers_left"] = model.draw_layers_left(left_key, len(images))
+        terms = model(images, key, labels, self.num_samples, **dial, **left)
         figures = self.by_image(model, terms, images, labels, key)
         means = {name: jnp.mean(figure, axis=0) for name, figure in figures.items()}
         penalties = self.penalty(model, terms, labels, key)
