@@ -171,7 +171,7 @@ def test_draws_of_fitted_gaussians_have_their_moments():
     )
     factors = sampling.factors_of(fitted)
     drawn = np.concatenate(
-        [sampling.draw_fitted(fitted, factors, seed) for seed in range(6000)]
+        [sampling.draw_fitted(fitted, factors, 2, seed) for seed in range(6000)]
     )
     right = drawn[:, 0] > 0
     assert right.mean() == pytest.approx(0.75, abs=0.03)
@@ -182,8 +182,8 @@ def test_draws_of_fitted_gaussians_have_their_moments():
         np.testing.assert_allclose(
             np.cov(drawn[side].T), fitted.covariances_[number], atol=0.2
         )
-    cold = sampling.draw_fitted(fitted, factors, 5, 0.0)[0]
-    half = sampling.draw_fitted(fitted, factors, 5, 0.5)[0]
+    cold = sampling.draw_fitted(fitted, factors, 2, 5, 0.0)[0]
+    half = sampling.draw_fitted(fitted, factors, 2, 5, 0.5)[0]
     assert (cold == fitted.means_).all(axis=1).any()
     np.testing.assert_allclose(half, (cold + drawn[5]) / 2, rtol=1e-5)
 

@@ -110,10 +110,10 @@ def test_figures_are_over_all_numbers_of_a_code(run):
 
 
 def test_a_density_of_too_many_numbers_is_not_fitted(run, monkeypatch):
-    monkeypatch.setattr(codes, "LARGEST_FITTED", NUMBERS - 1)
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS - 1)
     assert not codes.can_be_fitted(run, "gaussian")
     changed = dataclasses.replace(run, step=run.step + 1)
     with pytest.raises(UserError, match="has a covariance of all numbers.*have 32$"):
         samples.sample(changed, "gaussian", 2, 0)
-    monkeypatch.setattr(codes, "LARGEST_FITTED", NUMBERS)
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)
     assert codes.can_be_fitted(run, "gaussian")

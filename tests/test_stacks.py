@@ -188,3 +188,35 @@ def test_a_temperature_that_is_none(text):
     assert parser.parse("0.8") == 0.8 and parser.parse("4:1,16:0.7") == {4: 1, 16: 0.7}
     with pytest.raises(UserError, match=f"^--temperature is '{text}'; allowed is"):
         parser.parse(text)
+
+
+def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
+    run, monkeypatch
+):
+    """One layer of twelve numbers is fitted where no more have room."""
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
+    monkeypatch.setattr(codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
+    fitted = codes.fitted_density(run, "gaussian")
+    _, known = codes.encode_train(run, "a test")
+    np.testing.assert_allclose(fitted.means_[0], known[:, :12].mean(axis=0), rtol=1e-4)
+    factors = sampling.factors_of(fitted)
+    heat = np.repeat([0.0, 0.5, 1.0], [12, 48, 48])
+    drawn = np.concatenate(
+        [
+            sampling.draw_fitted(fitted, factors, NUMBERS, seed, heat)
+            for seed in range(300)
+        ]
+    )
+    assert drawn.shape == (300, NUMBERS)
+    np.testing.assert_allclose(drawn[:, :12], fitted.means_.repeat(300, 0), rtol=1e-5)
+    np.testing.assert_allclose(drawn[:, 12:60].std(), 0.5, rtol=0.02)
+    np.testing.assert_allclose(drawn[:, 60:].std(), 1.0, rtol=0.02)
+    assert abs(np.corrcoef(drawn[:, 12:].T) - np.eye(96)).max() < 0.3
+    images = samples.sample(run, "gaussian", 4, 0, temperature={2: 0.0, 4: 0.0})
+    (mean,) = sampling.decode_codes(
+        run.model(), np.pad(fitted.means_, ((0, 0), (0, 96))).astype(np.float32)
+    )
+    np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 11)
+    assert not codes.can_be_fitted(run, "gaussian")

@@ -31,7 +31,7 @@ from vae_jax import config as config_lib
 from vae_jax.config import SETTINGS, Config
 from vae_jax.errors import UserError
 from vae_jax.experiment import abstract_model
-from vae_jax.exploration import sampling
+from vae_jax.exploration import sampling, stacks
 from vae_jax.keys import Stream, key
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
@@ -218,7 +218,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
-            density = _density(folder / CODES, known, code)
+            density = _density(folder / CODES, known, model)
         # Earlier programs did not write them down.
         if "order" in known:
             order, std = _dimensions(folder / CODES, known, code)
@@ -289,10 +289,13 @@ def _directions(
     }
 
 
-def _density(path: Path, known: dict[str, np.ndarray], size: int) -> Any:
-    """Returns the Gaussian that was fitted to codes."""
+def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
+    """Returns the Gaussian that was fitted to codes, see `stacks.whole_parts`."""
+    parts = stacks.whole_parts(model)
+    found = known["means"].size if "means" in known else 0
+    size = found if found in parts else parts[0]
     shapes = (1,), (1, size), (1, size, size)
-    parts = {
+    expected = {
         name: jax.ShapeDtypeStruct(shape, np.float64)
         for name, shape in zip(sampling.DENSITY_PARTS, shapes, strict=True)
     }
@@ -301,8 +304,8 @@ def _density(path: Path, known: dict[str, np.ndarray], size: int) -> Any:
         name: each.astype(np.float64) if each.dtype == np.float32 else each
         for name, each in known.items()
     }
-    _check(path, known, parts)
-    if not all(np.isfinite(known[name]).all() for name in parts):
+    _check(path, known, expected)
+    if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.
     return sampling.density_of(np.ones(1), known["means"], known["covariances"])

@@ -111,13 +111,12 @@ def check_hierarchical(run: Run, asked: str) -> list[int]:
       UserError: they are not layers of noise that can be drawn anew one by one.
     """
     check_decoder(run, asked)
-    shape = run.model().code_shape
-    if has_discrete_codes(run) or not isinstance(shape[0], tuple):
+    if not stacks.in_layers(run.model()):
         raise UserError(
             f"{asked}, and {run.workdir} holds no hierarchical model; configs/hvae.py "
             "trains one"
         )
-    return [part[0] for part in shape]
+    return [part[0] for part in run.model().code_shape]
 
 
 def has_flow(run: Run) -> bool:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from vae_jax.commands import abilities, directions, kept
 from vae_jax.errors import UserError
-from vae_jax.exploration import sampling
+from vae_jax.exploration import sampling, stacks
 from vae_jax.exploration.batching import map_batches
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size, flatten
@@ -24,18 +24,25 @@ from vae_jax.run import Run
 FILE = "codes.npz"
 # Components of the Gaussian mixture that is fitted to codes.
 FITTED = {"gaussian": 1, "mixture": 10}
-# Numbers in a code; of twice as many a covariance takes 134 MB, and minutes to sample.
-LARGEST_FITTED = 2048
+# Numbers in a code. Of twice as many a Gaussian's covariance takes 134 MB, and minutes
+# to sample; a mixture is fitted in many rounds, each of the work of ten Gaussians.
+LARGEST_FITTED = {"gaussian": 2048, "mixture": 1024}
 
 
 def can_be_fitted(run: Run, sampler: str) -> bool:
     """Says whether a sampler can be fitted to the codes of a run's training images."""
     enough = run.num_train >= max(2, FITTED[sampler])
-    return enough and _numbers(run) <= LARGEST_FITTED
+    return enough and _fitted_numbers(run, sampler) > 0
 
 
-def _numbers(run: Run) -> int:
-    return code_size(run.model().code_shape)
+def _fitted_numbers(run: Run, sampler: str) -> int:
+    """Returns to how many numbers in a code, the first ones, a density is fitted.
+
+    To all of them, and where those are too many to the first layers of a stack, whose
+    others have a prior of their own given those; 0 where there is neither.
+    """
+    parts = stacks.whole_parts(run.model())
+    return max((size for size in parts if size <= LARGEST_FITTED[sampler]), default=0)
 
 
 def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
@@ -52,12 +59,18 @@ def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
             f"--sampler={sampler} is fitted to {max(2, FITTED[sampler])} training "
             f"pictures at least; {what} are {num_codes}"
         )
-    if _numbers(run) > LARGEST_FITTED:
+    if not _fitted_numbers(run, sampler):
         raise UserError(
             f"--sampler={sampler} has a covariance of all numbers in a code, "
-            f"{LARGEST_FITTED} at most; those of the run in {run.workdir} have "
-            f"{_numbers(run)}"
+            f"{LARGEST_FITTED[sampler]} at most; those of the run in {run.workdir} "
+            f"have {code_size(run.model().code_shape)}"
         )
+
+
+def fit(run: Run, sampler: str, samples: np.ndarray) -> Any:
+    """Returns the density of a sampler, fitted to samples of posteriors [N,D]."""
+    first = samples[:, : _fitted_numbers(run, sampler)]
+    return sampling.fit_codes(first, FITTED[sampler], run.config.seed)
 
 
 def encode_train(
@@ -98,7 +111,7 @@ def fitted_density(run: Run, sampler: str) -> Any:
         return sampling.density_of(*(saved[name] for name in names))
     check_fitted(run, sampler, run.num_train, "the run's")
     _, samples = encode_train(run, f"--sampler={sampler}")
-    fitted = sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
+    fitted = fit(run, sampler, samples)
     kept.keep(run, FILE, saved | _density_arrays(sampler, fitted))
     return fitted
 
@@ -198,8 +211,7 @@ def keep(run: Run) -> None:
     means = None
     if fits:
         means, samples = encode_train(run, purpose)
-        fitted = sampling.fit_codes(samples, FITTED["gaussian"], run.config.seed)
-        new |= _density_arrays("gaussian", fitted)
+        new |= _density_arrays("gaussian", fit(run, "gaussian", samples))
     if directs:
         directions.write_directions(run, run.config.seed, codes=means)
     if "dimensions.mean" not in saved:

@@ -137,8 +137,8 @@ def sample(
       num_images: N.
       seed: of the samples.
       labels: [A] of a conditional VAE; codes are then those of pictures that have them.
-      temperature: of the prior, see `sampling.sample_prior`, or by the resolution of a
-        hierarchical model's layers, where 1 is that of the others.
+      temperature: of the prior, see `sampling.sample_prior`, or of the density; or by
+        the resolution of a hierarchical model's layers, where 1 is that of the others.
       **how: what a learned prior takes beside, see there.
 
     Raises:
@@ -146,12 +146,12 @@ def sample(
     """
     model = run.model()
     samples_key = key(seed, Stream.SAMPLING)
+    spread = temperature
+    if isinstance(spread, Mapping):
+        spread = by_number(run, spread)
     if sampler == "prior":
         instead = "--sampler=gaussian fits one to its codes"
         abilities.check_prior(run, "--sampler is prior", instead)
-        spread = temperature
-        if isinstance(spread, Mapping):
-            spread = by_number(run, spread)
         return sampling.sample_prior(
             model, samples_key, num_images, labels, spread, **how
         )
@@ -165,9 +165,9 @@ def sample(
         what = "those that have all --attributes"
         codes_lib.check_fitted(run, sampler, int(which.sum()), what)
         _, codes = codes_lib.encode_train(run, purpose, which)
-        fitted = sampling.fit_codes(codes, codes_lib.FITTED[sampler], run.config.seed)
+        fitted = codes_lib.fit(run, sampler, codes)
     fitted.set_params(random_state=seed)
-    return sampling.sample_fitted(model, fitted, num_images, labels)
+    return sampling.sample_fitted(model, fitted, num_images, labels, spread)
 
 
 def describe(
@@ -185,7 +185,7 @@ def describe(
       images: the samples.
       seed: of them.
       attributes: as `parse_labels` takes them.
-      temperature: of the prior.
+      temperature: of them.
       **how: as `sample` takes them.
     """
     return {
@@ -252,7 +252,7 @@ def draw_samples(
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "sample")
     labels = parse_labels(run, ATTRIBUTES.value)
-    of_prior = (TEMPERATURE, TOP_K, PRIOR_STEPS, GUIDANCE)
+    of_prior = (TOP_K, PRIOR_STEPS, GUIDANCE)
     asked = {
         f.name: f"--{f.name} is {told(f.value)}"
         for f in of_prior

@@ -1,7 +1,7 @@
 """New images from a trained model: codes of its prior, or of a fitted density."""
 
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_jax.exploration.batching import map_batches
-from vae_jax.models.contract import Autoencoder, flatten, unflatten
+from vae_jax.models.contract import Autoencoder, code_size, flatten, unflatten
 from vae_jax.models.likelihoods import to_unit_interval
 
 Labels = Float[Array | np.ndarray, "*labelled A"] | None
+Temperature: TypeAlias = float | Float[Array | np.ndarray, " D"]
 
 
 # Of a fitted mixture of Gaussians: [K], [K,D] and [K,D,D].
@@ -206,11 +207,41 @@ def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
     return np.linalg.cholesky(fitted.covariances_)
 
 
+def _completed(
+    fitted: Any,
+    codes: Float[np.ndarray, "N F"],
+    which: Int[np.ndarray, " N"],
+    size: int,
+    rng: np.random.Generator,
+    temperature: Temperature,
+) -> Float[np.ndarray, "N D"]:
+    """Returns codes narrowed to a temperature, and the rest of those of a stack.
+
+    A density of a stack may be of its first layers alone. The codes of those below have
+    the prior N(0, I) given what is above, and are drawn from that.
+
+    Args:
+      fitted: what the codes are drawn from.
+      codes: the numbers F that it is of.
+      which: the component of each.
+      size: D.
+      rng: of what is below.
+      temperature: see `sample_fitted`.
+    """
+    number = codes.shape[1]
+    heat = np.broadcast_to(np.asarray(temperature, np.float64), size)
+    means = fitted.means_[which]
+    below = rng.standard_normal((len(codes), size - number))
+    parts = [means + heat[:number] * (codes - means), heat[number:] * below]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
 def draw_fitted(
     fitted: Any,
-    factors: Float[np.ndarray, "K D D"],
+    factors: Float[np.ndarray, "K F F"],
+    size: int,
     seed: int,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
 ) -> Float[np.ndarray, "1 D"]:
     """Returns the numbers in one code drawn from `fitted`, float32.
 
@@ -220,14 +251,15 @@ def draw_fitted(
     Args:
       fitted: from `fit_codes` or `density_of`.
       factors: of it, see `factors_of`: of long codes they take longer than a code.
+      size: D; what `fitted` is not of is drawn from N(0, I).
       seed: of the code.
-      temperature: below 1 narrows each Gaussian around its mean.
+      temperature: see `sample_fitted`.
     """
     rng = np.random.default_rng(seed)
     which = rng.choice(len(fitted.weights_), p=fitted.weights_)
     noise = rng.standard_normal(len(factors[which]))
-    code = fitted.means_[which] + temperature * (factors[which] @ noise)
-    return code[None].astype(np.float32)
+    code = fitted.means_[which] + factors[which] @ noise
+    return _completed(fitted, code[None], np.array([which]), size, rng, temperature)
 
 
 def sample_fitted(
@@ -235,15 +267,21 @@ def sample_fitted(
     fitted: Any,
     num_samples: int,
     labels: Labels = None,
+    temperature: Temperature = 1.0,
 ) -> Float[np.ndarray, "N H W C"]:
     """Returns the decoded means at samples of `fitted`, its components shuffled.
 
     Args:
-      model: whose codes `fitted` was fitted to.
+      model: whose codes `fitted` was fitted to, all their numbers or the first ones.
       fitted: from `fit_codes` or `density_of`; its seed decides the samples.
       num_samples: N.
       labels: [A], as of `sample_prior`.
+      temperature: below 1 narrows each Gaussian around its mean; one for all numbers,
+        or one for each.
     """
-    codes, _ = fitted.sample(num_samples)
-    order = np.random.default_rng(fitted.random_state).permutation(num_samples)
-    return decode_codes(model, codes[order].astype(np.float32), labels)
+    codes, which = fitted.sample(num_samples)
+    rng = np.random.default_rng(fitted.random_state)
+    order = rng.permutation(num_samples)
+    size = code_size(model.code_shape)
+    z = _completed(fitted, codes[order], which[order], size, rng, temperature)
+    return decode_codes(model, z, labels)

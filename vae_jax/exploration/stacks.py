@@ -5,7 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vae_jax.models.contract import Autoencoder, CodeShape, code_size
+from vae_jax.models.contract import (
+    Autoencoder,
+    CodeShape,
+    DiscreteCodes,
+    code_size,
+)
 
 Codes = Float[np.ndarray, "N D"]
 
@@ -18,6 +23,22 @@ def layer_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
     """
     sizes = [code_size(part) for part in shape]
     return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def in_layers(model: Autoencoder) -> bool:
+    """Says whether a code is layers of noise, each drawn given those above."""
+    several = isinstance(model.code_shape[0], tuple)
+    return several and not isinstance(model, DiscreteCodes)
+
+
+def whole_parts(model: Autoencoder) -> list[int]:
+    """Returns how many numbers a density of codes may be of, the first ones of each.
+
+    All of them, or those of the first layers, whose others have a prior given those.
+    """
+    shape = model.code_shape
+    layers = [code_size(part) for part in shape] if in_layers(model) else []
+    return [code_size(shape), *np.cumsum(layers, dtype=int).tolist()]
 
 
 def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:

@@ -81,8 +81,8 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         both = (-REACH, REACH)
         named = {name: number(f"attribute {name}", *both) for name in known}
         numbered = {n: number(f"dimension {n}", *both) for n in leading(source)}
-        layers = source.resolutions if sampler == "prior" else ()
-        heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers or (0,)}
+        layers = source.resolutions or (0,)
+        heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers}
         share = number("share", 0, 1)
         realism = number("realism", 0, 1) if source.has_dial else 0.0
     # A page sends what its controls have, others send what they want.
@@ -127,10 +127,8 @@ def markup(source: Source) -> str:
         _slider(f"dimension {each}", f"dimension {each}", -REACH, REACH)
         for each in leading(source)
     ]
-    # A Gaussian has one temperature for all layers.
-    at = {n: f"temperature at {n}x{n} (prior)" for n in source.resolutions}
-    if not at or "gaussian" in source.samplers:
-        at[0] = "temperature (gaussian)" if at else "temperature"
+    at = {n: f"temperature at {n}x{n}" for n in source.resolutions}
+    at = at or {0: "temperature"}
     heats = [
         _slider(f"temperature {n}", label, 0, HOTTEST, 1) for n, label in at.items()
     ]

@@ -20,7 +20,7 @@ from vae_jax.exploration import attributes, interpolation, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.explorer.looks import Face, Look, Temperature
 from vae_jax.keys import Stream, key
-from vae_jax.models.contract import DiscreteCodes
+from vae_jax.models.contract import code_size
 from vae_jax.report import grids
 from vae_jax.run import Run
 
@@ -63,10 +63,9 @@ class Source:
     @functools.cached_property
     def resolutions(self) -> tuple[int, ...]:
         """The resolutions of layers that have temperatures of their own; or none."""
-        shape = self.model.code_shape
-        if isinstance(self.model, DiscreteCodes) or not isinstance(shape[0], tuple):
+        if not stacks.in_layers(self.model):
             return ()
-        return tuple(dict.fromkeys(part[0] for part in shape))
+        return tuple(dict.fromkeys(part[0] for part in self.model.code_shape))
 
     @property
     def has_dial(self) -> bool:
@@ -145,10 +144,11 @@ class Source:
         @functools.lru_cache(KEPT_CODES)
         def drawn(seed: int, sampler: str, spread: Any) -> Float[np.ndarray, "1 D"]:
             density = self.samplers[sampler]
-            if density is not None:
-                return sampling.draw_fitted(density, self._factors, seed, spread)
             if isinstance(spread, tuple):
                 spread = stacks.numbers_by_resolution(self.model, dict(spread), 1.0)
+            if density is not None:
+                size = code_size(self.model.code_shape)
+                return sampling.draw_fitted(density, self._factors, size, seed, spread)
             # An array, so that a program is compiled once for all temperatures.
             temperature, from_seed = jnp.asarray(spread), key(seed, Stream.SAMPLING)
             return np.asarray(
@@ -174,13 +174,12 @@ class Source:
                 f"{' or '.join(self.samplers) or 'none'}"
             )
         if isinstance(temperature, Mapping):
-            there = self.resolutions if sampler == "prior" else ()
             for at in temperature:
-                if at not in there:
-                    allowed = ", ".join(map(str, there)) or "one number"
+                if at not in self.resolutions:
+                    allowed = ", ".join(map(str, self.resolutions)) or "one number"
                     raise UserError(
                         f"--temperature has the resolution {at}; allowed with "
-                        f"{self.opened[0]} and --sampler={sampler} is {allowed}"
+                        f"{self.opened[0]} is {allowed}"
                     )
 
 

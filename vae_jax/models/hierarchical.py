@@ -113,10 +113,10 @@ class HierarchicalVAE(nnx.Module):
             )
             if left is not None:
                 # As the prior a posterior costs nothing, and its mode tells nothing.
-                posterior = jax.tree.map(
-                    lambda a: jnp.where(number < left, a, 0.0), posterior
+                told = number < left
+                posterior, code = jax.tree.map(
+                    lambda a: jnp.where(told, a, 0.0), (posterior, code)
                 )
-                code = jnp.where(number < left, code, 0.0)
             posteriors.append(posterior)
             codes.append(code)
             return code
