@@ -215,7 +215,7 @@ def looks_of(source, portrait):
         test = plain(source, source.face("test", 1))
         found += [test, dataclasses.replace(test, goal=mine.face, share=0.35)]
     for sampler in source.samplers:
-        by_layer = source.resolutions[-1:] if sampler == "prior" else ()
+        by_layer = source.resolutions[-1:]
         sample = dataclasses.replace(
             plain(source, source.face("seed", 7)),
             sampler=sampler,
