@@ -1,5 +1,6 @@
 """The hierarchical VAE against closed forms, and what keeps its layers alive."""
 
+import dataclasses
 import functools
 import math
 
@@ -21,6 +22,7 @@ from vae_jax.models.hierarchical import HierarchicalVAE
 from vae_jax.models.likelihoods import Gaussian
 from vae_jax.models.networks import cosines, ladder
 from vae_jax.models.posteriors import DiagonalGaussian
+from vae_jax.models.sharpening import Sharpening
 
 # z1 of one number, z2 of two: z2 = A z1 + S e2, x = W z2 + NOISE e. W's columns are
 # orthogonal, so that the exact posterior of z2 given z1 is diagonal.
@@ -247,6 +249,26 @@ def test_training_drops_layers_and_validation_does_not():
     assert metrics["kl_layer_1"] > 0 and metrics["kl_layer_2"] == 0
     assert np.mean(figures["kl_by_dimension"][:, 1]) > 0
     np.testing.assert_allclose(loss, -metrics["elbo"], rtol=1e-6)
+
+
+def test_what_sharpens_pulls_at_images_with_dropped_layers_alone():
+    experiment = assemble(settings(**{"model.drop_layers": "4:0.5"}), 50)
+    model, images, key = tiny(), tiny_images(8), jax.random.key(0)
+    model.dropped = ((1, 0.5),)
+    seen = []
+
+    class Watched(Sharpening):
+        def __call__(self, model, terms, images, step, shares=None):
+            seen.append((shares, terms.layers[1].kl))
+            return jnp.zeros(()), {}
+
+    objective = dataclasses.replace(
+        experiment.objective, sharpening=Watched(0.5, 0.0, 1.0, 0)
+    )
+    objective(model, images, None, key, jnp.array(0))
+    ((shares, fine),) = seen
+    assert 0 < shares.sum() < 8
+    np.testing.assert_array_equal(shares == 1, fine[:, 0] == 0)
 
 
 def test_a_posterior_stays_within_its_bounds():

@@ -202,6 +202,7 @@ def test_the_first_steps_are_the_critics_own(images):
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
+    """And not at all where an image's share is 0."""
     config = both()
     config.model.likelihood = likelihood
     graphdef, variables = build_of(config)
@@ -213,11 +214,12 @@ def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
         for _ in range(model.likelihood.num_maps)
     )
     sharpen = Sharpening(0.3, 0.2, 1.0, 0)
+    shares = jnp.ones(BATCH).at[-1].set(0)
 
     def added(maps):
         px = make(LIKELIHOODS, likelihood, config.model, 1)(maps)
         terms = Terms(mean=px.mean, code=jnp.zeros((1, BATCH, 3)), px=px)
-        value, _ = sharpen(build.merge(graphdef, variables), terms, x, LATE)
+        value, _ = sharpen(build.merge(graphdef, variables), terms, x, LATE, shares)
         return value
 
     value, gradients = jax.jit(jax.value_and_grad(added))(maps)
@@ -228,6 +230,11 @@ def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
     # The first map, or of a mixture the second of each component.
     is_mixture = likelihood == "logistic_mixture"
     assert pulled == ([1, 4, 7] if is_mixture else [0])
+    for number in pulled:
+        assert [bool(each.any()) for each in gradients[number][0]] == [
+            *[True] * (BATCH - 1),
+            False,
+        ]
 
 
 class _Linear(nnx.Module):

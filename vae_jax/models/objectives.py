@@ -81,15 +81,18 @@ class Objective:
 
         A model with `contract.State` is given the terms to update it by.
         """
-        dial = {}
+        drawn, shares = {}, None
         if getattr(model, "has_dial", False):
             dial_key = jax.random.fold_in(key, Draw.DIAL)
-            dial["realism"] = jax.random.uniform(dial_key, (len(images),))
-        left = {}
+            shares = jax.random.uniform(dial_key, (len(images),))
+            drawn["realism"] = shares
         if getattr(model, "dropped", ()):
             left_key = jax.random.fold_in(key, Draw.LAYERS_LEFT)
-            left["layers_left"] = model.draw_layers_left(left_key, len(images))
-        terms = model(images, key, labels, self.num_samples, **dial, **left)
+            left = model.draw_layers_left(left_key, len(images))
+            # What all layers tell is sharp by itself.
+            shares = jnp.float32(left < len(model.code_shape))
+            drawn["layers_left"] = left
+        terms = model(images, key, labels, self.num_samples, **drawn)
         figures = self.by_image(model, terms, images, labels, key)
         means = {name: jnp.mean(figure, axis=0) for name, figure in figures.items()}
         penalties = self.penalty(model, terms, labels, key)
@@ -97,7 +100,7 @@ class Objective:
             model.update_state(terms)
         loss = self.loss(means, step) + penalties.get("penalty", 0.0)
         if self.sharpening is not None:
-            added, seen = self.sharpening(model, terms, images, step, **dial)
+            added, seen = self.sharpening(model, terms, images, step, shares)
             loss, penalties = loss + added, penalties | seen
         scalars = {name: mean for name, mean in means.items() if mean.ndim == 0}
         return loss, {"loss": loss, **scalars, **penalties}

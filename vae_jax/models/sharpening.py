@@ -168,7 +168,7 @@ class Sharpening:
         terms: Terms,
         images: Images,
         step: Int[Array, ""],
-        realism: Float[Array, " B"] | None = None,
+        shares: Float[Array, " B"] | None = None,
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """Returns what is added to the loss, and what to log.
 
@@ -181,7 +181,7 @@ class Sharpening:
           terms: of the images.
           images: in [0, 1].
           step: updates so far.
-          realism: weighs the pull at each image; None is 1.
+          shares: of the pull, from 0 to 1, at each image; None is 1.
         """
         # A scalar is one for all images.
         px: Any = jax.tree.map(lambda a: a[0] if a.ndim else a, terms.px)
@@ -194,13 +194,15 @@ class Sharpening:
         likelihoods = jax.grad(lambda place: -jnp.sum(at(place).log_prob(images)))(here)
         made, pull_back = jax.vjp(lambda place: at(place).mean, here)
 
-        shares = jnp.ones(len(images)) if realism is None else realism
+        shares = jnp.ones(len(images)) if shares is None else shares
         by_image = shares[:, None, None, None]
+        # A mixture has several places for a pixel.
+        by_place = shares.reshape(-1, *[1] * (here.ndim - 1))
 
         def scaled(gradient: Array, scale: State) -> tuple[Array, Scalar]:
             """Returns a term's gradient at the places, as long as the likelihood's."""
             (at_places,) = pull_back(gradient)
-            scale[...] = _moved(scale[...], by_image * likelihoods, at_places)
+            scale[...] = _moved(scale[...], by_place * likelihoods, at_places)
             return scale[...] * at_places, scale[...]
 
         pull, added, logged = jnp.zeros_like(here), jnp.float32(0), {}
