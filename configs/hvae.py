@@ -1,9 +1,14 @@
 """A hierarchical VAE of gray or colour faces, a ladder of latent layers.
 
 Words after a colon change it: --config=configs/hvae.py:colour
+
+As it is, it describes images in few bits, nearly all of them texture. The word faces
+has its coarse layers tell faces by themselves, for samples, and needs a guide as
+sharp_vae.py does: --config=configs/hvae.py:faces
 """
 
 from configs.conv_vae import CHANNELS
+from configs.sharp_vae import sharpen
 from vae_jax.config import default_config
 from vae_jax.errors import UserError
 
@@ -23,10 +28,14 @@ def get_config(words=""):
     config.optimizer.clip_norm = 40.0
     config.eval.importance_samples = 16
     for word in filter(None, words.split(",")):
-        if word not in CHANNELS:
+        if word == "faces":
+            config.model.drop_layers = "8:0.15,16:0.4"
+            sharpen(config)
+        elif word in CHANNELS:
+            config.dataset.channels = CHANNELS[word]
+        else:
             raise UserError(
                 f"configs/hvae.py has no word {word!r}; "
-                f"allowed is {', '.join(CHANNELS)}"
+                f"allowed are {', '.join(CHANNELS)} and faces"
             )
-        config.dataset.channels = CHANNELS[word]
     return config

@@ -12,11 +12,16 @@ Words after a colon change it as they do conv_vae.py, and the guide needs the sa
 from configs import conv_vae
 
 
-def get_config(words=""):
-    config = conv_vae.get_config(words)
+def sharpen(config):
+    """Adds the pulls of a guide and a critic to a recipe."""
     config.objective.guide = "runs/guide"
     config.objective.perceptual_weight = 0.6
     config.objective.adversarial_weight = 0.25
+
+
+def get_config(words=""):
+    config = conv_vae.get_config(words)
+    sharpen(config)
     # Patches of four pixels would show their borders.
     config.model.decoder_patch = 2
     return config

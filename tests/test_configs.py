@@ -107,6 +107,17 @@ def test_a_recipe_states_what_differs_from_what_it_is_built_on(name):
     assert stated == differing
 
 
+def test_a_ladder_of_faces_drops_layers_and_is_pulled_as_sharp_vae_is():
+    config, plain, sharp = recipe("hvae", "faces"), recipe("hvae"), recipe("sharp_vae")
+    config_lib.validate(config)
+    changed, of_plain = config_lib.flatten(config), config_lib.flatten(plain)
+    differing = {k for k in changed if changed[k] != of_plain[k]}
+    pulls = {k for k in differing if k.startswith("objective.")}
+    assert differing - pulls == {"model.drop_layers"} and len(pulls) == 3
+    of_sharp = config_lib.flatten(sharp)
+    assert all(changed[k] == of_sharp[k] for k in pulls)
+
+
 @pytest.mark.parametrize("word", ["ae", "rae"])
 def test_a_flow_is_learned_over_the_codes_of_an_autoencoders_recipe(word):
     config, first = recipe("latent_flow", word), recipe(word)
