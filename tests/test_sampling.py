@@ -95,7 +95,7 @@ def test_fitted_samples_are_decoded_draws_of_the_codes_distribution(name):
     rng = np.random.default_rng(0)
     codes = np.float32(rng.normal(size=(2000, 3)) @ rng.normal(size=(3, 3)) + 1)
     fitted = fit_codes(codes, 2, seed=3)
-    samples = np.asarray(sample_fitted(model, fitted, 4000))
+    samples = np.asarray(sample_fitted(model, fitted, 4000, 3))
     assert samples.shape == (4000, 4, 4, 1)
     expected = np.asarray(model.decode(jnp.asarray(codes)).mean)
     np.testing.assert_allclose(samples.mean(0), expected.mean(0), atol=0.03)
@@ -103,7 +103,7 @@ def test_fitted_samples_are_decoded_draws_of_the_codes_distribution(name):
     # The components' order is not the samples'.
     halves = samples[:2000].mean(0) - samples[2000:].mean(0)
     assert np.abs(halves).max() < 0.05
-    np.testing.assert_array_equal(samples, sample_fitted(model, fitted, 4000))
+    np.testing.assert_array_equal(samples, sample_fitted(model, fitted, 4000, 3))
 
 
 def test_fitted_samples_are_shuffled_between_components():
@@ -111,7 +111,7 @@ def test_fitted_samples_are_shuffled_between_components():
     rng = np.random.default_rng(0)
     sign = rng.choice([-6.0, 6.0], (400, 1))
     fitted = fit_codes(np.float32(sign + rng.normal(size=(400, 3)) / 3), 2, seed=0)
-    pixel = np.asarray(sample_fitted(model, fitted, 200)).reshape(200, -1)
+    pixel = np.asarray(sample_fitted(model, fitted, 200, 0)).reshape(200, -1)
     side = pixel[:, 0] > np.median(pixel[:, 0])
     assert 60 < np.abs(np.diff(side.astype(int))).sum() < 140
 

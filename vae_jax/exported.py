@@ -11,7 +11,6 @@ held to what training allows and to a size, files to the bytes that the model ha
 arrays to its shapes and types.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -111,9 +110,7 @@ class Exported:
         if not SETTINGS["seed"].accepts(seed):
             raise UserError(f"seed is {seed!r}; allowed is {SETTINGS['seed'].allowed}")
         if self.density is not None:
-            # Of its own, for another thread may be drawing.
-            density = copy.copy(self.density).set_params(random_state=seed)
-            return sampling.sample_fitted(self.model, density, num_images)
+            return sampling.sample_fitted(self.model, self.density, num_images, seed)
         samples_key = key(seed, Stream.SAMPLING)
         return sampling.sample_prior(self.model, samples_key, num_images)
 

@@ -24,9 +24,9 @@ from vae_jax.run import Run
 FILE = "codes.npz"
 # Components of the Gaussian mixture that is fitted to codes.
 FITTED = {"gaussian": 1, "mixture": 10}
-# Numbers in a code. Of twice as many a Gaussian's covariance takes 134 MB, and minutes
-# to sample; a mixture is fitted in many rounds, each of the work of ten Gaussians.
-LARGEST_FITTED = {"gaussian": 2048, "mixture": 1024}
+# Numbers in a code. Of as many a Gaussian's covariance takes 134 MB; a mixture is
+# fitted in many rounds, each of the work of ten Gaussians.
+LARGEST_FITTED = {"gaussian": 4096, "mixture": 1024}
 
 
 def can_be_fitted(run: Run, sampler: str) -> bool:

@@ -166,8 +166,7 @@ def sample(
         codes_lib.check_fitted(run, sampler, int(which.sum()), what)
         _, codes = codes_lib.encode_train(run, purpose, which)
         fitted = codes_lib.fit(run, sampler, codes)
-    fitted.set_params(random_state=seed)
-    return sampling.sample_fitted(model, fitted, num_images, labels, spread)
+    return sampling.sample_fitted(model, fitted, num_images, seed, labels, spread)
 
 
 def describe(

@@ -207,33 +207,25 @@ def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
     return np.linalg.cholesky(fitted.covariances_)
 
 
-def _completed(
+def _drawn(
     fitted: Any,
-    codes: Float[np.ndarray, "N F"],
-    which: Int[np.ndarray, " N"],
+    factors: Float[np.ndarray, "K F F"],
     size: int,
-    rng: np.random.Generator,
+    num_samples: int,
+    seed: int,
     temperature: Temperature,
 ) -> Float[np.ndarray, "N D"]:
-    """Returns codes narrowed to a temperature, and the rest of those of a stack.
-
-    A density of a stack may be of its first layers alone. The codes of those below have
-    the prior N(0, I) given what is above, and are drawn from that.
-
-    Args:
-      fitted: what the codes are drawn from.
-      codes: the numbers F that it is of.
-      which: the component of each.
-      size: D.
-      rng: of what is below.
-      temperature: see `sample_fitted`.
-    """
-    number = codes.shape[1]
-    heat = np.broadcast_to(np.asarray(temperature, np.float64), size)
-    means = fitted.means_[which]
-    below = rng.standard_normal((len(codes), size - number))
-    parts = [means + heat[:number] * (codes - means), heat[number:] * below]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    """Returns the numbers in codes drawn from `fitted`, float32, see `draw_fitted`."""
+    rng = np.random.default_rng(seed)
+    which = rng.choice(len(fitted.weights_), num_samples, p=fitted.weights_)
+    codes = rng.standard_normal((num_samples, size))
+    means = np.zeros_like(codes)
+    number = factors.shape[-1]
+    means[:, :number] = fitted.means_[which]
+    for component, factor in enumerate(factors):
+        rows = which == component
+        codes[rows, :number] = codes[rows, :number] @ factor.T
+    return np.float32(means + np.asarray(temperature) * codes)
 
 
 def draw_fitted(
@@ -246,42 +238,37 @@ def draw_fitted(
     """Returns the numbers in one code drawn from `fitted`, float32.
 
     The seed alone decides, so that a face stays the same while its temperature changes.
-    That of `sample_fitted` is another one.
 
     Args:
-      fitted: from `fit_codes` or `density_of`.
+      fitted: from `fit_codes` or `density_of`: of all numbers in a code, or of those of
+        the first layers of a stack, whose others are drawn from their prior N(0, I).
       factors: of it, see `factors_of`: of long codes they take longer than a code.
-      size: D; what `fitted` is not of is drawn from N(0, I).
+      size: D.
       seed: of the code.
       temperature: see `sample_fitted`.
     """
-    rng = np.random.default_rng(seed)
-    which = rng.choice(len(fitted.weights_), p=fitted.weights_)
-    noise = rng.standard_normal(len(factors[which]))
-    code = fitted.means_[which] + factors[which] @ noise
-    return _completed(fitted, code[None], np.array([which]), size, rng, temperature)
+    return _drawn(fitted, factors, size, 1, seed, temperature)
 
 
 def sample_fitted(
     model: Autoencoder,
     fitted: Any,
     num_samples: int,
+    seed: int,
     labels: Labels = None,
     temperature: Temperature = 1.0,
 ) -> Float[np.ndarray, "N H W C"]:
-    """Returns the decoded means at samples of `fitted`, its components shuffled.
+    """Returns the decoded means at samples of `fitted`.
 
     Args:
-      model: whose codes `fitted` was fitted to, all their numbers or the first ones.
-      fitted: from `fit_codes` or `density_of`; its seed decides the samples.
+      model: whose codes `fitted` was fitted to, see `draw_fitted`.
+      fitted: from `fit_codes` or `density_of`.
       num_samples: N.
+      seed: of the samples.
       labels: [A], as of `sample_prior`.
       temperature: below 1 narrows each Gaussian around its mean; one for all numbers,
         or one for each.
     """
-    codes, which = fitted.sample(num_samples)
-    rng = np.random.default_rng(fitted.random_state)
-    order = rng.permutation(num_samples)
     size = code_size(model.code_shape)
-    z = _completed(fitted, codes[order], which[order], size, rng, temperature)
+    z = _drawn(fitted, factors_of(fitted), size, num_samples, seed, temperature)
     return decode_codes(model, z, labels)
