@@ -225,7 +225,7 @@ def _drawn(
     for component, factor in enumerate(factors):
         rows = which == component
         codes[rows, :number] = codes[rows, :number] @ factor.T
-    return np.float32(means + np.asarray(temperature) * codes)
+    return (means + np.asarray(temperature) * codes).astype(np.float32)
 
 
 def draw_fitted(
