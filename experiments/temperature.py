@@ -102,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     grids.image_grid(
         shown,
         options.out / f"temperature.{options.format}",
-        rows=[f"{row['temperature']}" for row in report["temperatures"]],
+        rows=[row["temperature"] for row in report["temperatures"]],
         caption=[
-            f"New images, none of them chosen, from codes of {said_of(run, sampler)}, "
-            "by their temperature: a column has the same noise.",
+            "New images, none of them chosen, by temperature: what the decoder makes of "
+            f"codes drawn from {said_of(run, sampler)}. A column has the same noise.",
         ],
     )
     print(tabulate(report["temperatures"], headers="keys", floatfmt=".3g"))
