@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.out / f"temperature.{options.format}",
         rows=[row["temperature"] for row in report["temperatures"]],
         caption=[
-            "New images, none of them chosen, by temperature: what the decoder makes of "
-            f"codes drawn from {said_of(run, sampler)}. A column has the same noise.",
+            "New images, none of them chosen, by temperature: what the decoder makes "
+            f"of codes drawn from {said_of(run, sampler)}. A column has one noise.",
         ],
     )
     print(tabulate(report["temperatures"], headers="keys", floatfmt=".3g"))
