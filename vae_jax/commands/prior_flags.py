@@ -60,7 +60,7 @@ TEMPERATURE = flags.DEFINE(
     TemperatureParser(),
     "temperature",
     None,
-    "The spread of what codes are drawn from; by resolution 4:1,16:0.7.",
+    "The spread of codes; by resolution 4:1,16:0.7.",
     flag_values=VALUES,
 )
 TOP_K = flags.DEFINE_integer(
