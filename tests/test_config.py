@@ -191,6 +191,7 @@ ELSEWHERE = {
     "model.norm": "group",
     "model.upsampling": "resize",
     "model.remat": True,
+    "model.drop_layers": "8:0.2",
     "model.skips": True,
     "model.decoder": "style",
     "model.styles": "by_resolution",

@@ -198,8 +198,9 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
     monkeypatch.setattr(codes.kept, "read", lambda *_: {})
     monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
     fitted = codes.fitted_density(run, "gaussian")
-    _, known = codes.encode_train(run, "a test")
-    np.testing.assert_allclose(fitted.means_[0], known[:, :12].mean(axis=0), rtol=1e-4)
+    _, known = codes.encode_train(run, "gaussian", "a test")
+    assert known.shape == (run.num_train, 12)
+    np.testing.assert_allclose(fitted.means_[0], known.mean(axis=0), rtol=1e-4)
     factors = sampling.factors_of(fitted)
     heat = np.repeat([0.0, 0.5, 1.0], [12, 48, 48])
     drawn = np.concatenate(

@@ -61,25 +61,25 @@ def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
         )
     if not _fitted_numbers(run, sampler):
         raise UserError(
-            f"--sampler={sampler} has a covariance of all numbers in a code, "
-            f"{LARGEST_FITTED[sampler]} at most; those of the run in {run.workdir} "
+            f"--sampler={sampler} has a covariance of all numbers in a code, or in "
+            f"the first layer of a stack, {LARGEST_FITTED[sampler]} at most; those of the run in {run.workdir} "
             f"have {code_size(run.model().code_shape)}"
         )
 
 
 def fit(run: Run, sampler: str, samples: np.ndarray) -> Any:
-    """Returns the density of a sampler, fitted to samples of posteriors [N,D]."""
-    first = samples[:, : _fitted_numbers(run, sampler)]
-    return sampling.fit_codes(first, FITTED[sampler], run.config.seed)
+    """Returns the density of a sampler, fitted to samples of posteriors [N,F]."""
+    return sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
 
 
 def encode_train(
-    run: Run, purpose: str, which: Any = slice(None)
+    run: Run, sampler: str, purpose: str, which: Any = slice(None)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training pictures' codes and samples of their posteriors, [N,D].
+    """Returns the training pictures' codes and samples of their posteriors, [N,F].
 
     Args:
       run: of an autoencoder of any kind.
+      sampler: a key of `FITTED`; of each code there are the numbers that it is of.
       purpose: see `Run.dataset_for`.
       which: an index of the pictures.
     """
@@ -90,6 +90,7 @@ def encode_train(
         images[which],
         None if labels is None else labels[which],
         key(run.config.seed, Stream.SAMPLING),
+        _fitted_numbers(run, sampler),
     )
 
 
@@ -110,7 +111,7 @@ def fitted_density(run: Run, sampler: str) -> Any:
     if all(name in saved for name in names):
         return sampling.density_of(*(saved[name] for name in names))
     check_fitted(run, sampler, run.num_train, "the run's")
-    _, samples = encode_train(run, f"--sampler={sampler}")
+    _, samples = encode_train(run, sampler, f"--sampler={sampler}")
     fitted = fit(run, sampler, samples)
     kept.keep(run, FILE, saved | _density_arrays(sampler, fitted))
     return fitted
@@ -210,8 +211,10 @@ def keep(run: Run) -> None:
     new = {}
     means = None
     if fits:
-        means, samples = encode_train(run, purpose)
+        means, samples = encode_train(run, "gaussian", purpose)
         new |= _density_arrays("gaussian", fit(run, "gaussian", samples))
+    if means is not None and means.shape[1] < code_size(run.model().code_shape):
+        means = None
     if directs:
         directions.write_directions(run, run.config.seed, codes=means)
     if "dimensions.mean" not in saved:

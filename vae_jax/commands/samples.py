@@ -164,7 +164,7 @@ def sample(
         which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
         what = "those that have all --attributes"
         codes_lib.check_fitted(run, sampler, int(which.sum()), what)
-        _, codes = codes_lib.encode_train(run, purpose, which)
+        _, codes = codes_lib.encode_train(run, sampler, purpose, which)
         fitted = codes_lib.fit(run, sampler, codes)
     return sampling.sample_fitted(model, fitted, num_images, seed, labels, spread)
 
@@ -253,9 +253,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     labels = parse_labels(run, ATTRIBUTES.value)
     of_prior = (TOP_K, PRIOR_STEPS, GUIDANCE)
     asked = {
-        f.name: f"--{f.name} is {told(f.value)}"
-        for f in of_prior
-        if f.value is not None
+        f.name: f"--{f.name} is {f.value}" for f in of_prior if f.value is not None
     }
     samplers = best_samplers(run) or ["gaussian"]
     if SAMPLER.value is not None:
@@ -263,6 +261,13 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     elif abilities.has_prior(run) and (asked or ATTRIBUTES.value is not None):
         # A fitted density takes labels where it is named.
         samplers = ["prior"]
+    elif len(samplers) > 1:
+        # What was kept by no run of this kind before may need pictures that are gone.
+        try:
+            codes_lib.fitted_density(run, samplers[0])
+        except UserError as error:
+            print(f"note: samples are not of the fitted Gaussian: {error}")
+            samplers = samplers[1:]
     sampler, folder = samplers[0], FOLDER.value
     if asked and sampler != "prior":
         first = next(iter(asked.values()))

@@ -53,10 +53,11 @@ def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:
     return np.broadcast_to(labels, (number, labels.shape[-1]))
 
 
-def _encode_all(model, images, labels, key):
+def _encode_all(model, images, labels, key, first=None):
     def encode(images, labels, numbers):
         batch_key = None if key is None else jax.random.fold_in(key, numbers[0])
-        return _encode(model, images, labels, batch_key)
+        found = _encode(model, images, labels, batch_key)
+        return jax.tree.map(lambda codes: codes[:, :first], found)
 
     labels = _for_each(labels, len(images))
     numbers = np.arange(len(images))
@@ -87,9 +88,18 @@ def encode_and_sample(
     images: UInt8[np.ndarray, "N H W C"],
     labels: Labels,
     key: Key[Array, ""],
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
-    """Returns what `encode_images` does without a key, and what it does with one."""
-    return _encode_all(model, images, labels, key)
+    first: int | None = None,
+) -> tuple[Float[np.ndarray, "N F"], Float[np.ndarray, "N F"]]:
+    """Returns what `encode_images` does without a key, and what it does with one.
+
+    Args:
+      model: that encodes.
+      images: 8-bit levels.
+      labels: see `encode_images`.
+      key: of the samples.
+      first: how many numbers F of each code are wanted, the first ones; None for all.
+    """
+    return _encode_all(model, images, labels, key, first)
 
 
 def decode_codes(
@@ -203,8 +213,16 @@ def density_of(
 
 
 def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
-    """Returns the Cholesky factor of the covariance of each of K Gaussians."""
-    return np.linalg.cholesky(fitted.covariances_)
+    """Returns a factor F of the covariance F F^T of each of K Gaussians.
+
+    It is Cholesky's. What rounding has left of a covariance may be none, and is then
+    taken as the nearest that is one.
+    """
+    try:
+        return np.linalg.cholesky(fitted.covariances_)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(fitted.covariances_)
+        return vectors * np.sqrt(np.maximum(values, 0))[:, None]
 
 
 def _drawn(
@@ -219,13 +237,13 @@ def _drawn(
     rng = np.random.default_rng(seed)
     which = rng.choice(len(fitted.weights_), num_samples, p=fitted.weights_)
     codes = rng.standard_normal((num_samples, size))
-    means = np.zeros_like(codes)
     number = factors.shape[-1]
-    means[:, :number] = fitted.means_[which]
     for component, factor in enumerate(factors):
         rows = which == component
         codes[rows, :number] = codes[rows, :number] @ factor.T
-    return (means + np.asarray(temperature) * codes).astype(np.float32)
+    codes *= np.asarray(temperature)
+    codes[:, :number] += fitted.means_[which]
+    return codes.astype(np.float32)
 
 
 def draw_fitted(

@@ -119,9 +119,6 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         temperature = TemperatureParser().parse(args.temperature)
     if args.sampler is not None or temperature != 1.0:
         source.check_sampling(sampler, temperature)
-    if isinstance(temperature, float) and temperature != 1 and source.resolutions:
-        # The page has a slider for each resolution, and none for all.
-        temperature = dict.fromkeys(source.resolutions, temperature)
     realism = 0.0 if args.realism is None else args.realism
     if args.realism is not None and not (source.has_dial and 0 <= realism <= 1):
         allowed = (

@@ -258,6 +258,9 @@ def _check(values: Values) -> Refusal | None:
         return "model.network", "with model.name hierarchical it must be ladder"
     if values["objective.name"] == "tc":
         return "objective.name", "tc is of the numbers in one layer of a code"
+    if values["model.drop_layers"] and values["objective.name"] == "mmd":
+        reason = "mmd would compare the zeros of dropped layers with the prior"
+        return "model.drop_layers", reason
     finer = [*ladder.parse(values["model.layers"])][1:]
     if not {*_shares(values["model.drop_layers"])} <= {*finer}:
         allowed = ", ".join(map(str, finer)) or "none, for there is one alone"
