@@ -284,6 +284,7 @@ HOSTILE_CODES = {
     "dimension that is there twice": {"order": np.int32([0, 1, 1, 3])},
     "order of another size": {"order": np.arange(5, dtype=np.int32)},
     "spread that is not finite": {"std": np.full(4, np.inf, np.float32)},
+    "no covariance": {"covariances": -np.eye(4, dtype=np.float64)[None]},
     "not finite": {"means": np.full((1, 4), np.nan, np.float32)},
     "too large": {"more": np.zeros(10**6, np.float32)},
 }

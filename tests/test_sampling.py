@@ -9,7 +9,9 @@ from flax import nnx
 from vae_jax.config import default_config
 from vae_jax.exploration import batching
 from vae_jax.exploration.sampling import (
+    density_of,
     encode_images,
+    factors_of,
     fit_codes,
     sample_fitted,
     sample_prior,
@@ -104,6 +106,19 @@ def test_fitted_samples_are_decoded_draws_of_the_codes_distribution(name):
     halves = samples[:2000].mean(0) - samples[2000:].mean(0)
     assert np.abs(halves).max() < 0.05
     np.testing.assert_array_equal(samples, sample_fitted(model, fitted, 4000, 3))
+
+
+def test_the_factors_of_a_rounded_covariance_are_of_the_nearest():
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(200, 20)) @ rng.normal(size=(20, 100))
+    exact = np.cov(mixed.T) + 1e-6 * np.eye(100)
+    rounded = np.float64(np.float32(exact))
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(rounded)
+    for covariance in (exact, rounded):
+        fitted = density_of(np.ones(1), np.zeros((1, 100)), covariance[None])
+        (factor,) = factors_of(fitted)
+        np.testing.assert_allclose(factor @ factor.T, exact, atol=1e-3)
 
 
 def test_fitted_samples_are_shuffled_between_components():

@@ -305,7 +305,12 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
     if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.
-    return sampling.density_of(np.ones(1), known["means"], known["covariances"])
+    found = sampling.density_of(np.ones(1), known["means"], known["covariances"])
+    try:
+        sampling.factors_of(found)
+    except np.linalg.LinAlgError as error:
+        raise UserError(f"{path} has a Gaussian that is none: {error}") from error
+    return found
 
 
 def _dimensions(

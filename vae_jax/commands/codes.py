@@ -62,8 +62,8 @@ def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
     if not _fitted_numbers(run, sampler):
         raise UserError(
             f"--sampler={sampler} has a covariance of all numbers in a code, or in "
-            f"the first layer of a stack, {LARGEST_FITTED[sampler]} at most; those of the run in {run.workdir} "
-            f"have {code_size(run.model().code_shape)}"
+            f"the first layer of a stack, {LARGEST_FITTED[sampler]} at most; the codes "
+            f"of the run in {run.workdir} have {code_size(run.model().code_shape)}"
         )
 
 

@@ -16,6 +16,8 @@ Labels = Float[Array | np.ndarray, "*labelled A"] | None
 Temperature: TypeAlias = float | Float[Array | np.ndarray, " D"]
 
 
+# How far below 0, beside the largest, rounding may bring a variance.
+ROUNDED = 1e-4
 # Of a fitted mixture of Gaussians: [K], [K,D] and [K,D,D].
 DENSITY_PARTS = ("weights", "means", "covariances")
 
@@ -217,11 +219,16 @@ def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
 
     It is Cholesky's. What rounding has left of a covariance may be none, and is then
     taken as the nearest that is one.
+
+    Raises:
+      LinAlgError: it is none by more than rounding.
     """
     try:
         return np.linalg.cholesky(fitted.covariances_)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(fitted.covariances_)
+        if values.min() < -ROUNDED * values.max():
+            raise
         return vectors * np.sqrt(np.maximum(values, 0))[:, None]
 
 
