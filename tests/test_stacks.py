@@ -219,5 +219,9 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
         run.model(), np.pad(fitted.means_, ((0, 0), (0, 96))).astype(np.float32)
     )
     np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
+    told = samples.said_of(run, "gaussian")
+    assert told == "a Gaussian fitted to codes of the first layers"
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)
+    assert samples.said_of(run, "gaussian") == "a Gaussian fitted to codes"
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 11)
     assert not codes.can_be_fitted(run, "gaussian")

@@ -45,6 +45,11 @@ def _fitted_numbers(run: Run, sampler: str) -> int:
     return max((size for size in parts if size <= LARGEST_FITTED[sampler]), default=0)
 
 
+def is_of_first_layers(run: Run, sampler: str) -> bool:
+    """Says whether the density of a sampler leaves the last layers to their prior."""
+    return _fitted_numbers(run, sampler) < code_size(run.model().code_shape)
+
+
 def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
     """Raises UserError where a sampler cannot be fitted to codes.
 

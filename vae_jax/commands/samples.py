@@ -91,11 +91,12 @@ def said_of(run: Run, sampler: str) -> str:
     """Returns what the codes of a sampler are drawn from, in words."""
     prior = run.config.model.prior
     words = {"normal": "the prior N(0, I)", "uniform": "the prior, all codes alike"}
-    return {
-        "prior": words.get(prior, f"the learned prior ({prior})"),
-        "gaussian": "a Gaussian fitted to codes",
-        "mixture": f"a mixture of {codes_lib.FITTED['mixture']} fitted to codes",
-    }[sampler]
+    if sampler == "prior":
+        return words.get(prior, f"the learned prior ({prior})")
+    number = codes_lib.FITTED[sampler]
+    density = "a Gaussian" if number == 1 else f"a mixture of {number}"
+    whose = " of the first layers" if codes_lib.is_of_first_layers(run, sampler) else ""
+    return f"{density} fitted to codes{whose}"
 
 
 def sample_each(
