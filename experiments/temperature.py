@@ -50,13 +50,13 @@ def look(
     """
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, _ = judging.judge_images(judge.model(), pictures)
-    patch = run.config.model.decoder_patch
+    of_pictures = sharpness.sharpness(pictures)
     rows, shown = [], []
     for each in tqdm(temperatures, "temperatures", disable=None, leave=False):
         images = sample(run, sampler, len(pictures), seed, temperature=each)
         features, _ = judging.judge_images(judge.model(), images)
-        sharp = sharpness.compare(images, pictures, patch)["sharpness"]
-        figures = judging.likeness(real, features) | {"sharpness": sharp}
+        sharp = {"sharpness": sharpness.sharpness(images) / of_pictures}
+        figures = judging.likeness(real, features) | sharp
         rows.append({"temperature": told(each)} | figures)
         shown.append(images[:NUM_SHOWN])
     report = {

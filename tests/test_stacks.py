@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import new_tiny_config
 
+from vae_jax import export, exported
 from vae_jax import run as run_lib
 from vae_jax.commands import (
     codes,
@@ -225,3 +226,26 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
     assert samples.said_of(run, "gaussian") == "a Gaussian fitted to codes"
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 11)
     assert not codes.can_be_fitted(run, "gaussian")
+
+
+def test_an_exported_model_samples_by_a_density_of_the_first_layers(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
+    monkeypatch.setattr(codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
+    export.export(run, tmp_path / "model")
+    found = exported.load(tmp_path / "model")
+    assert found.density.means_.shape == (1, 12)
+    expected = samples.sample(run, "gaussian", 3, 5)
+    np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-5)
+
+
+def test_without_its_pictures_a_stack_is_sampled_by_its_prior(run, monkeypatch, capsys):
+    def gone(*_):
+        raise UserError("the pictures are gone")
+
+    monkeypatch.setattr(samples.codes_lib, "fitted_density", gone)
+    assert samples.best_samplers(run) == ["gaussian", "prior"]
+    assert samples.samplers_at_hand(run) == ["prior"]
+    assert "the pictures are gone" in capsys.readouterr().out

@@ -229,14 +229,9 @@ def _best_sampler(run: Run) -> tuple[str | None, Any]:
 
     Where it cannot be fitted, because the images are not there, it is the next one.
     """
-    for sampler in samples.best_samplers(run) if abilities.can_decode(run) else []:
-        if sampler == "prior":
-            return sampler, None
-        try:
-            return sampler, codes.fitted_density(run, sampler)
-        except UserError as error:
-            print(f"note: samples are not of the fitted Gaussian: {error}")
-    return None, None
+    found = samples.samplers_at_hand(run) if abilities.can_decode(run) else []
+    best = next(iter(found), None)
+    return best, codes.fitted_density(run, best) if best in codes.FITTED else None
 
 
 def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:

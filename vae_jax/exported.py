@@ -287,10 +287,10 @@ def _directions(
 
 
 def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
-    """Returns the Gaussian that was fitted to codes, see `stacks.whole_parts`."""
-    parts = stacks.whole_parts(model)
-    found = known["means"].size if "means" in known else 0
-    size = found if found in parts else parts[0]
+    """Returns the Gaussian that was fitted to codes, see `stacks.density_sizes`."""
+    sizes = stacks.density_sizes(model)
+    there = known["means"].size if "means" in known else 0
+    size = there if there in sizes else sizes[-1]
     shapes = (1,), (1, size), (1, size, size)
     expected = {
         name: jax.ShapeDtypeStruct(shape, np.float64)

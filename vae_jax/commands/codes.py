@@ -41,8 +41,8 @@ def _fitted_numbers(run: Run, sampler: str) -> int:
     To all of them, and where those are too many to the first layers of a stack, whose
     others have a prior of their own given those; 0 where there is neither.
     """
-    parts = stacks.whole_parts(run.model())
-    return max((size for size in parts if size <= LARGEST_FITTED[sampler]), default=0)
+    sizes = stacks.density_sizes(run.model())
+    return max((size for size in sizes if size <= LARGEST_FITTED[sampler]), default=0)
 
 
 def is_of_first_layers(run: Run, sampler: str) -> bool:

@@ -64,10 +64,8 @@ def _reconstructions(run: Run) -> dict[str, Any]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    samplers = samples.best_samplers(run)
-    if not samplers:
-        # Which says why.
-        samplers = ["gaussian"]
+    # Which says why there is none.
+    samplers = samples.samplers_at_hand(run) or ["gaussian"]
     drawn = samples.sample_each(run, samplers, NUM_SAMPLES)
     return [
         {

@@ -87,6 +87,19 @@ def best_samplers(run: Run) -> list[str]:
     return fitted + (["prior"] if abilities.has_prior(run) else [])
 
 
+def samplers_at_hand(run: Run) -> list[str]:
+    """Returns the best samplers but those that lack the pictures they are fitted to."""
+    found = []
+    for sampler in best_samplers(run):
+        try:
+            if sampler in codes_lib.FITTED:
+                codes_lib.fitted_density(run, sampler)
+            found.append(sampler)
+        except UserError as error:
+            print(f"note: samples are not of the fitted Gaussian: {error}")
+    return found
+
+
 def said_of(run: Run, sampler: str) -> str:
     """Returns what the codes of a sampler are drawn from, in words."""
     prior = run.config.model.prior
@@ -256,19 +269,14 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     asked = {
         f.name: f"--{f.name} is {f.value}" for f in of_prior if f.value is not None
     }
-    samplers = best_samplers(run) or ["gaussian"]
     if SAMPLER.value is not None:
         samplers = [SAMPLER.value]
     elif abilities.has_prior(run) and (asked or ATTRIBUTES.value is not None):
         # A fitted density takes labels where it is named.
         samplers = ["prior"]
-    elif len(samplers) > 1:
-        # What was kept by no run of this kind before may need pictures that are gone.
-        try:
-            codes_lib.fitted_density(run, samplers[0])
-        except UserError as error:
-            print(f"note: samples are not of the fitted Gaussian: {error}")
-            samplers = samplers[1:]
+    else:
+        # Which says why there is none.
+        samplers = samplers_at_hand(run) or ["gaussian"]
     sampler, folder = samplers[0], FOLDER.value
     if asked and sampler != "prior":
         first = next(iter(asked.values()))

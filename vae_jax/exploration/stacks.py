@@ -31,14 +31,16 @@ def in_layers(model: Autoencoder) -> bool:
     return several and not isinstance(model, DiscreteCodes)
 
 
-def whole_parts(model: Autoencoder) -> list[int]:
+def density_sizes(model: Autoencoder) -> list[int]:
     """Returns how many numbers a density of codes may be of, the first ones of each.
 
-    All of them, or those of the first layers, whose others have a prior given those.
+    Those of the first layers of a stack, whose others have a prior given those; and of
+    every code all numbers, which comes last.
     """
     shape = model.code_shape
-    layers = [code_size(part) for part in shape] if in_layers(model) else []
-    return [code_size(shape), *np.cumsum(layers, dtype=int).tolist()]
+    if not in_layers(model):
+        return [code_size(shape)]
+    return np.cumsum([code_size(part) for part in shape]).tolist()
 
 
 def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:

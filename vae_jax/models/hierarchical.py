@@ -218,8 +218,11 @@ def _shares(spec: str) -> dict[int, float]:
     Raises:
       ValueError: it says nothing of the kind.
     """
-    pairs = [part.split(":") for part in spec.split(",") if spec]
-    return {int(at): float(share) for at, share in pairs}
+    pairs = [part.split(":") for part in spec.split(",")] if spec else []
+    found = {int(at): float(share) for at, share in pairs}
+    if len(found) < len(pairs):
+        raise ValueError(f"a resolution of {spec!r} is there twice")
+    return found
 
 
 def _are_shares(spec: str) -> bool:
@@ -230,9 +233,7 @@ def _are_shares(spec: str) -> bool:
         return False
     rising = [0.0, *(found[at] for at in sorted(found)), 1.0]
     # NaN is below nothing.
-    return spec.count(":") == len(found) and all(
-        a < b for a, b in itertools.pairwise(rising)
-    )
+    return all(a < b for a, b in itertools.pairwise(rising))
 
 
 def _build(
