@@ -267,7 +267,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     labels = parse_labels(run, ATTRIBUTES.value)
     of_prior = (TOP_K, PRIOR_STEPS, GUIDANCE)
     asked = {
-        f.name: f"--{f.name} is {f.value}" for f in of_prior if f.value is not None
+        f.name: f"--{f.name} is {f.value:g}" for f in of_prior if f.value is not None
     }
     if SAMPLER.value is not None:
         samplers = [SAMPLER.value]
