@@ -4,21 +4,19 @@ What a user has got wrong is said here, before training begins.
 """
 
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from vae_jax import config as config_lib
-from vae_jax import experiment, nesting, processes, record
+from vae_jax import experiment, nesting, origins, processes, record
 from vae_jax.config import Config
 from vae_jax.data import cache, crops, places
-from vae_jax.errors import UserError, few
+from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
 from vae_jax.training import growth, optimizers
-from vae_jax.trees import by_name
 
 
 def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Dataset:
@@ -94,9 +92,9 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     _check_parts(config)
     if not resumes:
         if config.init_from is not None:
-            _check_init_from(config)
+            origins.check_init_from(config)
         if config.objective.perceptual_weight:
-            _check_guide(config)
+            origins.check_guide(config)
     label_columns(config, dataset)
     if config.objective.name == "tc" and num_train < 2:
         raise UserError(
@@ -208,124 +206,6 @@ def _check_parts(config: Config) -> None:
             f"config.parts.frozen is {config.parts.frozen!r}, which is the "
             "whole model: nothing would be trained"
         )
-
-
-def _check_init_from(config: Config) -> None:
-    """Says what a run starts from, or raises UserError where that cannot be.
-
-    Of the run in `config.init_from` it takes all arrays whose names and shapes this
-    model has, too.
-    """
-    workdir = local_path(config.init_from, "config.init_from")
-    try:
-        theirs = record.read_config(workdir)
-    except UserError as error:
-        raise UserError(
-            f"config.init_from is {config.init_from!r}: {error}; allowed is a run's "
-            "workdir"
-        ) from error
-    _, there = experiment.abstract_model(theirs)
-    _, here = experiment.abstract_model(config)
-    taken = experiment.fitting(here, there)
-    shapes = [by_name(variables) for variables in (here, there)]
-
-    def told(names: Iterable[str]) -> str:
-        lines = [
-            f"{name} ({', '.join(_shape(side.get(name)) for side in shapes)})"
-            for name in names
-        ]
-        return few(lines) or "none"
-
-    new = [name for name in shapes[0] if name not in taken]
-    for part in experiment.names_of_parts(config.parts.initialised):
-        lacking = [name for name in new if name.split("/")[1] == part]
-        if lacking:
-            raise UserError(
-                f"config.parts.initialised has {part!r}, which the run in {workdir} "
-                f"does not fill; settings that differ (here, there): "
-                f"{_differing(config, theirs)}; shapes: {told(lacking)}"
-            )
-    if not taken:
-        raise UserError(
-            f"config.init_from is {config.init_from!r}, and nothing there fits this "
-            f"model (shapes here, there): {told(new)}"
-        )
-    left = [name for name in shapes[1] if name not in taken]
-    if new or left:
-        print(
-            f"note: of the {len(shapes[0])} arrays of the model {len(taken)} start as "
-            f"in {workdir}; new are (shapes here, there) {told(new)}; left there are "
-            f"{told(left)}"
-        )
-
-
-def _differing(config: Config, theirs: Config) -> str:
-    """Returns the settings that shape networks, without a prior's, where two differ."""
-    here, there = map(config_lib.flatten, (config, theirs))
-    return few(
-        [
-            f"{name} ({here[name]!r}, {there[name]!r})"
-            for name in here
-            if name.startswith(("model.", "dataset.size", "dataset.channels"))
-            and not name.startswith("model.prior")
-            and here[name] != there[name]
-        ]
-    )
-
-
-def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> None:
-    """Raises UserError where a classifier and a run see images of different kinds.
-
-    Args:
-      theirs: the config of the classifier.
-      ours: that of the run which it judges or guides.
-      named: how the classifier was named, for the error.
-      run: what the run is called there.
-    """
-    for setting in ("name", "crop", "resampler", "size", "channels"):
-        one, other = theirs.dataset[setting], ours.dataset[setting]
-        if one != other:
-            raise UserError(
-                f"{named}, trained with dataset.{setting} {one}; {run} has {other}"
-            )
-
-
-def _check_guide(config: Config) -> None:
-    """Raises UserError where a run's guide is not there or sees other images."""
-    allowed = (
-        "allowed is the workdir of a classifier that sees the same images, which "
-        "configs/judge.py trains with the same words and another seed:\n"
-        "  python -m vae_jax.main --config=configs/judge.py --workdir=runs/guide "
-        "--config.seed=1"
-    )
-    if config.objective.guide is None:
-        raise UserError(
-            "config.objective.guide is None, and config.objective.perceptual_weight is "
-            f"{config.objective.perceptual_weight}; {allowed}"
-        )
-    workdir = local_path(config.objective.guide, "config.objective.guide")
-    named = f"config.objective.guide is {config.objective.guide!r}"
-    try:
-        guide = record.read_config(workdir)
-    except UserError as error:
-        raise UserError(f"{named}: {error}; {allowed}") from error
-    if guide.model.network != "strided":
-        raise UserError(
-            f"{named}, a run with model.network {guide.model.network}; {allowed}"
-        )
-    if guide.model.width != config.objective.guide_width:
-        raise UserError(
-            f"{named}, a run with model.width {guide.model.width}; "
-            f"config.objective.guide_width is {config.objective.guide_width}"
-        )
-    try:
-        check_same_images(guide, config, named, "this run")
-    except UserError as error:
-        raise UserError(f"{error}; {allowed}") from error
-
-
-def _shape(array: Any) -> str:
-    return "absent" if array is None else str(list(array.shape))
 
 
 def _tell_schedule(config: Config, before: Config) -> None:
