@@ -118,10 +118,11 @@ def test_winograds_convolution_rounds_little_more_than_a_sum_of_products():
     assert found < 2e-6
 
 
-def test_half_precision_is_left_to_sums_of_products():
-    x = noise((1, 4, 4, 3))
+def test_half_precision_and_few_channels_are_left_to_sums_of_products():
+    x = noise((1, 4, 4, 16))
     assert winograd.fits(x)
     assert not winograd.fits(x.astype(BFLOAT16))
+    assert not winograd.fits(x[..., :12])
     assert not winograd.fits(x[:, :3])
     assert not winograd.fits(x[:, :, :3])
 

@@ -18,6 +18,10 @@ OUT, IN = 4, 6
 POINTS = (0.0, 0.65, -0.65, 1.5, -1.5)
 
 
+# The work on squares is the same for any number of channels that the products have.
+LEAST_CHANNELS = 16
+
+
 def _matrices() -> tuple[np.ndarray, ...]:
     """Returns the matrices of inputs [36,36], kernel [36,9] and outputs [16,36].
 
@@ -41,9 +45,14 @@ INPUTS, KERNEL, OUTPUTS = _matrices()
 
 
 def fits(x: Float[Array, "B H W C"]) -> bool:
-    """Says whether maps are whole squares in float32; bfloat16 would lose too much."""
-    height, width = x.shape[1:3]
-    return x.dtype == jnp.float32 and height % OUT == 0 and width % OUT == 0
+    """Says whether this is exact enough for maps, and faster than a sum of products.
+
+    They are whole squares in float32, for bfloat16 would lose too much, of enough
+    channels.
+    """
+    _, height, width, channels = x.shape
+    whole = height % OUT == 0 and width % OUT == 0
+    return x.dtype == jnp.float32 and whole and channels >= LEAST_CHANNELS
 
 
 def _spread(x: Array) -> Float[Array, "36 T C"]:
