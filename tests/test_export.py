@@ -20,7 +20,7 @@ from conftest import new_small_config
 from PIL import Image
 
 import vae_jax
-from vae_jax import export, exported
+from vae_jax import export, exported_files
 from vae_jax import run as run_lib
 from vae_jax.commands import captions, codes, directions, kept, samples
 from vae_jax.errors import UserError
@@ -163,7 +163,7 @@ def test_what_trained_beside_the_model_stays_behind(data_dir, tmp_path):
     run = run_lib.train(config, tmp_path / "run")
     assert "critic" in run.variables["ema"].params
     export.export(run, tmp_path / "to")
-    weights = tmp_path / "to" / exported.WEIGHTS
+    weights = tmp_path / "to" / exported_files.WEIGHTS
     assert not [name for name in st.load_file(weights) if "critic" in name]
     images = jnp.float32(run.dataset.splits["test"].images) / 255
     ours = vae_jax.load(tmp_path / "to").model.encode(images)
@@ -456,7 +456,7 @@ def test_without_the_library_the_extra_is_named(small_runs, tmp_path, monkeypatc
         export.export(small_runs("vae"), tmp_path / "to")
     assert not (tmp_path / "to").exists()
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
-        exported.safetensors()
+        exported_files.safetensors()
 
 
 def test_importing_the_package_imports_nothing_large():

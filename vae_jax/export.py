@@ -29,16 +29,8 @@ from vae_jax.commands import abilities, codes, directions, kept, samples
 from vae_jax.errors import UserError, few, naming_files
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling
-from vae_jax.exported import (
-    CODES,
-    CONFIG,
-    FORMAT,
-    OF_TRAINING,
-    WEIGHTS,
-    Exported,
-    described,
-    safetensors,
-)
+from vae_jax.exported import FORMAT, OF_TRAINING, Exported, described
+from vae_jax.exported_files import CODES, CONFIG, WEIGHTS, safetensors
 from vae_jax.local_paths import local_path
 from vae_jax.programs import KINDS, PARTS, programs
 from vae_jax.report import grids

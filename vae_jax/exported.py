@@ -11,14 +11,10 @@ held to what training allows and to a size, files to the bytes that the model ha
 arrays to its shapes and types.
 """
 
-import hashlib
 import json
 import os
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -27,10 +23,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vae_jax import config as config_lib
+from vae_jax import exported_files
 from vae_jax.config import SETTINGS, Config
 from vae_jax.errors import UserError
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import sampling, stacks
+from vae_jax.exported_files import CODES, CONFIG, LARGEST_HEADER, WEIGHTS
 from vae_jax.keys import Stream, key
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
@@ -40,27 +38,12 @@ from vae_jax.record import lacks
 from vae_jax.trees import by_name
 
 FORMAT = 1
-CONFIG, WEIGHTS, CODES = "config.json", "model.safetensors", "codes.safetensors"
-# Bytes of config.json, or of what a file has beside its arrays: their names and places,
-# of a few hundred bytes each.
-LARGEST_HEADER = 1_000_000
 # A model is put together layer by layer before its arrays are read: bounds of the
 # settings that count layers, without which it could take days, and of all others.
 MOST = {"depth": 32, "prior_depth": 100, "layers": 100}
 LARGEST_NUMBER = 65_536
 # Settings that a model is not built from, but that its own have to go with.
 OF_TRAINING = ("objective", "eval")
-
-
-def safetensors() -> ModuleType:
-    """Returns the library of the files, or raises UserError where it is absent."""
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(
-            'safetensors is not installed: pip install -e ".[export]"'
-        ) from error
-    return safetensors.numpy
 
 
 @dataclass(frozen=True)
@@ -176,7 +159,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
             f"python -m vae_jax.export --workdir={folder} --to=DIR has written"
         )
     try:
-        if _num_bytes(path) > LARGEST_HEADER:
+        if exported_files.num_bytes(path) > LARGEST_HEADER:
             raise UserError(f"it has more than {LARGEST_HEADER:,} bytes")
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
@@ -199,8 +182,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         raise UserError(f"{path} describes no model: {told[0]}") from error
     expected = by_name(shapes)
     largest = sum(a.size * a.dtype.itemsize for a in expected.values())
-    found = _read(folder / WEIGHTS, largest, sums)
-    _check(folder / WEIGHTS, found, expected)
+    found = exported_files.read(folder / WEIGHTS, largest, sums)
+    exported_files.check(folder / WEIGHTS, found, expected)
     leaves = [jnp.asarray(found[name]) for name in expected]
     variables: Variables = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     model = build.merge(graphdef, variables)
@@ -211,7 +194,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         code, number = _code_size(path, model), len(names)
         largest = np.float32().itemsize * (number * code + 2 * code)
         largest += np.float64().itemsize * (1 + code + code**2)
-        known = _read(folder / CODES, largest, sums)
+        known = exported_files.read(folder / CODES, largest, sums)
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
@@ -230,14 +213,6 @@ def _check_parts(content: dict[str, Any]) -> None:
         lacking = {"model", "dataset", "precision", *OF_TRAINING} - {*content["config"]}
     if lacking:
         raise UserError(f"it lacks {', '.join(sorted(lacking))}")
-
-
-def _num_bytes(path: Path) -> int:
-    """Returns the size of a file; a pipe, or a device, would never come to its end."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError("it is a folder, or something else that is no file")
-    return status.st_size
 
 
 def _check_recipe(recipe: dict[str, Any], config: Config) -> None:
@@ -278,7 +253,7 @@ def _directions(
     path: Path, known: dict[str, np.ndarray], names: list[str], size: int
 ) -> dict[str, np.ndarray]:
     """Returns the directions of those attributes that have one."""
-    _check(path, known, {"directions": _floats(len(names), size)})
+    exported_files.check(path, known, {"directions": _floats(len(names), size)})
     return {
         name: each
         for name, each in zip(names, known["directions"], strict=True)
@@ -301,7 +276,7 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
         name: each.astype(np.float64) if each.dtype == np.float32 else each
         for name, each in known.items()
     }
-    _check(path, known, expected)
+    exported_files.check(path, known, expected)
     if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.
@@ -318,7 +293,7 @@ def _dimensions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the order of the dimensions and the standard deviation of each."""
     whole = jax.ShapeDtypeStruct((size,), np.int32)
-    _check(path, known, {"order": whole, "std": _floats(size)})
+    exported_files.check(path, known, {"order": whole, "std": _floats(size)})
     order, std = known["order"], known["std"]
     if not np.array_equal(np.sort(order), np.arange(size)):
         raise UserError(f"{path} has an order that is none of {size} dimensions")
@@ -329,40 +304,3 @@ def _dimensions(
 
 def _floats(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.float32)
-
-
-def _read(path: Path, largest: int, sums: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file, which may have so many bytes and a header.
-
-    Args:
-      path: of the file.
-      largest: bytes of its arrays.
-      sums: of the bytes of files, by name; of those that it lacks nothing is known.
-    """
-    read: Callable[..., dict[str, np.ndarray]] = safetensors().load
-    try:
-        size = _num_bytes(path)
-        if size > largest + LARGEST_HEADER:
-            raise UserError(f"it has {size:,} bytes; expected are {largest:,}")
-        data = path.read_bytes()
-        if sums.get(path.name, found := hashlib.sha256(data).hexdigest()) != found:
-            raise UserError(
-                f"it is not the file that was exported: {CONFIG} has another sha256"
-            )
-        return read(data)
-    # The library has an error of its own for each fault, and no other code runs here.
-    except Exception as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def _check(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises UserError where an array is missing or another than expected."""
-    for name, wanted in expected.items():
-        if name not in found:
-            raise UserError(f"{path} has no array {name}")
-        got = found[name]
-        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
-            raise UserError(
-                f"{path} has {name} as {got.dtype}{list(got.shape)}; the model has "
-                f"{wanted.dtype}{list(wanted.shape)}"
-            )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vae_jax import exported, record
+from vae_jax import exported, exported_files, record
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, codes, directions, recorded, samples
 from vae_jax.commands.flags import LARGEST_SEED
@@ -312,7 +312,7 @@ def plain(source: Source, face: Face) -> Look:
 
 def is_exported(workdir: Path) -> bool:
     """Says whether a folder has an exported model, rather than a run."""
-    return (workdir / exported.CONFIG).is_file() and not record.exists(workdir)
+    return (workdir / exported_files.CONFIG).is_file() and not record.exists(workdir)
 
 
 def open_source(
