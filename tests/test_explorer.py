@@ -19,7 +19,7 @@ from vae_jax.commands import codes, edits, interpolations, samples
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
 from vae_jax.explorer import __main__ as program
-from vae_jax.explorer import controls, page
+from vae_jax.explorer import controls, page, server
 from vae_jax.explorer.looks import Face, Look
 from vae_jax.explorer.session import MOST_STEPS, Session
 from vae_jax.explorer.source import first_look, open_source, plain
@@ -421,7 +421,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("given", REFUSED)
 def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
-    monkeypatch.setattr(page, "gradio", lambda: None)
+    monkeypatch.setattr(server, "gradio", lambda: None)
     monkeypatch.setattr(program, "DEMO", workdirs("exported"))
     words = {
         "RUNS": "vae",
@@ -468,27 +468,27 @@ def test_nothing_large_is_left_to_the_first_step_of_a_page(monkeypatch):
         return None, "address", None
 
     stub.launch = launch
-    monkeypatch.setattr(page, "gradio", mock.MagicMock)
-    monkeypatch.setattr(page, "build", lambda source: stub)
+    monkeypatch.setattr(server, "gradio", mock.MagicMock)
+    monkeypatch.setattr(server, "build", lambda source: stub)
     monkeypatch.setattr(
-        page.importlib,
+        server.importlib,
         "import_module",
         lambda name: imported.append(name) or mock.MagicMock(),
     )
-    monkeypatch.setattr(page, "_wait", lambda: None)
-    page.serve(mock.MagicMock(), "127.0.0.1", 7860)
+    monkeypatch.setattr(server, "_wait", lambda: None)
+    server.serve(mock.MagicMock(), "127.0.0.1", 7860)
     (before,) = served
     assert "matplotlib.pyplot" in before
 
 
 def test_a_busy_port_is_named(monkeypatch):
-    monkeypatch.setattr(page, "gradio", lambda: None)
+    monkeypatch.setattr(server, "gradio", lambda: None)
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
         with pytest.raises(UserError, match=f"--port is {port}.*in use"):
-            page.check("127.0.0.1", port)
+            server.check("127.0.0.1", port)
 
 
 def test_a_control_that_changes_nothing_makes_no_step(sources):

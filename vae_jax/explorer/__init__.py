@@ -2,5 +2,6 @@
 
   python -m vae_jax.explorer --workdir=runs/vae
 
-looks.py says what a picture is made of, source.py makes it, and page.py is the page.
+looks.py says what a picture is made of, source.py makes it, page.py is the page, and
+server.py serves it.
 """

@@ -20,7 +20,7 @@ from vae_jax.command_line import Parser, keep_compiled_programs, print_any_name
 from vae_jax.commands.flags import parse_numbers
 from vae_jax.commands.prior_flags import TemperatureParser
 from vae_jax.errors import UserError, naming_files
-from vae_jax.explorer import page
+from vae_jax.explorer import server
 from vae_jax.explorer.looks import Face, Look, parse_face
 from vae_jax.explorer.source import Source, is_exported, open_source, plain
 from vae_jax.local_paths import local_path
@@ -189,7 +189,7 @@ def work(argv: Sequence[str] | None = None) -> None:
     host, port = args.host or HOST, args.port or PORT
     if args.to is None:
         # Before the model, which takes longer.
-        page.check(host, port)
+        server.check(host, port)
     workdir = DEMO if args.demo else local_path(args.workdir, "--workdir")
     if is_exported(workdir):
         _refuse(args, ("checkpoint", "data_dir"), "a run, not with an exported model")
@@ -197,7 +197,7 @@ def work(argv: Sequence[str] | None = None) -> None:
     if args.demo:
         source = dataclasses.replace(source, opened=("--demo",))
     if args.to is None:
-        page.serve(source, host, port)
+        server.serve(source, host, port)
         return
     picture = source.picture(look_of(source, args))
     path = local_path(args.to, "--to")

@@ -1,7 +1,6 @@
 """The page itself, by gradio: controls around a picture, and what each of them does."""
 
 import base64
-import contextlib
 import dataclasses
 import functools
 import html
@@ -9,9 +8,6 @@ import importlib
 import io
 import json
 import os
-import signal
-import socket
-import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,20 +22,11 @@ from vae_jax.explorer.session import Session
 from vae_jax.explorer.source import Picture, Source, first_look, plain
 from vae_jax.report import grids
 
-# A browser is told to ask no other address for anything.
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
-    "connect-src 'self' data: blob:; frame-ancestors 'self'"
-)
-STYLE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
+SCRIPT = Path(__file__).with_name("page.js")
 # The change of a pixel at which the heat map is brightest.
 LARGEST_CHANGE = 0.5
 # Seconds until what users sent is deleted, and between looks for it.
 KEPT_FOR = 600
-# Bytes of a picture that is sent.
-LARGEST_FILE = "64mb"
-# Requests of each kind that are served at once, but for steps of sliders.
-AT_ONCE = 2
 SLOTS = {"the face": "face", "a second face": "goal"}
 NO_FACE = "Drop in a picture of a face to begin."
 
@@ -54,27 +41,6 @@ def gradio() -> ModuleType:
         raise UserError(
             'gradio is not installed: pip install -e ".[explorer]"'
         ) from error
-
-
-def check(host: str, port: int) -> None:
-    """Raises UserError where there is no gradio, or the address cannot be served."""
-    gradio()
-    try:
-        address, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        with contextlib.closing(socket.socket(*address[:2])) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address[4])
-    # A name that cannot be one is no error of the system.
-    except (OSError, UnicodeError) as error:
-        raise _not_served(host, port, error) from error
-
-
-def _not_served(host: str, port: int, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(
-        f"--host is {host!r} and --port is {port}, where no page can be served: "
-        f"{reason}; another --port may be free"
-    )
 
 
 def _png(image: np.ndarray) -> str:
@@ -292,76 +258,3 @@ def _touched(before: Look, after: Look) -> tuple[str, ...]:
     """Returns the controls by which two looks differ."""
     were, are = (json.loads(controls.to_text(look)) for look in (before, after))
     return tuple(n for n in sorted({*were, *are}) if were.get(n) != are.get(n))
-
-
-class _Policy:
-    """What tells browsers of `POLICY`, around the server's answers (ASGI)."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Passes a request on, and its answer back with one header more."""
-
-        async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                header = (b"content-security-policy", POLICY.encode())
-                message["headers"] = [*message.get("headers", ()), header]
-            await send(message)
-
-        await self.app(scope, receive, sending)
-
-
-def serve(source: Source, host: str, port: int) -> None:
-    """Serves the page of a model until it is interrupted, or asked to end.
-
-    Args:
-      source: the model.
-      host: the address; 127.0.0.1 for this machine alone.
-      port: its port.
-
-    Raises:
-      UserError: another program has taken the port meanwhile.
-      KeyboardInterrupt: in the end.
-    """
-    gr = gradio()
-    middleware = importlib.import_module("starlette.middleware").Middleware
-    blocks = build(source)
-    # Gradio imports pyplot at the first step of a slider, which takes half a second.
-    importlib.import_module("matplotlib.pyplot")
-    blocks.queue(default_concurrency_limit=AT_ONCE)
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace"]}
-    try:
-        _, address, _ = blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            show_error=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size=LARGEST_FILE,
-            app_kwargs={"middleware": [middleware(_Policy)]},
-            theme=gr.themes.Base(**fonts),
-            css_paths=STYLE,
-        )
-    except OSError as error:
-        raise _not_served(host, port, error) from error
-    try:
-        print(f"{source.title}: {address} (Ctrl-C ends it)", flush=True)
-        _wait()
-    finally:
-        # Deletes what users have sent.
-        blocks.close(verbose=False)
-
-
-def _wait() -> None:
-    """Never returns; a signal that ends a process raises KeyboardInterrupt."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
-    threading.Event().wait()
