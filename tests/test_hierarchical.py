@@ -22,6 +22,12 @@ from vae_jax.models.elbo import kl_per_image, log_weights
 from vae_jax.models.hierarchical import HierarchicalVAE
 from vae_jax.models.likelihoods import Gaussian
 from vae_jax.models.networks import cosines, ladder
+from vae_jax.models.networks.latent_layers import (
+    FARTHEST,
+    NARROWEST,
+    WIDEST,
+    Departure,
+)
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.sharpening import Sharpening
 
@@ -279,14 +285,14 @@ def test_what_sharpens_pulls_at_images_with_dropped_layers_alone():
 
 def test_a_posterior_stays_within_its_bounds():
     rngs = nnx.Rngs(0)
-    departure = ladder.Departure(4, 3, dtype=jnp.dtype("float32"), rngs=rngs)
+    departure = Departure(4, 3, dtype=jnp.dtype("float32"), rngs=rngs)
     rng = np.random.default_rng(0)
     x, features = (jnp.float32(1e6 * rng.normal(size=(2, 4, 4, 4))) for _ in range(2))
     q = departure(x, features)
-    assert np.max(np.abs(q.mean)) <= ladder.FARTHEST
-    assert np.max(q.logvar) <= ladder.WIDEST and np.min(q.logvar) >= ladder.NARROWEST
+    assert np.max(np.abs(q.mean)) <= FARTHEST
+    assert np.max(q.logvar) <= WIDEST and np.min(q.logvar) >= NARROWEST
     # Far out they are reached, so that what is bounded is what was asked for.
-    assert np.max(np.abs(q.mean)) > 0.99 * ladder.FARTHEST
+    assert np.max(np.abs(q.mean)) > 0.99 * FARTHEST
     # Where nothing is asked for, the posterior is the prior.
     departure.head.kernel[...] = jnp.zeros_like(departure.head.kernel[...])
     still = departure(x, features)

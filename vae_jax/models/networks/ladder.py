@@ -11,14 +11,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.cosines import from_cosines, to_cosines
+from vae_jax.models.networks.latent_layers import Departure, LatentLayer
 from vae_jax.models.networks.layers import (
-    Conv3x3,
     Frame,
     Networks,
     head_layer,
@@ -32,98 +31,7 @@ from vae_jax.models.networks.stages import (
     coarsest_first,
     run_blocks,
 )
-from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.options import Option, Refusal, Values, switch, text, whole
-
-# Standard deviations that a posterior's mean may be from the prior's, and what its
-# log-variance lies between, beside those of the prior. Without bounds a layer's KL
-# leaps to 1e16 once in thousands of steps, and the layers above it are lost.
-FARTHEST = 6.0
-WIDEST, NARROWEST = 1.0, -20.0
-# The largest factor on a layer's code, which starts at 1.
-LARGEST_GAIN = 4.0
-# Of the layers that tell a posterior's departure and a code's factor, beside LeCun's.
-SMALL_GAIN = 0.1
-
-
-def _scaled(gain: float) -> Any:
-    return nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
-
-
-class Departure(nnx.Module):
-    """How a layer's posterior departs from its prior, by what is above and the image.
-
-    Args:
-      width: channels of the maps on the way down, and of the features.
-      dims: numbers in a code at each place.
-      dtype: of the activations.
-      rngs: of the initial parameters.
-    """
-
-    def __init__(self, width: int, dims: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        inner = width // 2
-        self.narrow = nnx.Linear(2 * width, inner, dtype=dtype, rngs=rngs)
-        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(
-            inner,
-            2 * dims,
-            kernel_init=_scaled(SMALL_GAIN),
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
-
-    def __call__(
-        self, x: Float[Array, "B h w c"], features: Float[Array, "B h w c"]
-    ) -> DiagonalGaussian:
-        """Returns q of the layer's code [B,h,w,d], of which the prior is N(0, I)."""
-        both = nnx.silu(jnp.concatenate([x, features.astype(x.dtype)], axis=-1))
-        y = nnx.silu(mix_channels(self.narrow, both))
-        y = mix_channels(self.head, nnx.silu(self.spatial(y))).astype(jnp.float32)
-        mean, width = jnp.split(y, 2, axis=-1)
-        # 0 at 0: the posterior starts as wide as the prior.
-        span = WIDEST - NARROWEST
-        start = math.log(math.expm1(span * math.atanh(WIDEST / span)))
-        falls = jax.nn.softplus(width + start)
-        return DiagonalGaussian(
-            FARTHEST * jnp.tanh(mean / FARTHEST),
-            WIDEST - span * jnp.tanh(falls / span),
-        )
-
-
-class LatentLayer(nnx.Module):
-    """A block on the way down, and what adds a code to it.
-
-    The layer's latent variable has the prior N(m(x), s(x)^2) given what is above. Its
-    mean m(x) is what the block adds; the code is its noise, which s(x) scales.
-
-    Args:
-      width: channels.
-      dims: numbers in a code at each place.
-      gain: of what the code adds in the beginning.
-      dtype: of the activations.
-      rngs: of the initial parameters.
-    """
-
-    def __init__(
-        self, width: int, dims: int, gain: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
-    ):
-        self.block = Block(width, "none", dtype=dtype, rngs=rngs)
-        self.scale = nnx.Linear(
-            width, dims, kernel_init=_scaled(SMALL_GAIN), dtype=dtype, rngs=rngs
-        )
-        self.joining = nnx.Linear(
-            dims, width, kernel_init=_scaled(gain), dtype=dtype, rngs=rngs
-        )
-
-    def join(
-        self, x: Float[Array, "B h w c"], code: Float[Array, "B h w d"]
-    ) -> Float[Array, "B h w c"]:
-        """Returns what the layer's code makes of what is above."""
-        wanted = mix_channels(self.scale, nnx.silu(x)).astype(jnp.float32)
-        start = math.log(LARGEST_GAIN - 1)
-        scale = LARGEST_GAIN * jax.nn.sigmoid(wanted - start)
-        return x + mix_channels(self.joining, scale * code).astype(x.dtype)
 
 
 class Rung(nnx.Module):
