@@ -9,7 +9,7 @@ from flax import nnx, struct
 from vae_jax.config import default_config
 from vae_jax.exploration import attributes as directions_lib
 from vae_jax.models import build
-from vae_jax.models.flow_prior import FlowDensity
+from vae_jax.models.flow_density import FlowDensity
 
 
 def confounded(number=4000, noise=0.3):
@@ -73,8 +73,8 @@ class OfGaussians:
             return centre + slope * (x - t * centre)
 
         labels = jnp.zeros(2) if labels is None else labels
-        nothing = jnp.zeros_like(self.mean)
-        return FlowDensity(velocity, nothing, nothing + 1, labels, num_steps=1)
+        centre, root = jnp.zeros_like(self.mean), jnp.eye(len(self.mean))[None]
+        return FlowDensity(velocity, centre, root, labels, num_steps=1)
 
 
 def test_a_flows_direction_is_how_far_apart_it_carries_codes(monkeypatch):

@@ -86,9 +86,10 @@ class Adaptive(nnx.Module):
 
 
 class Velocity(nnx.Module):
-    """v(z, t, y): how fast a code z moves at time t, given labels y.
+    """v(z, t, y): how fast a whitened code z moves at time t, given labels y.
 
-    A new network gives 0 everywhere.
+    The network learns what is to be added to the velocity of codes that are N(0, I).
+    That of a new one is 0: it carries noise back to itself.
 
     Args:
       code_shape: (D,), or (h, w, d).
@@ -146,4 +147,7 @@ class Velocity(nnx.Module):
         x = x + self.places[...].astype(x.dtype)
         for block in self.blocks:
             x = block(x, condition)
-        return mix_channels(self.head, self.norm(x)).reshape(z.shape)
+        learnt = mix_channels(self.head, self.norm(x)).reshape(z.shape)
+        # E[c - e | (1 - t) e + t c] of a code c and noise e that are both N(0, I).
+        normal = (2 * time - 1) / (jnp.square(time) + jnp.square(1 - time))
+        return normal[:, None] * z + learnt
