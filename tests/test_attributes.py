@@ -70,7 +70,9 @@ class OfGaussians:
             t, centre = time[:, None], labels[:, :1] * self.mean
             variance = (1 - t) ** 2 + jnp.square(t * self.std)
             slope = (t * self.std**2 - (1 - t)) / variance
-            return centre + slope * (x - t * centre)
+            # That of N(0, I) codes is left to the flow.
+            normal = (2 * t - 1) / ((1 - t) ** 2 + t**2)
+            return centre + slope * (x - t * centre) - normal * x
 
         labels = jnp.zeros(2) if labels is None else labels
         centre, root = jnp.zeros_like(self.mean), jnp.eye(len(self.mean))[None]

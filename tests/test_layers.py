@@ -58,14 +58,19 @@ def test_convolution_is_scipys_correlation_with_zeros_outside():
 
 # By patches, by patches at stride 2, by Winograd's algorithm.
 WAYS = pytest.mark.parametrize(
-    "height, width, stride", [(5, 6, 1), (5, 6, 2), (8, 12, 2), (8, 12, 1)]
+    "height, width, channels, stride",
+    [(5, 6, 3, 1), (5, 6, 3, 2), (8, 12, 3, 2), (8, 12, 16, 1)],
 )
 
 
 @WAYS
-def test_gradients_on_a_cpu_are_those_of_xlas_convolution(height, width, stride):
+def test_gradients_on_a_cpu_are_those_of_xlas_convolution(
+    height, width, channels, stride
+):
     # What accelerators run, run here.
-    x, kernel = noise((2, height, width, 3)), noise((3, 3, 3, 4))
+    x = noise((2, height, width, channels))
+    kernel = noise((3, 3, channels, 4)) / channels
+    assert (stride == 1 and winograd.fits(x)) == (channels == 16)
     weights = noise((2, -(-height // stride), -(-width // stride), 4), seed=1)
 
     def total(product, x, kernel):
@@ -85,9 +90,10 @@ def test_gradients_on_a_cpu_are_those_of_xlas_convolution(height, width, stride)
 
 
 @WAYS
-def test_gradients_on_a_cpu_have_gradients(height, width, stride):
+def test_gradients_on_a_cpu_have_gradients(height, width, channels, stride):
     # As the penalty of a regularised autoencoder on its decoder's Jacobian needs.
-    x, kernel = noise((2, height, width, 3)), noise((3, 3, 3, 4))
+    x = noise((2, height, width, channels))
+    kernel = noise((3, 3, channels, 4)) / channels
 
     def penalty(product, x, kernel):
         slope = jax.grad(lambda x: jnp.sum(jnp.sin(product(x, kernel, stride))))(x)

@@ -1,4 +1,4 @@
-"""The runs that a run takes arrays from: its first stage and its guide."""
+"""The runs that a run takes arrays from, and whether two see the same images."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -75,13 +75,13 @@ def _differing(config: Config, theirs: Config) -> str:
 
 
 def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> None:
-    """Raises UserError where a classifier and a run see images of different kinds.
+    """Raises UserError where two runs see images of different kinds.
 
     Args:
-      theirs: the config of the classifier.
-      ours: that of the run which it judges or guides.
-      named: how the classifier was named, for the error.
-      run: what the run is called there.
+      theirs: the config of the one.
+      ours: that of the other, which it judges, guides or is compared with.
+      named: how the one was named, for the error.
+      run: what the other is called there.
     """
     for setting in ("name", "crop", "resampler", "size", "channels"):
         one, other = theirs.dataset[setting], ours.dataset[setting]

@@ -1,11 +1,15 @@
 """p(z|y) as a flow: noise that a learned velocity carries to codes.
 
 Flow matching (Lipman et al. 2023) along straight lines (Liu et al. 2023). Noise e and a
-standardised code z are the ends of a line x_t = (1 - t) e + t z, and the velocity
-v(x_t, t, y) learns its direction z - e. What dx/dt = v makes of noise are codes, and
-their density follows from the same equation (Chen et al. 2018). A new velocity carries
-noise back to itself: the flow begins as a Gaussian with the codes' mean and covariance,
-and learns what is not Gaussian about them.
+whitened code z are the ends of a line x_t = (1 - t) e + t z, and a velocity learns its
+direction z - e. What dx/dt = v makes of noise are codes, and their density follows from
+the same equation (Chen et al. 2018).
+
+Where codes are N(0, I) the best velocity is s'(t) / s(t) x, with s(t) the standard
+deviation of x_t, and carries noise back to itself. A network learns what is to be added
+to it, and what moves is x / s, which is at rest while nothing is added: the flow begins
+as a Gaussian with the codes' mean and their covariance at each place, whatever the
+number of steps, and learns the rest.
 """
 
 import functools
@@ -55,12 +59,18 @@ def heun(
     return jax.lax.scan(step, start, jnp.arange(num_steps, dtype=jnp.float32))[0]
 
 
+def _deviation(time: Any) -> Float[Array, "..."]:
+    """Returns s(t), the standard deviation of (1 - t) e + t z of N(0, I) both."""
+    return jnp.sqrt(jnp.square(1 - time) + jnp.square(time))
+
+
 @struct.dataclass
 class FlowDensity:
     """p(z|y) of one row of labels, or of many, a `contract.Prior`.
 
     Attributes:
-      velocity: (x [B,N], time [B], labels [B,A]) -> dx/dt [B,N], of whitened codes.
+      velocity: (x [B,N], time [B], labels [B,A]) -> what is added to the velocity of
+        N(0, I) codes, [B,N], at whitened codes on their way.
       centre: the mean of each number in the codes that the flow learnt from.
       root: the lower triangular root of the covariance of the numbers at each of their
         places; a flat code is a single place.
@@ -75,18 +85,20 @@ class FlowDensity:
     num_steps: int = struct.field(pytree_node=False)
 
     def whiten(self, z: Float[Array, "*batch N"]) -> Float[Array, "*batch N"]:
-        """Returns codes so that their numbers have mean 0 and covariance I."""
+        """Returns codes with mean 0 and, at each place, covariance I."""
         identity = jnp.broadcast_to(jnp.eye(self.root.shape[-1]), self.root.shape)
-        inverse = jax.scipy.linalg.solve_triangular(self.root, identity, lower=True)
+        with jax.default_matmul_precision("float32"):
+            inverse = jax.scipy.linalg.solve_triangular(self.root, identity, lower=True)
         return self._at_places(inverse, z - self.centre)
 
     def restore(self, x: Float[Array, "*batch N"]) -> Float[Array, "*batch N"]:
-        """Returns the codes that whitened ones are of; undoes `whiten`."""
+        """Returns the codes of whitened ones; undoes `whiten`."""
         return self.centre + self._at_places(self.root, x)
 
     def _at_places(self, matrices: Array, x: Array) -> Array:
         places = x.reshape(*x.shape[:-1], *matrices.shape[:2])
-        return jnp.einsum("tij,...tj->...ti", matrices, places).reshape(x.shape)
+        moved = jnp.einsum("tij,...tj->...ti", matrices, places, precision="highest")
+        return moved.reshape(x.shape)
 
     def matching(
         self, z: Float[Array, "B N"], key: Key[Array, ""]
@@ -105,8 +117,13 @@ class FlowDensity:
         target = self.whiten(z)
         way = (1 - time)[:, None] * noise + time[:, None] * target
         labels = jnp.broadcast_to(self.labels, (*time.shape, self.labels.shape[-1]))
-        found = self.velocity(way, time, labels)
-        return jnp.mean(jnp.square(found - (target - noise)), axis=-1)
+        # The velocity of N(0, I) codes is s' / s x, and s' is (2 t - 1) / s.
+        pace = (2 * time - 1) / jnp.square(_deviation(time))
+        left = target - noise - pace[:, None] * way
+        return jnp.mean(
+            jnp.square(self.velocity(way, time, labels) - left),
+            axis=-1,
+        )
 
     def sample(
         self,
@@ -206,11 +223,15 @@ class FlowDensity:
             steps = self.num_steps if num_steps is None else num_steps
             return heun(slope, x, first, last, steps)
 
-        return self._by_row(carry, x)
+        return _deviation(last) * self._by_row(carry, x / _deviation(first))
 
     def _slope(self, x: Array, time: Array, labels: Array) -> Array:
-        """Returns the velocity of one code."""
-        return self.velocity(x[None], jnp.asarray(time)[None], labels[None])[0]
+        """Returns the velocity of one code divided by s(t)."""
+        deviation = _deviation(time)
+        there = (deviation * x)[None]
+        return self.velocity(there, jnp.asarray(time)[None], labels[None])[0] / (
+            deviation
+        )
 
     def _by_row(self, carry: Callable[..., Any], rows: Array, *others: Array) -> Any:
         """Applies carry(row, labels, *others) to [*batch,N], a few rows at a time."""

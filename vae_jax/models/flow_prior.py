@@ -17,6 +17,9 @@ from vae_jax.options import Option, Refusal, Values, whole
 
 # What is added to the variance of each number, so that none is 0.
 SMALLEST = 1e-12
+# By which correlations are shrunk at least: rounding may make those of an autoencoder's
+# codes, which can lie in fewer dimensions than they have, more than there can be.
+LEAST_SHRUNK = 1e-4
 
 
 class FlowPrior(nnx.Module):
@@ -47,10 +50,11 @@ class FlowPrior(nnx.Module):
         """Returns the distribution for each row of labels."""
         del encode
         found, identity = self.covariance[...], jnp.eye(self.covariance.shape[-1])
-        # As if as many more codes as numbers had come, whose numbers do not go
-        # together: those of few codes seem to.
-        unsure = len(identity) / (self.count[...] + len(identity))
-        found = found * (1 - unsure * (1 - identity)) + SMALLEST * identity
+        # Correlations estimated from few codes are too strong. They are shrunk as if d
+        # more codes without any had been seen.
+        shrunk = len(identity) / (self.count[...] + len(identity))
+        shrunk = jnp.maximum(shrunk, LEAST_SHRUNK)
+        found = found * (1 - shrunk * (1 - identity)) + SMALLEST * identity
         return FlowDensity(
             self.velocity,
             self.mean[...],
@@ -63,7 +67,7 @@ class FlowPrior(nnx.Module):
         """Takes the codes of a batch into the statistics.
 
         By the moments of posteriors, not by samples, and whatever the order of batches
-        (Chan et al. 1979). Of no batch the mean is 0 and the covariance I.
+        (Chan et al. 1979). Before the first batch the mean is 0 and the covariance I.
         """
         number = len(posterior.mean)
         count = self.count[...] + number
@@ -74,15 +78,12 @@ class FlowPrior(nnx.Module):
             for x in (posterior.mean - new, new - self.mean[...])
         )
         variances = jnp.mean(jnp.exp(posterior.logvar), axis=0)
-        covariance = jnp.einsum("bti,btj->tij", from_new, from_new) / number + jax.vmap(
-            jnp.diag
-        )(variances.reshape(apart.shape))
-        self.covariance[...] = (
-            (1 - share) * self.covariance[...]
-            + share * covariance
-            + share * (1 - share) * jnp.einsum("ti,tj->tij", apart, apart)
-        )
-        self.mean[...] = self.mean[...] + share * (new - self.mean[...])
+        own = jnp.einsum("bti,btj->tij", from_new, from_new, precision="highest")
+        own = own / number + jax.vmap(jnp.diag)(variances.reshape(apart.shape))
+        between = (1 - share) * jnp.einsum("ti,tj->tij", apart, apart)
+        # As a step towards the batch's: rounding adds up less than in two shares.
+        self.covariance[...] += share * (own - self.covariance[...] + between)
+        self.mean[...] += share * (new - self.mean[...])
         self.count[...] = count
 
 

@@ -2,7 +2,7 @@
 
 An objective says which figures it takes of each image, and makes a loss of their means
 over a batch or a split: so that a bound on the batch's mean KL and a schedule mean the
-same in training and in validation. Only here are terms averaged and weighted.
+same in training and in validation. Nothing but objectives averages and weighs terms.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""ELBOs with a penalty on the codes of a batch as a whole."""
+"""ELBOs with a penalty on codes."""
 
 import jax
 import jax.numpy as jnp

@@ -86,10 +86,10 @@ class Adaptive(nnx.Module):
 
 
 class Velocity(nnx.Module):
-    """v(z, t, y): how fast a whitened code z moves at time t, given labels y.
+    """What is added to the velocity of a whitened code z on its way, at time t.
 
-    The network learns what is to be added to the velocity of codes that are N(0, I).
-    That of a new one is 0: it carries noise back to itself.
+    It is added to the velocity that N(0, I) codes have, see `flow_density`. A new
+    network adds 0 everywhere.
 
     Args:
       code_shape: (D,), or (h, w, d).
@@ -138,7 +138,7 @@ class Velocity(nnx.Module):
         time: Float[Array, " B"],
         labels: Float[Array, "B A"],
     ) -> Float[Array, "B N"]:
-        """Returns the velocity of each code's numbers, float32."""
+        """Returns what is added to the velocity of each code's numbers, float32."""
         angles = time[:, None] * FREQUENCIES
         told = jnp.concatenate([jnp.cos(angles), jnp.sin(angles), labels], axis=-1)
         condition = nnx.silu(self.condition(nnx.silu(self.told(told))))
@@ -147,7 +147,4 @@ class Velocity(nnx.Module):
         x = x + self.places[...].astype(x.dtype)
         for block in self.blocks:
             x = block(x, condition)
-        learnt = mix_channels(self.head, self.norm(x)).reshape(z.shape)
-        # E[c - e | (1 - t) e + t c] of a code c and noise e that are both N(0, I).
-        normal = (2 * time - 1) / (jnp.square(time) + jnp.square(1 - time))
-        return normal[:, None] * z + learnt
+        return mix_channels(self.head, self.norm(x)).reshape(z.shape)

@@ -16,9 +16,7 @@ OUT, IN = 4, 6
 # Infinity is the sixth. Of points that lie symmetrically these round least: the error
 # is 3 times that of a sum of products, where that of 0, 1, -1, 2, -2 is 6 times.
 POINTS = (0.0, 0.65, -0.65, 1.5, -1.5)
-
-
-# The work on squares is the same for any number of channels that the products have.
+# Of fewer, squares cost more than the multiplications that they save.
 LEAST_CHANNELS = 16
 
 
@@ -45,10 +43,10 @@ INPUTS, KERNEL, OUTPUTS = _matrices()
 
 
 def fits(x: Float[Array, "B H W C"]) -> bool:
-    """Says whether this is exact enough for maps, and faster than a sum of products.
+    """Says whether maps are whole squares of float32, of enough channels.
 
-    They are whole squares in float32, for bfloat16 would lose too much, of enough
-    channels.
+    bfloat16 would lose too much, and few channels are faster as a sum of products. The
+    gradient by the maps has as many channels as the output, and is not asked about.
     """
     _, height, width, channels = x.shape
     whole = height % OUT == 0 and width % OUT == 0
