@@ -70,13 +70,11 @@ class OfGaussians:
             t, centre = time[:, None], labels[:, :1] * self.mean
             variance = (1 - t) ** 2 + jnp.square(t * self.std)
             slope = (t * self.std**2 - (1 - t)) / variance
-            # That of N(0, I) codes is left to the flow.
-            normal = (2 * t - 1) / ((1 - t) ** 2 + t**2)
-            return centre + slope * (x - t * centre) - normal * x
+            return centre + slope * (x - t * centre)
 
         labels = jnp.zeros(2) if labels is None else labels
-        centre, root = jnp.zeros_like(self.mean), jnp.eye(len(self.mean))[None]
-        return FlowDensity(velocity, centre, root, labels, num_steps=1)
+        nothing = jnp.zeros_like(self.mean)
+        return FlowDensity(velocity, nothing, nothing + 1, labels, num_steps=1)
 
 
 def test_a_flows_direction_is_how_far_apart_it_carries_codes(monkeypatch):

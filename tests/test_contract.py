@@ -525,8 +525,7 @@ def test_a_flow_is_a_prior_whose_ratio_is_estimated_without_bias(name):
     prior, posterior = prior_of(model, None), posterior_of(model, images, None)
     size = code_size(model.code_shape)
     assert isinstance(prior, Prior)
-    assert prior.centre.shape == (size,)
-    assert prior.root.shape[-1] == model.code_shape[-1]
+    assert prior.centre.shape == prior.spread.shape == (size,)
     usual, cold = (prior.sample(jax.random.key(0), 4, t) for t in (1.0, 0.0))
     assert usual.shape == cold.shape == (4, size) and np.isfinite(cold).all()
     assert np.ptp(usual, axis=0).min() > 0 == np.ptp(cold, axis=0).max()

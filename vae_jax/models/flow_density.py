@@ -1,15 +1,10 @@
 """p(z|y) as a flow: noise that a learned velocity carries to codes.
 
 Flow matching (Lipman et al. 2023) along straight lines (Liu et al. 2023). Noise e and a
-whitened code z are the ends of a line x_t = (1 - t) e + t z, and a velocity learns its
-direction z - e. What dx/dt = v makes of noise are codes, and their density follows from
-the same equation (Chen et al. 2018).
-
-Where codes are N(0, I) the best velocity is s'(t) / s(t) x, with s(t) the standard
-deviation of x_t, and carries noise back to itself. A network learns what is to be added
-to it, and what moves is x / s, which is at rest while nothing is added: the flow begins
-as a Gaussian with the codes' mean and their covariance at each place, whatever the
-number of steps, and learns the rest.
+standardised code z are the ends of a line x_t = (1 - t) e + t z, and the velocity
+v(x_t, t, y) learns its direction z - e. What dx/dt = v makes of noise are codes, and
+their density follows from the same equation (Chen et al. 2018). A new velocity is 0 and
+leaves noise as it is: the flow begins as a Gaussian with the codes' mean and variance.
 """
 
 import functools
@@ -59,46 +54,23 @@ def heun(
     return jax.lax.scan(step, start, jnp.arange(num_steps, dtype=jnp.float32))[0]
 
 
-def _deviation(time: Any) -> Float[Array, "..."]:
-    """Returns s(t), the standard deviation of (1 - t) e + t z of N(0, I) both."""
-    return jnp.sqrt(jnp.square(1 - time) + jnp.square(time))
-
-
 @struct.dataclass
 class FlowDensity:
     """p(z|y) of one row of labels, or of many, a `contract.Prior`.
 
     Attributes:
-      velocity: (x [B,N], time [B], labels [B,A]) -> what is added to the velocity of
-        N(0, I) codes, [B,N], at whitened codes on their way.
+      velocity: (x [B,N], time [B], labels [B,A]) -> dx/dt [B,N], of standardised codes.
       centre: the mean of each number in the codes that the flow learnt from.
-      root: the lower triangular root of the covariance of the numbers at each of their
-        places; a flat code is a single place.
+      spread: their standard deviations.
       labels: y; 0 where one is unknown.
       num_steps: of Heun's method.
     """
 
     velocity: Callable[..., Array]
     centre: Float[Array, " N"]
-    root: Float[Array, "T d d"]
+    spread: Float[Array, " N"]
     labels: Float[Array, "*batch A"]
     num_steps: int = struct.field(pytree_node=False)
-
-    def whiten(self, z: Float[Array, "*batch N"]) -> Float[Array, "*batch N"]:
-        """Returns codes with mean 0 and, at each place, covariance I."""
-        identity = jnp.broadcast_to(jnp.eye(self.root.shape[-1]), self.root.shape)
-        with jax.default_matmul_precision("float32"):
-            inverse = jax.scipy.linalg.solve_triangular(self.root, identity, lower=True)
-        return self._at_places(inverse, z - self.centre)
-
-    def restore(self, x: Float[Array, "*batch N"]) -> Float[Array, "*batch N"]:
-        """Returns the codes of whitened ones; undoes `whiten`."""
-        return self.centre + self._at_places(self.root, x)
-
-    def _at_places(self, matrices: Array, x: Array) -> Array:
-        places = x.reshape(*x.shape[:-1], *matrices.shape[:2])
-        moved = jnp.einsum("tij,...tj->...ti", matrices, places, precision="highest")
-        return moved.reshape(x.shape)
 
     def matching(
         self, z: Float[Array, "B N"], key: Key[Array, ""]
@@ -114,16 +86,11 @@ class FlowDensity:
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, z.shape)
         time = jax.nn.sigmoid(jax.random.normal(time_key, z.shape[:1]))
-        target = self.whiten(z)
+        target = (z - self.centre) / self.spread
         way = (1 - time)[:, None] * noise + time[:, None] * target
         labels = jnp.broadcast_to(self.labels, (*time.shape, self.labels.shape[-1]))
-        # The velocity of N(0, I) codes is s' / s x, and s' is (2 t - 1) / s.
-        pace = (2 * time - 1) / jnp.square(_deviation(time))
-        left = target - noise - pace[:, None] * way
-        return jnp.mean(
-            jnp.square(self.velocity(way, time, labels) - left),
-            axis=-1,
-        )
+        found = self.velocity(way, time, labels)
+        return jnp.mean(jnp.square(found - (target - noise)), axis=-1)
 
     def sample(
         self,
@@ -148,7 +115,7 @@ class FlowDensity:
         shape = (num_samples, *self.labels.shape[:-1], len(self.centre))
         noise = temperature * jax.random.normal(key, shape)
         there = self._carry(noise, 0.0, 1.0, num_steps, guidance)
-        return self.restore(there)
+        return self.centre + self.spread * there
 
     def carried(
         self,
@@ -167,8 +134,9 @@ class FlowDensity:
           num_steps: of Heun's method; None for those of the prior.
           guidance: see `sample`.
         """
-        there = self._carry(self.whiten(z), first, last, num_steps, guidance)
-        return self.restore(there)
+        here = (z - self.centre) / self.spread
+        there = self._carry(here, first, last, num_steps, guidance)
+        return self.centre + self.spread * there
 
     def log_prob(
         self, z: Float[Array, "*sample N"], key: Key[Array, ""] | None = None
@@ -210,7 +178,7 @@ class FlowDensity:
         num_steps: int | None,
         guidance: float | Array | None,
     ) -> Array:
-        """Returns where the flow carries whitened codes, see `carried`."""
+        """Returns where the flow carries standardised codes, see `carried`."""
 
         def carry(x, labels):
             def slope(x, time):
@@ -223,15 +191,11 @@ class FlowDensity:
             steps = self.num_steps if num_steps is None else num_steps
             return heun(slope, x, first, last, steps)
 
-        return _deviation(last) * self._by_row(carry, x / _deviation(first))
+        return self._by_row(carry, x)
 
     def _slope(self, x: Array, time: Array, labels: Array) -> Array:
-        """Returns the velocity of one code divided by s(t)."""
-        deviation = _deviation(time)
-        there = (deviation * x)[None]
-        return self.velocity(there, jnp.asarray(time)[None], labels[None])[0] / (
-            deviation
-        )
+        """Returns the velocity of one code."""
+        return self.velocity(x[None], jnp.asarray(time)[None], labels[None])[0]
 
     def _by_row(self, carry: Callable[..., Any], rows: Array, *others: Array) -> Any:
         """Applies carry(row, labels, *others) to [*batch,N], a few rows at a time."""
@@ -262,11 +226,10 @@ class FlowDensity:
             return heun(slope, (x, jnp.zeros(())), 1.0, 0.0, self.num_steps)
 
         batch = jnp.broadcast_shapes(z.shape[:-1], self.labels.shape[:-1])
-        x = jnp.broadcast_to(self.whiten(z), (*batch, z.shape[-1]))
+        x = jnp.broadcast_to((z - self.centre) / self.spread, (*batch, z.shape[-1]))
         probes = [] if key is None else [jax.random.rademacher(key, x.shape, x.dtype)]
         noise, gone = self._by_row(trace, x, *probes)
         zeros = jnp.zeros_like(self.centre)
         normal = DiagonalGaussian(zeros, zeros)
-        scales = jnp.diagonal(self.root, axis1=-2, axis2=-1).reshape(-1)
         # Integrated from 1 to 0, it comes with the other sign.
-        return normal.log_prob_by_dimension(noise) - jnp.log(scales), -gone
+        return normal.log_prob_by_dimension(noise) - jnp.log(self.spread), -gone

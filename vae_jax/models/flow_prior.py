@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -15,11 +14,8 @@ from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.priors import CodeFrame, Encode
 from vae_jax.options import Option, Refusal, Values, whole
 
-# What is added to the variance of each number, so that none is 0.
+# Variance by which codes are standardised, at least.
 SMALLEST = 1e-12
-# By which correlations are shrunk at least: rounding may make those of an autoencoder's
-# codes, which can lie in fewer dimensions than they have, more than there can be.
-LEAST_SHRUNK = 1e-4
 
 
 class FlowPrior(nnx.Module):
@@ -27,38 +23,27 @@ class FlowPrior(nnx.Module):
 
     Args:
       velocity: see `FlowDensity`.
-      place_shape: T places, and d numbers at each.
+      code_size: N.
       num_steps: of Heun's method.
     """
 
-    def __init__(
-        self,
-        velocity: Callable[..., Array],
-        place_shape: tuple[int, int],
-        num_steps: int,
-    ):
+    def __init__(self, velocity: Callable[..., Array], code_size: int, num_steps: int):
         self.velocity = velocity
         self.num_steps = num_steps
-        places, dims = place_shape
         self.count = State(jnp.zeros(()))
-        self.mean = State(jnp.zeros(places * dims))
-        self.covariance = State(jnp.tile(jnp.eye(dims), (places, 1, 1)))
+        self.mean = State(jnp.zeros(code_size))
+        self.variance = State(jnp.ones(code_size))
 
     def __call__(
         self, encode: Encode | None, labels: Float[Array, "*batch A"]
     ) -> FlowDensity:
         """Returns the distribution for each row of labels."""
         del encode
-        found, identity = self.covariance[...], jnp.eye(self.covariance.shape[-1])
-        # Correlations estimated from few codes are too strong. They are shrunk as if d
-        # more codes without any had been seen.
-        shrunk = len(identity) / (self.count[...] + len(identity))
-        shrunk = jnp.maximum(shrunk, LEAST_SHRUNK)
-        found = found * (1 - shrunk * (1 - identity)) + SMALLEST * identity
         return FlowDensity(
             self.velocity,
             self.mean[...],
-            jnp.linalg.cholesky(found),
+            # The codes of an autoencoder may be the same in one of their numbers.
+            jnp.sqrt(jnp.maximum(self.variance[...], SMALLEST)),
             labels,
             self.num_steps,
         )
@@ -67,23 +52,22 @@ class FlowPrior(nnx.Module):
         """Takes the codes of a batch into the statistics.
 
         By the moments of posteriors, not by samples, and whatever the order of batches
-        (Chan et al. 1979). Before the first batch the mean is 0 and the covariance I.
+        (Chan et al. 1979). Before the first batch the mean is 0 and the variance 1.
         """
         number = len(posterior.mean)
         count = self.count[...] + number
         share = number / count
         new = jnp.mean(posterior.mean, axis=0)
-        from_new, apart = (
-            x.reshape(*x.shape[:-1], *self.covariance.shape[:2])
-            for x in (posterior.mean - new, new - self.mean[...])
+        spread = jnp.var(posterior.mean, axis=0) + jnp.mean(
+            jnp.exp(posterior.logvar), axis=0
         )
-        variances = jnp.mean(jnp.exp(posterior.logvar), axis=0)
-        own = jnp.einsum("bti,btj->tij", from_new, from_new, precision="highest")
-        own = own / number + jax.vmap(jnp.diag)(variances.reshape(apart.shape))
-        between = (1 - share) * jnp.einsum("ti,tj->tij", apart, apart)
-        # As a step towards the batch's: rounding adds up less than in two shares.
-        self.covariance[...] += share * (own - self.covariance[...] + between)
-        self.mean[...] += share * (new - self.mean[...])
+        apart = new - self.mean[...]
+        self.variance[...] = (
+            (1 - share) * self.variance[...]
+            + share * spread
+            + share * (1 - share) * jnp.square(apart)
+        )
+        self.mean[...] = self.mean[...] + share * apart
         self.count[...] = count
 
 
@@ -103,7 +87,7 @@ def _build(
         dtype=frame.dtype,
         rngs=frame.rngs,
     )
-    return FlowPrior(velocity, velocity.place_shape, prior_steps)
+    return FlowPrior(velocity, frame.code_size, prior_steps)
 
 
 def _check(values: Values) -> Refusal | None:

@@ -86,10 +86,9 @@ class Adaptive(nnx.Module):
 
 
 class Velocity(nnx.Module):
-    """What is added to the velocity of a whitened code z on its way, at time t.
+    """v(z, t, y): how fast a code z moves at time t, given labels y.
 
-    It is added to the velocity that N(0, I) codes have, see `flow_density`. A new
-    network adds 0 everywhere.
+    A new network gives 0 everywhere.
 
     Args:
       code_shape: (D,), or (h, w, d).
@@ -138,7 +137,7 @@ class Velocity(nnx.Module):
         time: Float[Array, " B"],
         labels: Float[Array, "B A"],
     ) -> Float[Array, "B N"]:
-        """Returns what is added to the velocity of each code's numbers, float32."""
+        """Returns the velocity of each code's numbers, float32."""
         angles = time[:, None] * FREQUENCIES
         told = jnp.concatenate([jnp.cos(angles), jnp.sin(angles), labels], axis=-1)
         condition = nnx.silu(self.condition(nnx.silu(self.told(told))))
