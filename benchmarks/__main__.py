@@ -35,8 +35,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
             repeats=arguments.repeats,
             num_images=20_000,
         )
-        for name in training.RECIPES
-        for batch_size in arguments.batch_size
+        for name in arguments.models
+        for batch_size in training.BATCH_SIZES.get(name) or arguments.batch_size
     ],
     "data": lambda arguments: data_path.measure(
         arguments.repeats, num_images=arguments.num_images
@@ -97,10 +97,17 @@ def main() -> None:
         help="Some parts; all of them.",
     )
     parser.add_argument(
+        "--models",
+        choices=[*training.RECIPES],
+        default=[*training.RECIPES],
+        nargs="+",
+        help="Some of training and profile; all of them.",
+    )
+    parser.add_argument(
         "--batch_size",
         type=_batch_sizes,
         default="64,128,512",
-        help="Commas between; 64,128,512.",
+        help="Commas between; 64,128,512. The ladder has 16.",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="Of a turn, about.")
     parser.add_argument(
@@ -138,7 +145,7 @@ def main() -> None:
             scaling.draw(found["scaling"], picture)
             print(picture)
         elif part == "profile":
-            found["profile"] = [profiling.measure(name) for name in training.RECIPES]
+            found["profile"] = [profiling.measure(name) for name in arguments.models]
             print(json.dumps(found["profile"], indent=2))
         else:
             found["lines"] += PARTS[part](arguments)

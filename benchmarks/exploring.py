@@ -22,24 +22,6 @@ MODELS = ("VAE", "conv VAE")
 BOUND = "importance-weighted bound"
 
 
-def new_peer(name: str, config: Config) -> Any:
-    """Returns PyTorch's model of a recipe, on its device; see `training.peers`."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks import torch_models
-
-    settings, size = config.model, config.dataset.size
-    channels = config.dataset.channels
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "conv VAE":
-        model: Any = torch_models.ConvVAE(
-            size, channels, settings.width, settings.latent_dim
-        )
-        return model.to(device, memory_format=torch.channels_last)
-    pixels = size**2 * channels
-    return torch_models.VAE(pixels, settings.hidden_dim, settings.latent_dim).to(device)
-
-
 def _encode(model: Any, images: Any) -> tuple[Any, Any]:
     if hasattr(model, "encode"):
         return model.encode(images)
@@ -65,7 +47,7 @@ def peer_figures(model: Any, images: Any, noise: Any) -> dict[str, Any]:
     """Returns the figures of `objectives.elbo_figures` by image, in PyTorch.
 
     Args:
-      model: of `new_peer`.
+      model: of `training.new_peer`.
       images: [B,C,H,W] in [0, 1].
       noise: [B,D], the posterior's.
     """
@@ -85,7 +67,7 @@ def peer_bound(model: Any, images: Any, noise: Any) -> Any:
     """Returns the sum over S samples of p(x,z)/q(z|x), its logarithm [B], in PyTorch.
 
     Args:
-      model: of `new_peer`.
+      model: of `training.new_peer`.
       images: [B,C,H,W] in [0, 1].
       noise: [S,B,D], the posterior's.
     """
@@ -122,7 +104,7 @@ def _peers(
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return {}
-    model = new_peer(name, config)
+    model = training.new_peer(name, config)
     device = next(model.parameters()).device
     dims, batch_size = config.model.latent_dim, config.eval.batch_size
     chunk = config.eval.samples_per_chunk

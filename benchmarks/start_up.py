@@ -60,7 +60,6 @@ def torch_first_update(
     train = torch_models.trainer(
         torch_models.VAE(images[0].size, hidden_dim, latent_dim).to(device),
         batches,
-        latent_dim=latent_dim,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         best=compiled,

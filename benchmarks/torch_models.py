@@ -18,6 +18,7 @@ class AE(nn.Module):
 
     def __init__(self, pixels: int, hidden_dim: int, latent_dim: int):
         super().__init__()
+        self.latent_dim = latent_dim
         self.encoder = nn.Sequential(
             nn.Linear(pixels, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, latent_dim)
         )
@@ -55,6 +56,7 @@ class VAE(nn.Module):
 
     def __init__(self, pixels: int, hidden_dim: int, latent_dim: int):
         super().__init__()
+        self.latent_dim = latent_dim
         self.encoder = nn.Sequential(nn.Linear(pixels, hidden_dim), nn.ReLU())
         self.mean = nn.Linear(hidden_dim, latent_dim)
         self.logvar = nn.Linear(hidden_dim, latent_dim)
@@ -91,11 +93,13 @@ class Block(nn.Module):
         return x + self.widen(functional.silu(self.spatial(y)))
 
 
-def _pack(x: torch.Tensor, factor: int) -> torch.Tensor:
+def pack(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Turns squares of factor x factor pixels into channels."""
     return einops.rearrange(x, "b c (h i) (w j) -> b (i j c) h w", i=factor, j=factor)
 
 
-def _unpack(x: torch.Tensor, factor: int) -> torch.Tensor:
+def unpack(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Turns channels into squares of factor x factor pixels."""
     return einops.rearrange(x, "b (i j c) h w -> b c (h i) (w j)", i=factor, j=factor)
 
 
@@ -104,6 +108,7 @@ class ConvVAE(nn.Module):
 
     def __init__(self, size: int, channels: int, width: int, latent_dim: int):
         super().__init__()
+        self.latent_dim = latent_dim
         sizes = [size // 4]
         while sizes[-1] > 7:
             sizes.append(sizes[-1] // 2)
@@ -123,9 +128,9 @@ class ConvVAE(nn.Module):
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the posterior's mean and log-variance."""
-        x = self.encoder[0](self.stem(_pack(images, 4)))
+        x = self.encoder[0](self.stem(pack(images, 4)))
         for down, block in zip(self.down, self.encoder[1:], strict=True):
-            x = block(down(_pack(x, 2)))
+            x = block(down(pack(x, 2)))
         # In the order of channels last.
         x = functional.silu(x).permute(0, 2, 3, 1).flatten(1)
         mean, logvar = self.features(x).chunk(2, dim=1)
@@ -137,8 +142,8 @@ class ConvVAE(nn.Module):
         x = self.project(z).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
         x = self.decoder[0](x)
         for up, block in zip(self.up, self.decoder[1:], strict=True):
-            x = block(_unpack(up(x), 2))
-        mean_map, logvar_map = _unpack(self.head(functional.silu(x)), 4).chunk(2, dim=1)
+            x = block(unpack(up(x), 2))
+        mean_map, logvar_map = unpack(self.head(functional.silu(x)), 4).chunk(2, dim=1)
         return mean_map, logvar_map
 
     def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -170,10 +175,9 @@ def tensor_batches(
 
 
 def trainer(
-    model: AE | VAE | ConvVAE,
+    model: nn.Module,
     batches: Iterator[torch.Tensor],
     *,
-    latent_dim: int,
     learning_rate: float,
     weight_decay: float,
     best: bool,
@@ -183,9 +187,8 @@ def trainer(
     """Returns train(num_steps) -> the last loss, with an EMA.
 
     Args:
-      model: on its device already.
+      model: with a loss, on its device already.
       batches: of images.
-      latent_dim: of the noise.
       learning_rate: of AdamW; Adam's where `weight_decay` is 0.
       weight_decay: of AdamW.
       best: fused optimiser and EMA; otherwise as most people write it.
@@ -210,7 +213,7 @@ def trainer(
     def train(num_steps: int) -> float:
         for _ in range(num_steps):
             images = next(batches).to(device)
-            noise = torch.randn(len(images), latent_dim, device=device)
+            noise = torch.randn(len(images), model.latent_dim, device=device)
             if compiled == "reduce-overhead":
                 torch.compiler.cudagraph_mark_step_begin()
             with torch.autocast(device.type, dtype, enabled=dtype is not None):

@@ -10,12 +10,13 @@ import numpy as np
 
 from benchmarks import limits
 from benchmarks.timing import in_turn, rates
-from configs import ae, conv_vae, vae
+from configs import ae, conv_vae, hvae, vae
 from vae_jax import sharding
 from vae_jax.config import Config
 from vae_jax.data import batches
 from vae_jax.data.cache import Split
 from vae_jax.experiment import assemble
+from vae_jax.models.networks import ladder
 from vae_jax.training import step as step_lib
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -23,7 +24,10 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "VAE": vae.get_config,
     # With the likelihood that the peer has.
     "conv VAE": lambda: conv_vae.get_config("gaussian"),
+    "ladder": hvae.get_config,
 }
+# Of models that train in batches of these sizes alone.
+BATCH_SIZES = {"ladder": [16]}
 
 
 def plain(config: Config, batch_size: int) -> Config:
@@ -77,6 +81,33 @@ def trainer(config: Config, split: Split, feed_kind: str) -> Callable[[int], flo
     return train
 
 
+def new_peer(name: str, config: Config) -> Any:
+    """Returns PyTorch's model of a recipe, on its device.
+
+    Args:
+      name: a key of `RECIPES`.
+      config: of the recipe.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from benchmarks import torch_ladder, torch_models
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings, size = config.model, config.dataset.size
+    channels, dims = config.dataset.channels, settings.latent_dim
+    if name in ("AE", "VAE"):
+        kind = torch_models.AE if name == "AE" else torch_models.VAE
+        return kind(size**2 * channels, settings.hidden_dim, dims).to(device)
+    if name == "ladder":
+        layers, widths = map(ladder.parse, (settings.layers, settings.widths))
+        model: Any = torch_ladder.Ladder(
+            size, layers, widths, dims, settings.num_components
+        )
+    else:
+        model = torch_models.ConvVAE(size, channels, settings.width, dims)
+    return model.to(device, memory_format=torch.channels_last)
+
+
 def peers(
     name: str,
     config: Config,
@@ -100,22 +131,9 @@ def peers(
     from benchmarks import torch_models
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings, size = config.model, config.dataset.size
-    channels = config.dataset.channels
-    pixels = size**2 * channels
-
-    def new() -> Any:
-        if name == "conv VAE":
-            model: Any = torch_models.ConvVAE(
-                size, channels, settings.width, settings.latent_dim
-            )
-            return model.to(device, memory_format=torch.channels_last)
-        kind = torch_models.AE if name == "AE" else torch_models.VAE
-        return kind(pixels, settings.hidden_dim, settings.latent_dim).to(device)
-
+    new = functools.partial(new_peer, name, config)
     make = functools.partial(
         torch_models.trainer,
-        latent_dim=settings.latent_dim,
         learning_rate=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
         precision=precision,

@@ -23,7 +23,7 @@ def pair(request):
     variables = jax.tree.map(
         lambda a: np.float32(0.1 * rng.normal(size=a.shape)), experiment.shapes
     )
-    model = exploring.new_peer(request.param, config).cpu()
+    model = training.new_peer(request.param, config).cpu()
     given = torch_weights(request.param, variables.params)
     model.load_state_dict({k: torch.tensor(np.array(v)) for k, v in given.items()})
     return experiment, variables, model.requires_grad_(False)

@@ -20,6 +20,7 @@ from benchmarks import (
     training,
 )
 from vae_jax.experiment import assemble
+from vae_jax.models.contract import Draw
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,8 @@ def small(name):
     config.dataset.size, config.model.latent_dim = 16, 6
     if name == "conv VAE":
         config.model.width = 8
+    elif name == "ladder":
+        config.model.layers, config.model.widths = "4:1,8:2", "4:12,8:8"
     else:
         config.model.hidden_dim = 32
     return config
@@ -47,6 +50,13 @@ def torch_weights(name, params):
             f"{to}.weight": kernel.transpose(3, 2, 0, 1),
             f"{to}.bias": layer["bias"],
         }
+
+    def convs(to, layers):
+        if "kernel" in layers:
+            yield conv(to, layers)
+        else:
+            for layer in layers:
+                yield from convs(f"{to}.{layer}", layers[layer])
 
     def halves(first, second, layer):
         for to, half in zip((first, second), (0, 1), strict=True):
@@ -76,27 +86,37 @@ def torch_weights(name, params):
         down = [stage for _, stage in down[::-1]]
         up = [stage for _, stage in up]
         parts = [
+            conv(f"up.{i}", stage["entry"]["mix"]) for i, stage in enumerate(up[1:])
+        ]
+        for i, stage in enumerate(down):
+            parts += convs(f"encoder.{i}", stage["blocks"][0])
+    if name == "conv VAE":
+        parts += [
             conv("stem", down[0]["entry"]),
             linear("features", encoder["head"]),
             linear("project", decoder["project"]),
             conv("head", up[-1]["exit"]),
         ]
-        for kind, stages in (("encoder", down), ("decoder", up)):
-            for i, stage in enumerate(stages):
-                for layer in ("narrow", "spatial", "widen"):
-                    parts.append(conv(f"{kind}.{i}.{layer}", stage["blocks"][0][layer]))
+        for i, stage in enumerate(up):
+            parts += convs(f"decoder.{i}", stage["blocks"][0])
         for i, stage in enumerate(down[1:]):
             parts.append(conv(f"down.{i}", stage["entry"]))
-        for i, stage in enumerate(up[1:]):
-            parts.append(conv(f"up.{i}", stage["entry"]["mix"]))
+    elif name == "ladder":
+        parts.append({"constant": decoder["constant"].transpose(2, 0, 1)[None]})
+        for layer in ("block", "head"):
+            parts += convs(layer, decoder[layer])
+        for i, stage in enumerate(down):
+            parts.append(conv(f"entries.{i}", stage["entry"]))
+        for i, (coarse, departs) in enumerate(zip(up, down[::-1], strict=True)):
+            for j in range(len(coarse["layers"])):
+                own = coarse["layers"][j] | departs["departures"][j]
+                parts += convs(f"decoder.{i}.{j}", own)
     return {k: v for part in parts for k, v in part.items()}
 
 
 @pytest.mark.parametrize("name", training.RECIPES)
 def test_losses_and_gradients_agree_with_pytorch(name):
     torch = pytest.importorskip("torch")
-    from benchmarks import torch_models
-
     config = small(name)
     if name == "conv VAE":
         # Two stages.
@@ -114,17 +134,18 @@ def test_losses_and_gradients_agree_with_pytorch(name):
         params
     )
 
-    size = config.dataset.size
-    if name == "conv VAE":
-        model = torch_models.ConvVAE(size, 1, config.model.width, dims)
-    else:
-        kind = torch_models.AE if name == "AE" else torch_models.VAE
-        model = kind(size**2, config.model.hidden_dim, dims)
+    model = training.new_peer(name, config).cpu()
     given = torch_weights(name, params)
     model.load_state_dict({k: torch.tensor(np.array(v)) for k, v in given.items()})
     images = torch.from_numpy(split.images).permute(0, 3, 1, 2).float() / 255
-    noise = torch.tensor(np.array(jax.random.normal(key, (1, 4, dims))[0]))
-    loss = model.loss(images, noise)
+    sizes, keys = [dims], [key]
+    if name == "ladder":
+        sizes = model.sizes
+        keys = jax.random.split(jax.random.fold_in(key, Draw.LAYERS), len(sizes))
+    draws = [
+        jax.random.normal(k, (4, size)) for k, size in zip(keys, sizes, strict=True)
+    ]
+    loss = model.loss(images, torch.tensor(np.concatenate(draws, axis=1)))
     assert float(value) == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
     expected = torch_weights(name, jax.tree.map(np.asarray, grads))
@@ -174,7 +195,6 @@ def test_pytorch_multiplies_in_bfloat16_where_asked():
         train = torch_models.trainer(
             Model(16, 4, 2),
             iter([torch.rand(3, 1, 4, 4)]),
-            latent_dim=2,
             learning_rate=1e-3,
             weight_decay=0.0,
             best=True,
@@ -235,14 +255,15 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(limits, "machine", lambda: {"flops": 1e9, "bytes": 1e9})
     monkeypatch.setattr(training, "peers", lambda *_, **__: {})
     config = small("VAE")
-    recipes = {"VAE": config.copy_and_resolve_references}
+    recipes = dict.fromkeys(("AE", "VAE", "own"), config.copy_and_resolve_references)
     monkeypatch.setattr(training, "RECIPES", recipes)
+    monkeypatch.setattr(training, "BATCH_SIZES", {"own": [3]})
     curves = {"vae_jax": [{"at": 16, "median": 2.0}, {"at": 32, "median": 3.0}]}
     figure = {"name": "a", "x": "b", "unit": "ms a step", "curves": curves}
     monkeypatch.setattr(scaling, "measure", lambda: [figure])
     out = tmp_path / "deep" / "found.json"
     options = ["--only", "training", "scaling", "--batch_size=2,4", "--seconds=0"]
-    options.append("--repeats=1")
+    options += ["--repeats=1", "--models", "VAE", "own"]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *options, f"--out={out}"])
     command.main()
     printed = capsys.readouterr().out
@@ -258,7 +279,8 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             command.main()
         assert said in capsys.readouterr().err.splitlines()[-1]
-    assert [line["name"] for line in lines] == ["VAE, batch 2", "VAE, batch 4"]
+    names = [line["name"] for line in lines]
+    assert names == ["VAE, batch 2", "VAE, batch 4", "own, batch 3"]
     for line in lines:
         assert figures.number(line["rivals"]["vae_jax"]["median"]) in printed
         assert line["time_over_floor"] > 0
