@@ -94,13 +94,15 @@ class Block(nn.Module):
 
 
 def pack(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Turns squares of factor x factor pixels into channels."""
-    return einops.rearrange(x, "b c (h i) (w j) -> b (i j c) h w", i=factor, j=factor)
+    """Turns squares of factor x factor pixels into channels, last in the memory."""
+    x = einops.rearrange(x, "b c (h i) (w j) -> b h w (i j c)", i=factor, j=factor)
+    return x.permute(0, 3, 1, 2)
 
 
 def unpack(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """Turns channels into squares of factor x factor pixels."""
-    return einops.rearrange(x, "b (i j c) h w -> b c (h i) (w j)", i=factor, j=factor)
+    """Turns channels into squares of factor x factor pixels, channels last again."""
+    x = einops.rearrange(x, "b (i j c) h w -> b (h i) (w j) c", i=factor, j=factor)
+    return x.permute(0, 3, 1, 2)
 
 
 class ConvVAE(nn.Module):
