@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.command_line import add_path_flag, cli
 from vae_jax import config as config_lib
-from vae_jax import origins
+from vae_jax import other_runs
 from vae_jax import run as run_lib
 from vae_jax.command_line import Parser
 from vae_jax.commands import abilities, reconstructions, recorded, samples
@@ -130,7 +130,7 @@ def faces_together(runs: Sequence[Run]) -> list[page.Picture]:
     """
     first = runs[0]
     for run in runs[1:]:
-        origins.check_same_images(
+        other_runs.check_same_images(
             first.config,
             run.config,
             f"the run in {first.workdir}",

@@ -14,7 +14,7 @@ from vae_jax.models import build
 from vae_jax.models.elbo import log_weights
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.objectives import Objective, beta_elbo, capacity_elbo
-from vae_jax.models.penalised import mmd_elbo
+from vae_jax.models.penalised_elbos import mmd_elbo
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (11, 6, 4, 2), dtype=np.uint8)
 ATTRIBUTES = np.random.default_rng(1).uniform(size=(11, 4)) < 0.5

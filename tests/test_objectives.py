@@ -13,7 +13,7 @@ from vae_jax.models.autoencoder import AE
 from vae_jax.models.contract import Layer, Terms
 from vae_jax.models.losses import mean_squared_error
 from vae_jax.models.objectives import beta_elbo, capacity_elbo, importance_weighted
-from vae_jax.models.penalised import mmd_elbo, tc_elbo
+from vae_jax.models.penalised_elbos import mmd_elbo, tc_elbo
 from vae_jax.models.penalties import mmd, total_correlation_terms
 from vae_jax.models.posteriors import DiagonalGaussian
 

@@ -8,7 +8,7 @@ from flax import nnx
 from scipy import special, stats
 
 from vae_jax.config import default_config
-from vae_jax.models import build, penalised
+from vae_jax.models import build, penalised_elbos
 from vae_jax.models.objectives import beta_elbo
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.priors import ConditionalNormal, Mixture, StandardNormal
@@ -249,9 +249,9 @@ def test_what_mmd_compares_codes_with_are_draws_of_the_prior(monkeypatch):
         assert scale == 6
         return jnp.zeros(())
 
-    monkeypatch.setattr(penalised, "mmd", watched)
+    monkeypatch.setattr(penalised_elbos, "mmd", watched)
     terms = model(x, key)
-    penalised.mmd_elbo(1.0, mmd_weight=1.0).penalty(model, terms, None, key)
+    penalised_elbos.mmd_elbo(1.0, mmd_weight=1.0).penalty(model, terms, None, key)
     codes, prior_z = compared
     np.testing.assert_array_equal(codes, terms.code[0])
     assert prior_z.shape == (2000, 3)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from vae_jax import config as config_lib
-from vae_jax import experiment, nesting, origins, processes, record
+from vae_jax import experiment, nesting, other_runs, processes, record
 from vae_jax.config import Config
 from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError
@@ -92,9 +92,9 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     _check_parts(config)
     if not resumes:
         if config.init_from is not None:
-            origins.check_init_from(config)
+            other_runs.check_init_from(config)
         if config.objective.perceptual_weight:
-            origins.check_guide(config)
+            other_runs.check_guide(config)
     label_columns(config, dataset)
     if config.objective.name == "tc" and num_train < 2:
         raise UserError(

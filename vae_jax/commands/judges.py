@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vae_jax import origins
+from vae_jax import other_runs
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
 from vae_jax.errors import UserError
@@ -37,7 +37,7 @@ def open_judge(flag: str, workdir: Path, run: Run | None) -> Run:
     abilities.check_judge(judge, flag)
     if run is None:
         return judge
-    origins.check_same_images(
+    other_runs.check_same_images(
         judge.config,
         run.config,
         f"--{flag} is '{workdir}'",

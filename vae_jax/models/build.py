@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vae_jax.models import likelihoods, losses, objectives, penalised, sharpening
+from vae_jax.models import likelihoods, losses, objectives, penalised_elbos, sharpening
 from vae_jax.models.autoencoder import AUTOENCODER
 from vae_jax.models.classifier import CLASSIFIER
 from vae_jax.models.contract import Draw, State, Variables
@@ -36,9 +36,9 @@ OBJECTIVES = {
     "elbo": objectives.ELBO,
     "capacity": objectives.CAPACITY,
     "iwae": objectives.IWAE,
-    "mmd": penalised.MMD,
-    "tc": penalised.TC,
-    "quantised": penalised.QUANTISED,
+    "mmd": penalised_elbos.MMD,
+    "tc": penalised_elbos.TC,
+    "quantised": penalised_elbos.QUANTISED,
     "flow": losses.FLOW,
     "mse": losses.MSE,
     "rae": losses.RAE,
