@@ -59,7 +59,7 @@ def test_convolution_is_scipys_correlation_with_zeros_outside():
 # By patches, by patches at stride 2, by Winograd's algorithm.
 WAYS = pytest.mark.parametrize(
     "height, width, channels, stride",
-    [(5, 6, 3, 1), (5, 6, 3, 2), (8, 12, 3, 2), (8, 12, 16, 1)],
+    [(5, 6, 3, 1), (5, 6, 3, 2), (8, 12, 16, 2), (8, 12, 16, 1)],
 )
 
 
@@ -70,7 +70,8 @@ def test_gradients_on_a_cpu_are_those_of_xlas_convolution(
     # What accelerators run, run here.
     x = noise((2, height, width, channels))
     kernel = noise((3, 3, channels, 4)) / channels
-    assert (stride == 1 and winograd.fits(x)) == (channels == 16)
+    # At stride 2 maps that would fit go by patches all the same.
+    assert winograd.fits(x) == (channels == 16)
     weights = noise((2, -(-height // stride), -(-width // stride), 4), seed=1)
 
     def total(product, x, kernel):
