@@ -101,6 +101,20 @@ def test_each_number_knows_its_layer(run):
     assert np.bincount(found).tolist()[2:] == [12, 0, 96]
 
 
+def test_an_edit_of_coarse_codes_leaves_the_fine_ones(run):
+    found = edits.edit(run, {"Smiling": 1.0}, [2.0], up_to=2, num_images=3)
+    assert found.record["up_to"] == 2
+    own = codes_of(run, found.record["test_pictures"])
+    direction = directions.read_directions(run, "deconfounded", 0)["Smiling"](own)
+    assert np.all(direction[:, 12:] != 0)
+    own[:, :12] += 2 * direction[:, :12]
+    expected = sampling.decode_codes(run.model(), own)
+    np.testing.assert_allclose(found.images[:, 1], expected, atol=1e-5)
+    assert all(path.exists() for path in edits.draw_edit(run, found))
+    with pytest.raises(UserError, match=r"--up_to is 4; allowed with .* is one of 2$"):
+        edits.edit(run, {"Smiling": 1.0}, [2.0], up_to=4)
+
+
 def test_a_mixed_face_has_the_coarse_code_of_one_and_the_fine_code_of_another(run):
     found = mixing.mix(run, indices=[0, 1, 2])
     assert found.record["up_to"] == 2 and found.images.shape[:2] == (3, 3)

@@ -135,3 +135,10 @@ def test_a_judge_looks_at_edits_of_two_maps(run, data_dir, tmp_path, monkeypatch
     monkeypatch.setattr(attributes.attributes, "edit_effects", agreeing)
     report = attributes.judge_edits(run, judge, "Smiling", 0)
     assert attributes.write_judgement(run, report).exists()
+    *_, last = report["estimators"]
+    assert last == "deconfounded, up to 4x4"
+    of_all, of_coarse = (
+        report["estimators"][name]["curve"][-1]["feature_distance"]
+        for name in ("deconfounded", last)
+    )
+    assert 0 < of_coarse != of_all

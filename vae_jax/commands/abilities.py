@@ -104,6 +104,16 @@ def check_stack(run: Run, asked: str) -> list[int]:
     return sizes
 
 
+def check_up_to(run: Run, up_to: int) -> None:
+    """Raises UserError where no resolution of a run's codes is finer than `up_to`."""
+    *coarse, _ = check_stack(run, f"--up_to is {up_to}")
+    if up_to not in coarse:
+        raise UserError(
+            f"--up_to is {up_to}; allowed with {run.workdir} is one of "
+            f"{', '.join(map(str, coarse))}"
+        )
+
+
 def check_hierarchical(run: Run, asked: str) -> list[int]:
     """Returns the resolution of each layer of a run's codes, the first one first.
 

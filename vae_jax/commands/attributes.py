@@ -12,7 +12,7 @@ from vae_jax.commands.judges import open_judge
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.exploration import attributes, sampling
+from vae_jax.exploration import attributes, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.models import build
 from vae_jax.report import tables
@@ -118,7 +118,9 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     attribute, `flips_removing` among those with it; `leakage` by other attribute, the
     mean |change of the judge's log-odds| in their standard deviations over
     reconstructions; and `feature_distance`, how far the judge's features move. The
-    notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures.
+    notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures. Where a
+    code has several resolutions, the deconfounded direction is there as well of its
+    numbers up to each alone.
     `standard_errors` are over held-out pictures, the notebook's over draws.
 
     Args:
@@ -150,6 +152,11 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
         directions = directions_lib.read_directions(run, name, seed)
         if attribute in directions:
             found[name] = [directions[attribute]]
+    resolutions = stacks.resolution_of_numbers(run.model())
+    (usual,) = found["deconfounded"]
+    for up_to in np.unique(resolutions)[:-1]:
+        name = f"deconfounded, up to {up_to}x{up_to}"
+        found[name] = [attributes.within(usual, resolutions <= up_to)]
     for draw in range(1, NOTEBOOK_DRAWS):
         again = attributes.notebook_directions(codes, known[:, [index]], seed + draw)
         found["notebook"].append(attributes.constant(again[0]))

@@ -17,6 +17,7 @@ from vae_jax.commands.flags import (
     ATTRIBUTE,
     NUM_IMAGES,
     SEED,
+    UP_TO,
     VALUES,
     Command,
     define_numbers,
@@ -26,7 +27,7 @@ from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import in_unit_interval, own_pictures
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.exploration import attributes, sampling
+from vae_jax.exploration import attributes, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.report import grids
 from vae_jax.report.writer import write_json
@@ -57,7 +58,12 @@ ESTIMATOR = flags.DEFINE_enum(
 )
 
 # Of flags, which the command in a caption need not give.
-USUAL = {"estimator": ESTIMATOR.default, "num_images": NUM_EDITED, "seed": 0}
+USUAL = {
+    "estimator": ESTIMATOR.default,
+    "up_to": None,
+    "num_images": NUM_EDITED,
+    "seed": 0,
+}
 
 
 def parse_weights(run: Run, text: str) -> dict[str, float]:
@@ -114,6 +120,7 @@ def edit(
     alphas: Sequence[float],
     *,
     estimator: str = directions_lib.ESTIMATORS[0],
+    up_to: int | None = None,
     num_images: int = NUM_EDITED,
     pictures: UInt8[np.ndarray, "N H W C"] | None = None,
     seed: int = 0,
@@ -125,16 +132,23 @@ def edit(
       weights: of each attribute's direction in the sum.
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.
+      up_to: the finest resolution whose codes move; None for all codes.
       num_images: test images, half of them with the first attribute.
       pictures: the user's instead; a conditional VAE's labels are unknown then.
       seed: of the notebook's pictures, if directions are estimated anew.
 
     Raises:
-      UserError: an attribute has no direction, or the data set is not there.
+      UserError: an attribute has no direction, the code no such resolution, or the data
+        set is not there.
     """
     model = run.model()
+    if up_to is not None:
+        abilities.check_up_to(run, up_to)
     directions = directions_lib.read_directions(run, estimator, seed)
     direction = _sum(directions, weights, estimator)
+    if up_to is not None:
+        is_coarse = stacks.resolution_of_numbers(model) <= up_to
+        direction = attributes.within(direction, is_coarse)
     labels, chosen = None, None
     if pictures is None:
         test = run.dataset_for("--mode=edit without --pictures").splits["test"]
@@ -152,6 +166,7 @@ def edit(
         **abilities.dial_of(run),
         "attributes": weights,
         "estimator": estimator,
+        "up_to": up_to,
         "seed": seed,
         "num_images": None if chosen is None else len(chosen),
         "alphas": list(alphas),
@@ -179,13 +194,15 @@ def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> lis
     named = ",".join(n if w == 1 else f"{n}={w:g}" for n, w in weights)
     alphas = [f"{alpha:g}" for alpha in found.record["alphas"]]
     asked = {name: found.record[name] for name in USUAL}
+    up_to = found.record["up_to"]
+    moved = "" if up_to is None else f" up to {up_to}x{up_to} places"
     grids.image_grid(
         found.images,
         path,
         columns=["image", *(f"alpha {alpha}" for alpha in alphas)],
         caption=[
-            f"Images whose codes are moved alpha times along the direction of {named}; "
-            "alpha 0 is the reconstruction.",
+            f"Images whose codes{moved} are moved alpha times along the direction of "
+            f"{named}; alpha 0 is the reconstruction.",
             captions.command(
                 run,
                 "edit",
@@ -211,6 +228,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         weights,
         ALPHA.value,
         estimator=ESTIMATOR.value,
+        up_to=UP_TO.value,
         num_images=NUM_IMAGES.value or NUM_EDITED,
         pictures=None if own is None else own[1],
         seed=SEED.value,
@@ -225,6 +243,7 @@ COMMAND = Command(
         "attribute": "With weights: Smiling=1,No_Beard=-1. Default: Smiling.",
         "alpha": f"Default: {ALPHAS}.",
         "estimator": f"Default: {directions_lib.ESTIMATORS[0]}.",
+        "up_to": "Default: all codes move.",
         "pictures": "Without them, test images are edited.",
         "num_images": f"Default: {NUM_EDITED}.",
         "seed": "Default: 0.",

@@ -224,6 +224,13 @@ PICTURES = flags.DEFINE_string(
 INDICES = define_numbers(
     "indices", "The indices of test images, from 0, with commas between.", int
 )
+UP_TO = flags.DEFINE_integer(
+    "up_to",
+    None,
+    "The finest resolution whose codes count as coarse.",
+    lower_bound=1,
+    flag_values=VALUES,
+)
 FORMAT = flags.DEFINE_enum(
     "format",
     None,

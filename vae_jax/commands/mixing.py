@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 from jaxtyping import Float, UInt8
 
 from vae_jax.commands import abilities, captions
-from vae_jax.commands.flags import INDICES, PICTURES, VALUES, Command
+from vae_jax.commands.flags import INDICES, PICTURES, UP_TO, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
 from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
-from vae_jax.errors import UserError
 from vae_jax.exploration import sampling, stacks
 from vae_jax.models.contract import Autoencoder
 from vae_jax.report import grids
@@ -23,13 +21,6 @@ from vae_jax.report.writer import write_json
 from vae_jax.run import Run
 
 NUM_FACES = 6
-UP_TO = flags.DEFINE_integer(
-    "up_to",
-    None,
-    "The finest resolution whose codes are those of the coarse face.",
-    lower_bound=1,
-    flag_values=VALUES,
-)
 
 
 @dataclass(frozen=True)
@@ -93,11 +84,8 @@ def mix(
     """
     model = run.model()
     sizes = abilities.check_stack(run, "--mode is mix")
-    if up_to not in (None, *sizes[:-1]):
-        raise UserError(
-            f"--up_to is {up_to}; allowed with {run.workdir} is one of "
-            f"{', '.join(map(str, sizes[:-1]))}"
-        )
+    if up_to is not None:
+        abilities.check_up_to(run, up_to)
     points = way_points(
         run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
     )

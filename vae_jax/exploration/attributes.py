@@ -90,6 +90,11 @@ def constant(direction: Float[np.ndarray, " D"]) -> Direction:
     return lambda codes: np.broadcast_to(direction, codes.shape)
 
 
+def within(direction: Direction, numbers: Bool[np.ndarray, " D"]) -> Direction:
+    """Returns a direction along which some numbers of a code move, and no others."""
+    return lambda codes: np.where(numbers, direction(codes), 0.0)
+
+
 def weighted_sum(
     directions: Mapping[str, Direction], weights: Mapping[str, float]
 ) -> Direction:
