@@ -29,7 +29,7 @@ def get_config(words=""):
     config.eval.importance_samples = 16
     for word in filter(None, words.split(",")):
         if word == "faces":
-            config.model.drop_layers = "8:0.15,16:0.4"
+            config.model.drop_layers = "8:0.125,16:0.375"
             sharpen(config)
         elif word in CHANNELS:
             config.dataset.channels = CHANNELS[word]

@@ -237,6 +237,36 @@ def test_terms_pull_at_the_mean_and_not_at_the_width(images, likelihood):
         ]
 
 
+def test_some_images_are_pulled_at_as_if_there_were_no_others(images):
+    graphdef, variables = build_of(both())
+    x = images / jnp.float32(255)
+    made = jnp.asarray(np.random.default_rng(0).uniform(size=(1, *x.shape)))
+    sharpen = Sharpening(0.3, 0.2, 1.0, 0)
+
+    def slopes(some, pulled):
+        def added(params, made):
+            model = build.merge(graphdef, Variables(params, variables.state))
+            px = make(LIKELIHOODS, "fixed_gaussian", both().model, 1)((made,))
+            terms = Terms(mean=px.mean, code=jnp.zeros((1, len(some), 3)), px=px)
+            return sharpen(model, terms, some, LATE, None, pulled)[0]
+
+        drawn = made[:, : len(some)]
+        return jax.jit(jax.grad(added, argnums=(0, 1)))(variables.params, drawn)
+
+    of_parts, of_images = slopes(x, slice(12))
+    alone, of_those = slopes(x[:12], slice(None))
+    assert not of_images[:, 12:].any()
+    # The loss is a mean over the batch; what the critic learns by, over those it sees.
+    np.testing.assert_allclose(
+        of_images[:, :12], of_those * 12 / BATCH, rtol=1e-4, atol=1e-6
+    )
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6),
+        of_parts,
+        alone,
+    )
+
+
 class _Linear(nnx.Module):
     """A critic of which everything is known."""
 

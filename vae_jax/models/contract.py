@@ -36,7 +36,6 @@ class Draw(enum.IntEnum):
     DIAL = 4
     FLOW = 5
     LAYERS = 6
-    LAYERS_LEFT = 7
 
 
 class State(nnx.Variable):
@@ -106,7 +105,7 @@ class Autoencoder(Protocol):
     has `posterior(images, labels)`, a distribution over the numbers in each code. One
     whose `has_dial` is true takes `realism` [B], from 0 to 1, in `decode` and
     `__call__`. One whose `dropped` is not empty takes `layers_left` [B] in `__call__`,
-    drawn by `draw_layers_left` in training. One whose code is a vector with a part for
+    in training those of `layers_left(B)`. One whose code is a vector with a part for
     each resolution of its decoder has `code_resolutions`, that of each number.
 
     Attributes:

@@ -11,10 +11,12 @@ any other model, and an edit at the top reaches the layers below through the dec
 """
 
 import itertools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -47,7 +49,7 @@ class HierarchicalVAE(nnx.Module):
       likelihood: maps to a distribution over images.
       code_shape: of each layer's code, (h, w, d), the first layer first.
       dropped: (layers left, share of training images that have no more), the shares
-        falling, see `draw_layers_left`.
+        falling, see `layers_left`.
     """
 
     def __init__(
@@ -64,18 +66,18 @@ class HierarchicalVAE(nnx.Module):
         self.code_shape = code_shape
         self.dropped = dropped
 
-    def draw_layers_left(
-        self, key: Key[Array, ""], num_images: int
-    ) -> Int[Array, " B"]:
+    def layers_left(self, num_images: int) -> Int[np.ndarray, " B"]:
         """Returns how many layers each image of a training batch is told by.
 
         Nested dropout (Rippel et al. 2014) of whole layers: what coarse layers have to
         tell alone they learn to tell, where fine layers would tell it more cheaply.
+        It is the first images that have fewer: the order of a batch is random already,
+        and what is computed for these alone is then computed of no others. Shares are
+        rounded up to whole images.
         """
-        chance = jax.random.uniform(key, (num_images,))
-        left = jnp.full(num_images, len(self.code_shape))
+        left = np.full(num_images, len(self.code_shape))
         for number, share in self.dropped:
-            left = jnp.where(chance < share, number, left)
+            left[: math.ceil(share * num_images)] = number
         return left
 
     def _infer(
@@ -83,7 +85,7 @@ class HierarchicalVAE(nnx.Module):
         images: Float[Array, "B H W C"],
         keys: Key[Array, " L"] | None,
         num_samples: int,
-        layers_left: Int[Array, " B"] | None = None,
+        layers_left: Int[np.ndarray, " B"] | None = None,
     ) -> tuple[list[DiagonalGaussian], Codes, tuple[Array, ...]]:
         """Goes down once, and takes each layer's code from its posterior.
 
@@ -103,7 +105,7 @@ class HierarchicalVAE(nnx.Module):
         departures, posteriors, codes = self.encoder.departures(), [], []
         left = None
         if layers_left is not None:
-            left = jnp.repeat(layers_left, num_samples)[:, None, None, None]
+            left = np.repeat(layers_left, num_samples)[:, None, None, None]
 
         def code_of(number: int, x: Array) -> Array:
             place, departure = departures[number]
@@ -165,7 +167,7 @@ class HierarchicalVAE(nnx.Module):
         key: Key[Array, ""],
         labels: Labels = None,
         num_samples: int = 1,
-        layers_left: Int[Array, " B"] | None = None,
+        layers_left: Int[np.ndarray, " B"] | None = None,
     ) -> Terms:
         """Returns the terms of the objective.
 

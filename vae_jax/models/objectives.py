@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models import sharpening
@@ -76,16 +77,15 @@ class Objective:
 
         A model with `contract.State` is given the terms to update it by.
         """
-        drawn, shares = {}, None
+        drawn, shares, pulled = {}, None, slice(None)
         if getattr(model, "has_dial", False):
             dial_key = jax.random.fold_in(key, Draw.DIAL)
             shares = jax.random.uniform(dial_key, (len(images),))
             drawn["realism"] = shares
         if getattr(model, "dropped", ()):
-            left_key = jax.random.fold_in(key, Draw.LAYERS_LEFT)
-            left = model.draw_layers_left(left_key, len(images))
-            # What all layers tell is sharp by itself.
-            shares = jnp.float32(left < len(model.code_shape))
+            left = model.layers_left(len(images))
+            # What all layers tell is sharp by itself, and comes last.
+            pulled = slice(np.count_nonzero(left < len(model.code_shape)))
             drawn["layers_left"] = left
         terms = model(images, key, labels, self.num_samples, **drawn)
         figures = self.by_image(model, terms, images, labels, key)
@@ -95,7 +95,7 @@ class Objective:
             model.update_state(terms)
         loss = self.loss(means, step) + penalties.get("penalty", 0.0)
         if self.sharpening is not None:
-            added, seen = self.sharpening(model, terms, images, step, shares)
+            added, seen = self.sharpening(model, terms, images, step, shares, pulled)
             loss, penalties = loss + added, penalties | seen
         scalars = {name: mean for name, mean in means.items() if mean.ndim == 0}
         return loss, {"loss": loss, **scalars, **penalties}

@@ -169,6 +169,7 @@ class Sharpening:
         images: Images,
         step: Int[Array, ""],
         shares: Float[Array, " B"] | None = None,
+        pulled: slice = slice(None),
     ) -> tuple[Scalar, dict[str, Scalar]]:
         """Returns what is added to the loss, and what to log.
 
@@ -182,9 +183,11 @@ class Sharpening:
           images: in [0, 1].
           step: updates so far.
           shares: of the pull, from 0 to 1, at each image; None is 1.
+          pulled: the images that are pulled at; of the others nothing is computed.
         """
+        batch_size, images = len(images), images[pulled]
         # A scalar is one for all images.
-        px: Any = jax.tree.map(lambda a: a[0] if a.ndim else a, terms.px)
+        px: Any = jax.tree.map(lambda a: a[0, pulled] if a.ndim else a, terms.px)
         place, still = getattr(px, px.PLACE), jax.lax.stop_gradient(px)
 
         def at(place: Array) -> Any:
@@ -194,7 +197,7 @@ class Sharpening:
         likelihoods = jax.grad(lambda place: -jnp.sum(at(place).log_prob(images)))(here)
         made, pull_back = jax.vjp(lambda place: at(place).mean, here)
 
-        shares = jnp.ones(len(images)) if shares is None else shares
+        shares = jnp.ones(len(images)) if shares is None else shares[pulled]
         by_image = shares[:, None, None, None]
         # A mixture has several places for a pixel.
         by_place = shares.reshape(-1, *[1] * (here.ndim - 1))
@@ -220,8 +223,9 @@ class Sharpening:
             pull += self.adversarial_weight * self._turn(step) * ours
             added += learnt
             logged |= seen | {"adversarial_scale": scale}
-        pulled = jnp.sum(jax.lax.stop_gradient(pull) * place) / len(images)
-        return _gradient_alone(pulled + added), logged
+        # The loss is a mean over the batch.
+        taught = jnp.sum(jax.lax.stop_gradient(pull) * place) / batch_size
+        return _gradient_alone(taught + added), logged
 
     def _turn(self, step: Int[Array, ""]) -> Scalar:
         """Rises from 0 to 1 after the critic's first steps."""
