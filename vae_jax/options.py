@@ -9,7 +9,7 @@ goes with the options that declare it, and with no other.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from vae_jax import local_paths
 
@@ -17,6 +17,7 @@ from vae_jax import local_paths
 Values: TypeAlias = Mapping[str, Any]
 # The setting that is refused, and why.
 Refusal: TypeAlias = tuple[str, str]
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,25 @@ def text(
         allowed,
         lambda value: isinstance(value, str) and accepts(value),
     )
+
+
+def parse_by_resolution(
+    spec: str, number: Callable[[str], Number]
+) -> dict[int, Number]:
+    """Returns what "8:0.25,16:0.4" says, {8: 0.25, 16: 0.4}.
+
+    Args:
+      spec: of a setting or a flag.
+      number: from the text of a number to it, float say.
+
+    Raises:
+      ValueError: it says nothing of the kind, or has a resolution twice.
+    """
+    pairs = [part.split(":") for part in spec.split(",")]
+    found = {int(at): number(told) for at, told in pairs}
+    if len(found) < len(pairs):
+        raise ValueError(f"a resolution of {spec!r} is there twice")
+    return found
 
 
 def path(meaning: str) -> Setting:

@@ -15,6 +15,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import stacks
 from vae_jax.models import build
 from vae_jax.models.quantizers import MOST_CODES
+from vae_jax.options import parse_by_resolution
 from vae_jax.run import Run
 
 
@@ -30,11 +31,8 @@ class TemperatureParser(flags.ArgumentParser[float | dict[int, float]]):
                 found: Any = float(argument)
                 numbers = [found]
             else:
-                pairs = [part.split(":") for part in str(argument).split(",")]
-                found = {int(at): float(number) for at, number in pairs}
+                found = parse_by_resolution(str(argument), float)
                 numbers = [*found.values()]
-                if len(found) < len(pairs):
-                    raise ValueError("a resolution is there twice")
             # NaN is in no range.
             if not all(0 <= number <= LARGEST for number in numbers):
                 raise ValueError("one is out of range")

@@ -33,7 +33,15 @@ from vae_jax.models.networks import ladder
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.vae import LIKELIHOODS
-from vae_jax.options import Option, Refusal, Values, choice, make, text
+from vae_jax.options import (
+    Option,
+    Refusal,
+    Values,
+    choice,
+    make,
+    parse_by_resolution,
+    text,
+)
 
 # Of each layer, the first one first.
 Codes = tuple[Float[Array, "*batch _ _ _"], ...]
@@ -215,16 +223,8 @@ class HierarchicalVAE(nnx.Module):
 
 
 def _shares(spec: str) -> dict[int, float]:
-    """Returns what "8:0.25,16:0.4" says, {8: 0.25, 16: 0.4}.
-
-    Raises:
-      ValueError: it says nothing of the kind.
-    """
-    pairs = [part.split(":") for part in spec.split(",")] if spec else []
-    found = {int(at): float(share) for at, share in pairs}
-    if len(found) < len(pairs):
-        raise ValueError(f"a resolution of {spec!r} is there twice")
-    return found
+    """Returns what model.drop_layers says, nothing where it is empty."""
+    return parse_by_resolution(spec, float) if spec else {}
 
 
 def _are_shares(spec: str) -> bool:

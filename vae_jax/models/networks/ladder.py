@@ -31,7 +31,15 @@ from vae_jax.models.networks.stages import (
     coarsest_first,
     run_blocks,
 )
-from vae_jax.options import Option, Refusal, Values, switch, text, whole
+from vae_jax.options import (
+    Option,
+    Refusal,
+    Values,
+    parse_by_resolution,
+    switch,
+    text,
+    whole,
+)
 
 
 class Rung(nnx.Module):
@@ -194,12 +202,11 @@ def parse(spec: str) -> dict[int, int]:
     """Returns what "4:2,8:3" says, {4: 2, 8: 3}, the coarsest resolution first.
 
     Raises:
-      ValueError: it says nothing of the kind, or its resolutions do not double.
+      ValueError: see `parse_by_resolution`, or its resolutions do not double.
     """
-    pairs = [part.split(":") for part in spec.split(",")]
-    found = {int(at): int(number) for at, number in pairs}
+    found = parse_by_resolution(spec, int)
     doubled = all(2 * a == b for a, b in itertools.pairwise(found))
-    if len(found) < len(pairs) or not doubled or min(found) < 1:
+    if not doubled or min(found) < 1:
         raise ValueError(f"the resolutions of {spec!r} do not double")
     return found
 
