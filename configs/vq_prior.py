@@ -3,15 +3,15 @@
   python -m vae_jax.main --config=configs/vq_vae.py
   python -m vae_jax.main --config=configs/vq_prior.py
 
-Words after a colon are those that the VQ-VAE was trained with; two_maps where it was
-vq_vae_2.py, masked for a prior that sees codes on all sides, and labelled for one that
-is told the attributes of a face.
+Words after a colon are those that the VQ-VAE was trained with, sharp among them;
+two_maps where it was vq_vae_2.py, masked for a prior that sees codes on all sides, and
+labelled for one that is told the attributes of a face.
 """
 
 from configs import vq_vae, vq_vae_2
 from vae_jax.errors import UserError
 
-OWN = ("two_maps", "masked", "labelled")
+OWN = ("sharp", "two_maps", "masked", "labelled")
 
 
 def get_config(words=""):
@@ -22,6 +22,8 @@ def get_config(words=""):
     except UserError as error:
         raise UserError(f"{error}; or of vq_prior.py: {', '.join(OWN)}") from error
     config.init_from = f"runs/{name}"
+    if "sharp" in words:
+        config.model.decoder_patch = 2
     # What has parameters or state, and is not the prior.
     parts = ["encoder", "decoder", "quantizers", "guess"]
     if config.model.quantizer == "fsq":

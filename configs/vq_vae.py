@@ -2,19 +2,25 @@
 
 Words after a colon change it: those of conv_vae.py, and the quantiser, gradient, ema
 (the default) or fsq: --config=configs/vq_vae.py:colour,fsq
+
+The word sharp has a guide and a critic pull at reconstructions, and needs a guide as
+sharp_vae.py does.
 """
 
 from configs import conv_vae
+from configs.sharp_vae import sharpen
 from vae_jax.errors import UserError
 from vae_jax.models.quantizers import QUANTIZERS
+
+OWN = (*QUANTIZERS, "sharp")
 
 
 def get_config(words=""):
     words = words.split(",")
     try:
-        config = conv_vae.get_config(",".join(w for w in words if w not in QUANTIZERS))
+        config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
     except UserError as error:
-        raise UserError(f"{error}; or of vq_vae.py: {', '.join(QUANTIZERS)}") from error
+        raise UserError(f"{error}; or of vq_vae.py: {', '.join(OWN)}") from error
     config.model.name = "vq"
     config.model.prior = "uniform"
     config.model.code_size = 8
@@ -27,6 +33,10 @@ def get_config(words=""):
     for word in words:
         if word in QUANTIZERS:
             config.model.quantizer = word
+        elif word == "sharp":
+            sharpen(config)
+            # Patches of four pixels would show their borders.
+            config.model.decoder_patch = 2
     if config.model.quantizer == "fsq":
         # One number for each of model.levels.
         config.model.latent_dim = 3

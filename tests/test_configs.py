@@ -29,7 +29,7 @@ FIRST = {
 # Words by which a recipe states all that it ever changes.
 WORDS = {
     "style_vae": ["plain,styles"],
-    "vq_prior": ["labelled"],
+    "vq_prior": ["labelled,sharp"],
     "latent_flow": ["spatial,labelled"],
 }
 
@@ -116,6 +116,16 @@ def test_a_ladder_of_faces_drops_layers_and_is_pulled_as_sharp_vae_is():
     assert differing - pulls == {"model.drop_layers"} and len(pulls) == 3
     of_sharp = config_lib.flatten(sharp)
     assert all(changed[k] == of_sharp[k] for k in pulls)
+
+
+def test_a_prior_knows_the_decoder_of_a_sharp_vq_vae():
+    first, prior = recipe("vq_vae", "sharp"), recipe("vq_prior", "sharp")
+    config_lib.validate(first)
+    config_lib.validate(prior)
+    found, of_first = prior.model.to_dict(), first.model.to_dict()
+    assert {name for name in found if found[name] != of_first[name]} == {"prior"}
+    # Nothing is decoded that could be pulled at.
+    assert first.objective.guide and not prior.objective.guide
 
 
 @pytest.mark.parametrize("word", ["ae", "rae"])
