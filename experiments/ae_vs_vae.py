@@ -50,6 +50,7 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.exploration import judging, sampling
+from vae_jax.exploration.densities import fit_density
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
 from vae_jax.report import grids
@@ -138,8 +139,8 @@ def linear_probe(
 
 def kl_to_normal(codes: Codes) -> float:
     """Returns KL(N(m, S) || N(0, I)), m and S the codes' moments, nats a dimension."""
-    fitted: Any = sampling.fit_codes(codes, 1, SEED)
-    mean, covariance = fitted.means_[0], fitted.covariances_[0]
+    fitted = fit_density(codes, 1, SEED)
+    mean, covariance = fitted.means[0], fitted.covariances[0]
     log_det = np.linalg.slogdet(covariance).logabsdet
     square = mean @ mean + np.trace(covariance)
     return float((square - log_det) / len(mean) - 1) / 2

@@ -17,7 +17,8 @@ from vae_jax import export
 from vae_jax import run as run_lib
 from vae_jax.commands import codes, edits, interpolations, samples
 from vae_jax.errors import UserError
-from vae_jax.exploration import interpolation, sampling
+from vae_jax.exploration import interpolation
+from vae_jax.exploration.densities import Density
 from vae_jax.explorer import __main__ as program
 from vae_jax.explorer import controls, page, server
 from vae_jax.explorer.looks import Face, Look
@@ -164,27 +165,24 @@ def test_a_sample_of_the_prior_is_the_first_of_its_seed(sources, workdirs):
 
 
 def test_draws_of_fitted_gaussians_have_their_moments():
-    fitted = sampling.density_of(
+    fitted = Density(
         np.array([0.25, 0.75]),
         np.array([[-10.0, 0.0], [10.0, 5.0]]),
         np.array([[[2.0, 0.5], [0.5, 1.0]], [[1.0, -0.8], [-0.8, 2.0]]]),
     )
-    factors = sampling.factors_of(fitted)
-    drawn = np.concatenate(
-        [sampling.draw_fitted(fitted, factors, 2, seed) for seed in range(6000)]
-    )
+    drawn = np.concatenate([fitted.sample(2, 1, seed) for seed in range(6000)])
     right = drawn[:, 0] > 0
     assert right.mean() == pytest.approx(0.75, abs=0.03)
     for side, number in ((~right, 0), (right, 1)):
         np.testing.assert_allclose(
-            drawn[side].mean(axis=0), fitted.means_[number], atol=0.15
+            drawn[side].mean(axis=0), fitted.means[number], atol=0.15
         )
         np.testing.assert_allclose(
-            np.cov(drawn[side].T), fitted.covariances_[number], atol=0.2
+            np.cov(drawn[side].T), fitted.covariances[number], atol=0.2
         )
-    cold = sampling.draw_fitted(fitted, factors, 2, 5, 0.0)[0]
-    half = sampling.draw_fitted(fitted, factors, 2, 5, 0.5)[0]
-    assert (cold == fitted.means_).all(axis=1).any()
+    cold = fitted.sample(2, 1, 5, 0.0)[0]
+    half = fitted.sample(2, 1, 5, 0.5)[0]
+    assert (cold == fitted.means).all(axis=1).any()
     np.testing.assert_allclose(half, (cold + drawn[5]) / 2, rtol=1e-5)
 
 
@@ -446,7 +444,7 @@ def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
 
 def test_a_gaussian_that_is_none_is_one_line(sources):
     source = sources("exported")
-    density = sampling.density_of(np.ones(1), np.zeros((1, 4)), -np.eye(4)[None])
+    density = Density(np.ones(1), np.zeros((1, 4)), -np.eye(4)[None])
     source = dataclasses.replace(source, samplers={"gaussian": density})
     with pytest.raises(UserError, match="a Gaussian that is none"):
         source.picture(first_look(source))

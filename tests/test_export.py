@@ -67,9 +67,9 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-3)
     if best == "gaussian":
         # A covariance that is rounded may be none.
-        fitted = codes.fitted_density(run, best).covariances_
+        fitted = codes.fitted_density(run, best).covariances
         assert fitted.dtype == np.float64
-        np.testing.assert_array_equal(found.density.covariances_, fitted)
+        np.testing.assert_array_equal(found.density.covariances, fitted)
     with pytest.raises(UserError, match="seed is -1; allowed is"):
         found.sample(1, seed=-1)
     known = codes.dimensions(run)

@@ -8,11 +8,9 @@ from flax import nnx
 
 from vae_jax.config import default_config
 from vae_jax.exploration import batching
+from vae_jax.exploration.densities import Density, fit_density
 from vae_jax.exploration.sampling import (
-    density_of,
     encode_images,
-    factors_of,
-    fit_codes,
     sample_fitted,
     sample_prior,
 )
@@ -73,10 +71,10 @@ def test_codes_are_of_each_images_own_labels(monkeypatch):
 def test_one_component_is_the_codes_mean_and_covariance():
     rng = np.random.default_rng(0)
     codes = np.float32(rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + 2)
-    fitted = fit_codes(codes, 1, seed=0)
-    np.testing.assert_allclose(fitted.means_[0], codes.mean(0), rtol=1e-5)
+    fitted = fit_density(codes, 1, seed=0)
+    np.testing.assert_allclose(fitted.means[0], codes.mean(0), rtol=1e-5)
     np.testing.assert_allclose(
-        fitted.covariances_[0], np.cov(codes.T, bias=True), rtol=1e-4, atol=1e-5
+        fitted.covariances[0], np.cov(codes.T, bias=True), rtol=1e-4, atol=1e-5
     )
 
 
@@ -84,7 +82,7 @@ def test_components_find_the_clusters():
     rng = np.random.default_rng(0)
     centres = np.array([[-5.0, 0, 0], [5, 0, 0], [0, 5, 5]])
     codes = np.float32(centres[rng.integers(0, 3, 600)] + rng.normal(size=(600, 3)) / 2)
-    means = fit_codes(codes, 3, seed=1).means_
+    means = fit_density(codes, 3, seed=1).means
     distances = np.linalg.norm(means[:, None] - centres, axis=-1)
     assert sorted(distances.argmin(1)) == [0, 1, 2]
     assert distances.min(1).max() < 0.2
@@ -96,7 +94,7 @@ def test_fitted_samples_are_decoded_draws_of_the_codes_distribution(name):
     model = make(name)
     rng = np.random.default_rng(0)
     codes = np.float32(rng.normal(size=(2000, 3)) @ rng.normal(size=(3, 3)) + 1)
-    fitted = fit_codes(codes, 2, seed=3)
+    fitted = fit_density(codes, 2, seed=3)
     samples = np.asarray(sample_fitted(model, fitted, 4000, 3))
     assert samples.shape == (4000, 4, 4, 1)
     expected = np.asarray(model.decode(jnp.asarray(codes)).mean)
@@ -116,8 +114,7 @@ def test_the_factors_of_a_rounded_covariance_are_of_the_nearest():
     with pytest.raises(np.linalg.LinAlgError):
         np.linalg.cholesky(rounded)
     for covariance in (exact, rounded):
-        fitted = density_of(np.ones(1), np.zeros((1, 100)), covariance[None])
-        (factor,) = factors_of(fitted)
+        (factor,) = Density(np.ones(1), np.zeros((1, 100)), covariance[None]).factors
         np.testing.assert_allclose(factor @ factor.T, exact, atol=1e-3)
 
 
@@ -125,13 +122,13 @@ def test_fitted_samples_are_shuffled_between_components():
     model = make("ae")
     rng = np.random.default_rng(0)
     sign = rng.choice([-6.0, 6.0], (400, 1))
-    fitted = fit_codes(np.float32(sign + rng.normal(size=(400, 3)) / 3), 2, seed=0)
+    fitted = fit_density(np.float32(sign + rng.normal(size=(400, 3)) / 3), 2, seed=0)
     pixel = np.asarray(sample_fitted(model, fitted, 200, 0)).reshape(200, -1)
     side = pixel[:, 0] > np.median(pixel[:, 0])
     assert 60 < np.abs(np.diff(side.astype(int))).sum() < 140
 
 
-def test_prior_samples_are_means_decoded_at_the_priors_codes():
+def test_prior_samples_are_meansdecoded_at_the_priors_codes():
     model, key = make("vae"), jax.random.key(7)
     samples = sample_prior(model, key, 3000)
     assert samples.shape == (3000, 4, 4, 1)

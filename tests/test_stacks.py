@@ -215,23 +215,17 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
     fitted = codes.fitted_density(run, "gaussian")
     _, known = codes.encode_train(run, "gaussian", "a test")
     assert known.shape == (run.num_train, 12)
-    np.testing.assert_allclose(fitted.means_[0], known.mean(axis=0), rtol=1e-4)
-    factors = sampling.factors_of(fitted)
+    np.testing.assert_allclose(fitted.means[0], known.mean(axis=0), rtol=1e-4)
     heat = np.repeat([0.0, 0.5, 1.0], [12, 48, 48])
-    drawn = np.concatenate(
-        [
-            sampling.draw_fitted(fitted, factors, NUMBERS, seed, heat)
-            for seed in range(300)
-        ]
-    )
+    drawn = fitted.sample(NUMBERS, 300, 0, heat)
     assert drawn.shape == (300, NUMBERS)
-    np.testing.assert_allclose(drawn[:, :12], fitted.means_.repeat(300, 0), rtol=1e-5)
+    np.testing.assert_allclose(drawn[:, :12], fitted.means.repeat(300, 0), rtol=1e-5)
     np.testing.assert_allclose(drawn[:, 12:60].std(), 0.5, rtol=0.02)
     np.testing.assert_allclose(drawn[:, 60:].std(), 1.0, rtol=0.02)
     assert abs(np.corrcoef(drawn[:, 12:].T) - np.eye(96)).max() < 0.3
     images = samples.sample(run, "gaussian", 4, 0, temperature={2: 0.0, 4: 0.0})
     (mean,) = sampling.decode_codes(
-        run.model(), np.pad(fitted.means_, ((0, 0), (0, 96))).astype(np.float32)
+        run.model(), np.pad(fitted.means, ((0, 0), (0, 96))).astype(np.float32)
     )
     np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
     told = samples.said_of(run, "gaussian")
@@ -250,7 +244,7 @@ def test_an_exported_model_samples_by_a_density_of_the_first_layers(
     monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
     export.export(run, tmp_path / "model")
     found = exported.load(tmp_path / "model")
-    assert found.density.means_.shape == (1, 12)
+    assert found.density.means.shape == (1, 12)
     expected = samples.sample(run, "gaussian", 3, 5)
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-5)
 

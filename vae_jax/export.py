@@ -28,7 +28,8 @@ from vae_jax.command_line import Parser, print_any_name
 from vae_jax.commands import abilities, codes, directions, kept, samples
 from vae_jax.errors import UserError, few, naming_files
 from vae_jax.experiment import abstract_model
-from vae_jax.exploration import sampling
+from vae_jax.exploration import densities
+from vae_jax.exploration.densities import Density
 from vae_jax.exported import FORMAT, OF_TRAINING, Exported, described
 from vae_jax.exported_files import CODES, CONFIG, WEIGHTS, safetensors
 from vae_jax.local_paths import local_path
@@ -216,7 +217,7 @@ def _programs(run: Run, kind: str) -> dict[str, bytes]:
     return {f"{name}.{kind}": program for name, program in found.items()}
 
 
-def _best_sampler(run: Run) -> tuple[str | None, Any]:
+def _best_sampler(run: Run) -> tuple[str | None, Density | None]:
     """Returns the best sampler that there is, and its density where that is fitted.
 
     Where it cannot be fitted, because the images are not there, it is the next one.
@@ -226,12 +227,12 @@ def _best_sampler(run: Run) -> tuple[str | None, Any]:
     return best, codes.fitted_density(run, best) if best in codes.FITTED else None
 
 
-def _known_of_codes(run: Run, density: Any) -> dict[str, np.ndarray]:
+def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
     """Returns what is known of a run's codes: directions, a density, dimensions."""
     known = {}
     if density is not None:
-        for part in sampling.DENSITY_PARTS:
-            known[part] = getattr(density, f"{part}_").astype(np.float64)
+        for part in densities.PARTS:
+            known[part] = getattr(density, part).astype(np.float64)
     found = kept.read(run, directions.FILE) if abilities.can_decode(run) else {}
     if ESTIMATOR in found:
         known["directions"] = found[ESTIMATOR].astype(np.float32)

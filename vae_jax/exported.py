@@ -27,7 +27,8 @@ from vae_jax import exported_files
 from vae_jax.config import SETTINGS, Config
 from vae_jax.errors import UserError
 from vae_jax.experiment import abstract_model
-from vae_jax.exploration import sampling, stacks
+from vae_jax.exploration import densities, sampling, stacks
+from vae_jax.exploration.densities import Density
 from vae_jax.exported_files import CODES, CONFIG, LARGEST_HEADER, WEIGHTS
 from vae_jax.keys import Stream, key
 from vae_jax.local_paths import local_path
@@ -70,7 +71,7 @@ class Exported:
     dataset: dict[str, Any]
     directions: dict[str, Float[np.ndarray, " D"]]
     sampler: str | None
-    density: Any
+    density: Density | None
     order: Int[np.ndarray, " D"] | None = None
     std: Float[np.ndarray, " D"] | None = None
 
@@ -261,7 +262,7 @@ def _directions(
     }
 
 
-def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
+def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Density:
     """Returns the Gaussian that was fitted to codes, see `stacks.density_sizes`."""
     sizes = stacks.density_sizes(model)
     there = known["means"].size if "means" in known else 0
@@ -269,7 +270,7 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
     shapes = (1,), (1, size), (1, size, size)
     expected = {
         name: jax.ShapeDtypeStruct(shape, np.float64)
-        for name, shape in zip(sampling.DENSITY_PARTS, shapes, strict=True)
+        for name, shape in zip(densities.PARTS, shapes, strict=True)
     }
     # Earlier programs wrote them as float32, of which a covariance may be none.
     known = {
@@ -280,9 +281,9 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Any:
     if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # Of one component the weight is known.
-    found = sampling.density_of(np.ones(1), known["means"], known["covariances"])
+    found = Density(np.ones(1), known["means"], known["covariances"])
     try:
-        sampling.factors_of(found)
+        _ = found.factors
     except np.linalg.LinAlgError as error:
         raise UserError(f"{path} has a Gaussian that is none: {error}") from error
     return found

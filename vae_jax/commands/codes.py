@@ -13,8 +13,9 @@ from jaxtyping import Int
 
 from vae_jax.commands import abilities, directions, kept
 from vae_jax.errors import UserError
-from vae_jax.exploration import sampling, stacks
+from vae_jax.exploration import densities, sampling, stacks
 from vae_jax.exploration.batching import map_batches
+from vae_jax.exploration.densities import Density
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size, flatten
 from vae_jax.models.elbo import kl_by_dimension
@@ -72,9 +73,9 @@ def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
         )
 
 
-def fit(run: Run, sampler: str, samples: np.ndarray) -> Any:
+def fit(run: Run, sampler: str, samples: np.ndarray) -> Density:
     """Returns the density of a sampler, fitted to samples of posteriors [N,F]."""
-    return sampling.fit_codes(samples, FITTED[sampler], run.config.seed)
+    return densities.fit_density(samples, FITTED[sampler], run.config.seed)
 
 
 def encode_train(
@@ -99,7 +100,7 @@ def encode_train(
     )
 
 
-def fitted_density(run: Run, sampler: str) -> Any:
+def fitted_density(run: Run, sampler: str) -> Density:
     """Returns the density of a sampler, fitted to codes of all training pictures.
 
     It is read from codes.npz, and put there where it is new.
@@ -112,9 +113,9 @@ def fitted_density(run: Run, sampler: str) -> Any:
       UserError: there are too few pictures, or they are needed and not there.
     """
     saved = kept.read(run, FILE)
-    names = [f"{sampler}.{part}" for part in sampling.DENSITY_PARTS]
-    if all(name in saved for name in names):
-        return sampling.density_of(*(saved[name] for name in names))
+    names = {part: f"{sampler}.{part}" for part in densities.PARTS}
+    if all(name in saved for name in names.values()):
+        return Density(**{part: saved[name] for part, name in names.items()})
     check_fitted(run, sampler, run.num_train, "the run's")
     _, samples = encode_train(run, sampler, f"--sampler={sampler}")
     fitted = fit(run, sampler, samples)
@@ -122,11 +123,8 @@ def fitted_density(run: Run, sampler: str) -> Any:
     return fitted
 
 
-def _density_arrays(sampler: str, fitted: Any) -> dict[str, np.ndarray]:
-    return {
-        f"{sampler}.{part}": getattr(fitted, f"{part}_")
-        for part in sampling.DENSITY_PARTS
-    }
+def _density_arrays(sampler: str, density: Density) -> dict[str, np.ndarray]:
+    return {f"{sampler}.{part}": getattr(density, part) for part in densities.PARTS}
 
 
 @jax.jit

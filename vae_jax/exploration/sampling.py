@@ -1,7 +1,6 @@
 """New images from a trained model: codes of its prior, or of a fitted density."""
 
 import functools
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vae_jax.exploration.batching import map_batches
+from vae_jax.exploration.densities import Density, Temperature
 from vae_jax.models.contract import Autoencoder, code_size, flatten, unflatten
 from vae_jax.models.likelihoods import to_unit_interval
 
 Labels = Float[Array | np.ndarray, "*labelled A"] | None
-Temperature: TypeAlias = float | Float[Array | np.ndarray, " D"]
-
-
-# How far below 0, beside the largest, rounding may bring a variance.
-ROUNDED = 1e-4
-# Of a fitted mixture of Gaussians: [K], [K,D] and [K,D,D].
-DENSITY_PARTS = ("weights", "means", "covariances")
 
 
 @jax.jit
@@ -149,7 +142,7 @@ def sample_prior(
     key: Key[Array, ""],
     num_samples: int,
     labels: Labels = None,
-    temperature: float | Float[Array, " D"] = 1.0,
+    temperature: Temperature = 1.0,
     top_k: int | None = None,
     num_steps: int | None = None,
     guidance: float | None = None,
@@ -183,117 +176,24 @@ def sample_prior(
     return decode_codes(model, z, labels)
 
 
-def fit_codes(codes: Float[np.ndarray, "N D"], num_components: int, seed: int) -> Any:
-    """Fits scikit-learn's GaussianMixture, of full covariances, to codes.
-
-    The ex-post density of Ghosh et al. (2020), section 4: it gives an autoencoder a
-    way to sample, and a VAE one that its prior's mismatch does not spoil.
-
-    Args:
-      codes: of real images.
-      num_components: 1 is a Gaussian with the codes' mean and covariance.
-      seed: of the initial components.
-    """
-    # Here, because it takes as long to import as JAX.
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(num_components, random_state=seed)
-    return mixture.fit(codes.astype(np.float64))
-
-
-def density_of(
-    weights: Float[np.ndarray, " K"],
-    means: Float[np.ndarray, "K D"],
-    covariances: Float[np.ndarray, "K D D"],
-) -> Any:
-    """Returns what `fit_codes` returned, of the parts that it found, to sample from."""
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(len(weights))
-    mixture.weights_, mixture.means_, mixture.covariances_ = weights, means, covariances
-    return mixture
-
-
-def factors_of(fitted: Any) -> Float[np.ndarray, "K D D"]:
-    """Returns a factor F of the covariance F F^T of each of K Gaussians.
-
-    It is Cholesky's. What rounding has left of a covariance may be none, and is then
-    taken as the nearest that is one.
-
-    Raises:
-      LinAlgError: it is none by more than rounding.
-    """
-    try:
-        return np.linalg.cholesky(fitted.covariances_)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(fitted.covariances_)
-        if values.min() < -ROUNDED * values.max():
-            raise
-        return vectors * np.sqrt(np.maximum(values, 0))[:, None]
-
-
-def _drawn(
-    fitted: Any,
-    factors: Float[np.ndarray, "K F F"],
-    size: int,
-    num_samples: int,
-    seed: int,
-    temperature: Temperature,
-) -> Float[np.ndarray, "N D"]:
-    """Returns the numbers in codes drawn from `fitted`, float32, see `draw_fitted`."""
-    rng = np.random.default_rng(seed)
-    which = rng.choice(len(fitted.weights_), num_samples, p=fitted.weights_)
-    codes = rng.standard_normal((num_samples, size))
-    number = factors.shape[-1]
-    for component, factor in enumerate(factors):
-        rows = which == component
-        codes[rows, :number] = codes[rows, :number] @ factor.T
-    codes *= np.asarray(temperature)
-    codes[:, :number] += fitted.means_[which]
-    return codes.astype(np.float32)
-
-
-def draw_fitted(
-    fitted: Any,
-    factors: Float[np.ndarray, "K F F"],
-    size: int,
-    seed: int,
-    temperature: Temperature = 1.0,
-) -> Float[np.ndarray, "1 D"]:
-    """Returns the numbers in one code drawn from `fitted`, float32.
-
-    The seed alone decides, so that a face stays the same while its temperature changes.
-
-    Args:
-      fitted: from `fit_codes` or `density_of`: of all numbers in a code, or of those of
-        the first layers of a stack, whose others are drawn from their prior N(0, I).
-      factors: of it, see `factors_of`: of long codes they take longer than a code.
-      size: D.
-      seed: of the code.
-      temperature: see `sample_fitted`.
-    """
-    return _drawn(fitted, factors, size, 1, seed, temperature)
-
-
 def sample_fitted(
     model: Autoencoder,
-    fitted: Any,
+    density: Density,
     num_samples: int,
     seed: int,
     labels: Labels = None,
     temperature: Temperature = 1.0,
 ) -> Float[np.ndarray, "N H W C"]:
-    """Returns the decoded means at samples of `fitted`.
+    """Returns the decoded means at samples of a density.
 
     Args:
-      model: whose codes `fitted` was fitted to, see `draw_fitted`.
-      fitted: from `fit_codes` or `density_of`.
+      model: whose codes the density was fitted to.
+      density: of its codes, or of those of the first layers of a stack.
       num_samples: N.
       seed: of the samples.
       labels: [A], as of `sample_prior`.
-      temperature: below 1 narrows each Gaussian around its mean; one for all numbers,
-        or one for each.
+      temperature: see `Density.sample`.
     """
     size = code_size(model.code_shape)
-    z = _drawn(fitted, factors_of(fitted), size, num_samples, seed, temperature)
+    z = density.sample(size, num_samples, seed, temperature)
     return decode_codes(model, z, labels)

@@ -18,6 +18,7 @@ from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, interpolation, sampling, stacks
 from vae_jax.exploration.attributes import Direction
+from vae_jax.exploration.densities import Density
 from vae_jax.explorer.looks import Face, Look, Temperature
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
@@ -54,7 +55,7 @@ class Source:
     model: Any
     recipe: Mapping[str, Any]
     directions: Mapping[str, Mapping[str, Direction]]
-    samplers: Mapping[str, Any]
+    samplers: Mapping[str, Density | None]
     order: Int[np.ndarray, " leading"]
     std: Float[np.ndarray, " D"]
     test: tuple[UInt8[np.ndarray, "N H W C"], Float[np.ndarray, "N A"] | None] | None
@@ -148,7 +149,12 @@ class Source:
                 spread = stacks.numbers_by_resolution(self.model, dict(spread), 1.0)
             if density is not None:
                 size = code_size(self.model.code_shape)
-                return sampling.draw_fitted(density, self._factors, size, seed, spread)
+                try:
+                    return density.sample(size, 1, seed, spread)
+                except np.linalg.LinAlgError as error:
+                    raise UserError(
+                        f"{self.opened[0]} has a Gaussian that is none: {error}"
+                    ) from error
             # An array, so that a program is compiled once for all temperatures.
             temperature, from_seed = jnp.asarray(spread), key(seed, Stream.SAMPLING)
             return np.asarray(
@@ -156,15 +162,6 @@ class Source:
             )
 
         return drawn
-
-    @functools.cached_property
-    def _factors(self) -> Float[np.ndarray, "K D D"]:
-        try:
-            return sampling.factors_of(self.samplers["gaussian"])
-        except np.linalg.LinAlgError as error:
-            raise UserError(
-                f"{self.opened[0]} has a Gaussian that is none: {error}"
-            ) from error
 
     def check_sampling(self, sampler: str | None, temperature: Temperature) -> None:
         """Raises UserError where the model has no such sampler or temperature."""
