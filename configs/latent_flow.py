@@ -64,5 +64,4 @@ def get_config(words=""):
     config.train.num_steps = 15_000
     # log p(z) is an estimate, of which more samples would make no bound.
     config.eval.importance_samples = 1
-    config.eval.samples_per_chunk = 1
     return config

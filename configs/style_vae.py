@@ -5,18 +5,23 @@ likelihood alone; styles gives each resolution a part of the code, for --mode=mi
 Other words are those of conv_vae.py: --config=configs/style_vae.py:styles,colour,128
 """
 
-from configs import sharp_vae
+from configs import conv_vae
+from configs.sharp_vae import sharpen
+from vae_jax.errors import UserError
+
+OWN = ("plain", "styles")
 
 
 def get_config(words=""):
-    given = words.split(",")
-    others = [word for word in given if word not in ("plain", "styles")]
-    config = sharp_vae.get_config(",".join(others))
+    words = words.split(",")
+    try:
+        config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
+    except UserError as error:
+        raise UserError(f"{error}; or of style_vae.py: {', '.join(OWN)}") from error
     config.model.decoder = "style"
-    if "styles" in given:
+    config.model.decoder_patch = 2
+    if "plain" not in words:
+        sharpen(config)
+    if "styles" in words:
         config.model.styles = "by_resolution"
-    if "plain" in given:
-        config.objective.guide = None
-        config.objective.perceptual_weight = 0.0
-        config.objective.adversarial_weight = 0.0
     return config

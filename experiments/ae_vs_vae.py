@@ -200,7 +200,7 @@ def _dimensions(run: Run, report: dict[str, Any]) -> dict[str, Figures]:
 def _latent_space(run: Run, accuracy: np.ndarray, majority: np.ndarray) -> Figures:
     """Returns how near the codes are to N(0, I), and how linear attributes are."""
     # Of a VAE, samples of the posteriors: the codes that its decoder learnt from.
-    codes = sampling.encode_images(
+    _, codes = sampling.encode_and_sample(
         run.model(),
         run.dataset.splits["train"].images,
         run.labels("train"),

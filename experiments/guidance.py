@@ -30,6 +30,7 @@ from vae_jax.commands import abilities, judges
 from vae_jax.commands.flags import LARGEST
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.errors import UserError
+from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
@@ -133,7 +134,7 @@ def look(
         images = drawn(model, told, scale, samples_key)
         features, logits = judging.judge_images(classifier, images)
         shares = balanced_accuracy(told > 0, logits[:, columns] > 0)
-        figures = judging.likeness(real, features)
+        figures = likeness(real, features)
         together.append({"accuracy": float(np.nanmean(shares))} | figures)
     return {
         "workdir": str(run.workdir),

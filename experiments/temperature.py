@@ -23,6 +23,7 @@ from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.prior_flags import TemperatureParser, by_number, told
 from vae_jax.commands.samples import SAMPLERS, best_samplers, said_of, sample
 from vae_jax.evaluation import sharpness
+from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging
 from vae_jax.report import grids
 from vae_jax.report.writer import write_json
@@ -56,7 +57,7 @@ def look(
         images = sample(run, sampler, len(pictures), seed, temperature=each)
         features, _ = judging.judge_images(judge.model(), images)
         sharp = {"sharpness": sharpness.sharpness(images) / of_pictures}
-        figures = judging.likeness(real, features) | sharp
+        figures = likeness(real, features) | sharp
         rows.append({"temperature": told(each)} | figures)
         shown.append(images[:NUM_SHOWN])
     report = {

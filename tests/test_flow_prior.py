@@ -295,10 +295,13 @@ def test_statistics_are_those_of_all_codes_however_they_come():
     assert (new.centre == 0).all() and (new.spread == 1).all()
 
 
-@pytest.mark.parametrize("shape", [(4,), (2, 2, 3)])
-def test_a_new_flow_is_a_gaussian_of_the_moments_of_its_codes(shape):
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4,), "float32"), ((2, 2, 3), "float32"), ((2, 2, 3), "float16")],
+)
+def test_a_new_flow_is_a_gaussian_of_the_moments_of_its_codes(shape, dtype):
     size, rng = int(np.prod(shape)), np.random.default_rng(0)
-    new = {"dtype": jnp.dtype("float32"), "rngs": nnx.Rngs(0)}
+    new = {"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)}
     prior = FlowPrior(Velocity(shape, 0, 8, 1, 2, **new), size, 16)
     mean, std = rng.normal(size=size), rng.uniform(0.5, 2, size)
     prior.mean[...], prior.variance[...] = jnp.float32(mean), jnp.float32(std**2)
@@ -324,7 +327,6 @@ FLOW = {
     "parts.frozen": "encoder,decoder",
     "parts.initialised": "encoder,decoder",
     "eval.importance_samples": 1,
-    "eval.samples_per_chunk": 1,
 }
 
 

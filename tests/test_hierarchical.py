@@ -233,12 +233,10 @@ def test_layers_are_dropped_from_the_shares_that_were_asked_for():
     model = build.merge(experiment.graphdef, experiment.shapes)
     # One layer is above resolution 4, and three are above 8; of four none is missing.
     assert model.layers_left(10).tolist() == [1, 1, 3, 3, 3, 4, 4, 4, 4, 4]
-    # A share of less than an image is one.
-    assert model.layers_left(2).tolist() == [1, 4]
 
 
 def test_training_drops_layers_and_validation_does_not():
-    experiment = assemble(settings(**{"model.drop_layers": "4:0.99"}), 50)
+    experiment = assemble(settings(**{"model.drop_layers": "4:0.9"}), 50)
     model, images = tiny(), tiny_images(8)
     model.dropped = ((1, 0.99),)
     objective = experiment.objective
@@ -254,6 +252,14 @@ def test_training_drops_layers_and_validation_does_not():
     assert metrics["kl_layer_1"] > 0 and metrics["kl_layer_2"] == 0
     assert figures["kl_by_dimension"][1] > 0
     np.testing.assert_allclose(loss, -metrics["elbo"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("batch_size", "told"), [(1, "0, 0"), (4, "1, 1")])
+def test_shares_of_too_small_a_batch_are_refused(batch_size, told):
+    changes = {"model.layers": "2:1,4:2,8:1", "model.widths": "2:4,4:4,8:4"}
+    changes |= {"model.drop_layers": "4:0.2,8:0.25", "train.batch_size": batch_size}
+    with pytest.raises(UserError, match=f"drop_layers .* that is {told} images"):
+        settings(**changes)
 
 
 def test_dropped_layers_do_not_go_with_mmd():

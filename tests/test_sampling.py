@@ -10,6 +10,7 @@ from vae_jax.config import default_config
 from vae_jax.exploration import batching
 from vae_jax.exploration.densities import Density, fit_density
 from vae_jax.exploration.sampling import (
+    encode_and_sample,
     encode_images,
     sample_fitted,
     sample_prior,
@@ -34,7 +35,7 @@ def pictures(number=23):
 def test_autoencoders_codes_do_not_depend_on_the_batch_size(batch_size, monkeypatch):
     monkeypatch.setattr(batching, "BATCH_SIZE", batch_size)
     model, images = make("ae"), pictures()
-    codes = encode_images(model, images, key=jax.random.key(0))
+    _, codes = encode_and_sample(model, images, None, jax.random.key(0))
     expected = model.encode(jnp.float32(images) / 255)
     assert codes.shape == (23, 3)
     np.testing.assert_allclose(codes, expected, rtol=1e-5, atol=1e-6)
@@ -44,7 +45,7 @@ def test_vaes_codes_are_independent_samples_of_the_posteriors(monkeypatch):
     monkeypatch.setattr(batching, "BATCH_SIZE", 2000)
     model = make("vae")
     images = np.tile(pictures(1), (6000, 1, 1, 1))
-    codes = encode_images(model, images, key=jax.random.key(0))
+    _, codes = encode_and_sample(model, images, None, jax.random.key(0))
     posterior = model.posterior(jnp.float32(images[:1]) / 255)
     means = encode_images(model, images[:3])
     np.testing.assert_allclose(means, np.repeat(posterior.mean, 3, 0), rtol=1e-5)
@@ -128,7 +129,7 @@ def test_fitted_samples_are_shuffled_between_components():
     assert 60 < np.abs(np.diff(side.astype(int))).sum() < 140
 
 
-def test_prior_samples_are_meansdecoded_at_the_priors_codes():
+def test_prior_samples_are_means_decoded_at_the_priors_codes():
     model, key = make("vae"), jax.random.key(7)
     samples = sample_prior(model, key, 3000)
     assert samples.shape == (3000, 4, 4, 1)

@@ -2,7 +2,7 @@
 
 from vae_jax.errors import UserError
 from vae_jax.exploration import stacks
-from vae_jax.models.contract import DiscreteCodes
+from vae_jax.models.contract import DiscreteCodes, Flow
 from vae_jax.run import Run
 
 
@@ -105,7 +105,7 @@ def check_stack(run: Run, asked: str) -> list[int]:
 
 
 def check_up_to(run: Run, up_to: int) -> None:
-    """Raises UserError where no resolution of a run's codes is finer than `up_to`."""
+    """Raises UserError where `up_to` is the finest resolution of a code, or none."""
     *coarse, _ = check_stack(run, f"--up_to is {up_to}")
     if up_to not in coarse:
         raise UserError(
@@ -131,7 +131,7 @@ def check_hierarchical(run: Run, asked: str) -> list[int]:
 
 def has_flow(run: Run) -> bool:
     """Says whether the prior is a flow over codes."""
-    return has_prior(run) and hasattr(run.model().prior, "velocity")
+    return has_prior(run) and isinstance(run.model().prior_of(), Flow)
 
 
 def check_flow(run: Run, asked: str) -> None:

@@ -119,9 +119,9 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     mean |change of the judge's log-odds| in their standard deviations over
     reconstructions; and `feature_distance`, how far the judge's features move. The
     notebook's figures are means over `NOTEBOOK_DRAWS` draws of its pictures. Where a
-    code has several resolutions, the deconfounded direction is there as well of its
-    numbers up to each alone.
-    `standard_errors` are over held-out pictures, the notebook's over draws.
+    code has several resolutions, there is also the deconfounded direction of its
+    numbers up to each resolution. `standard_errors` are over held-out pictures, the
+    notebook's over draws.
 
     Args:
       run: of an autoencoder of any kind.

@@ -142,11 +142,10 @@ def edit(
         set is not there.
     """
     model = run.model()
-    if up_to is not None:
-        abilities.check_up_to(run, up_to)
     directions = directions_lib.read_directions(run, estimator, seed)
     direction = _sum(directions, weights, estimator)
     if up_to is not None:
+        abilities.check_up_to(run, up_to)
         is_coarse = stacks.resolution_of_numbers(model) <= up_to
         direction = attributes.within(direction, is_coarse)
     labels, chosen = None, None

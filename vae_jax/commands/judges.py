@@ -124,4 +124,7 @@ class Opinion:
         """
         features, logits = judging.judge_images(self._classifier, images)
         told = self._told(logits) if name == "reconstructions" else {}
-        self.report[name] = told | judging.likeness(self._real, features)
+        # Here, because its library takes as long to import as JAX.
+        from vae_jax.evaluation.distances import likeness
+
+        self.report[name] = told | likeness(self._real, features)

@@ -88,3 +88,20 @@ def precision_recall(
     precision = _share_inside(generated, real, _radii(real, k))
     recall = _share_inside(real, generated, _radii(generated, k))
     return precision, recall
+
+
+def likeness(
+    real: Float[np.ndarray, "N F"], generated: Float[np.ndarray, "M F"]
+) -> dict[str, float]:
+    """Compares generated pictures with real ones by a classifier's features.
+
+    Returns:
+      `judge_frechet`, that of `frechet_distance`, which in these features is no FID,
+      and `precision` and `recall`. All depend on N and M: compare at the same.
+    """
+    precision, recall = precision_recall(real, generated)
+    return {
+        "judge_frechet": frechet_distance(real, generated),
+        "precision": precision,
+        "recall": recall,
+    }

@@ -22,7 +22,7 @@ from vae_jax import processes, sharding
 from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models.build import merge
-from vae_jax.models.contract import DiscreteCodes, Variables, flatten
+from vae_jax.models.contract import DiscreteCodes, Flow, Variables, flatten
 from vae_jax.models.elbo import elbo_figures, kl_per_image, log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
@@ -137,7 +137,7 @@ def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
             return found | discrete_figures(model, image, labels, image_key)
         if terms.log_mass is not None:
             # log p(z) of a flow is an estimate, of which several make no bound.
-            bounds = flow_figures if hasattr(model.prior, "velocity") else bound
+            bounds = flow_figures if isinstance(model.prior_of(), Flow) else bound
             found |= bounds(model, image, labels, image_key)
         if hasattr(model, "posterior"):
             found |= code_figures(model, image, labels, image_key)

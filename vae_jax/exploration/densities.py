@@ -62,14 +62,15 @@ class Density:
     ) -> Float[np.ndarray, "N D"]:
         """Returns the numbers in N codes, float32.
 
-        The seed alone decides, so that a face stays the same while its temperature
-        changes.
+        Whatever the temperature, D, N and the seed decide what is drawn: a face stays
+        the same while its temperature changes.
 
         Args:
           size: D.
           num_samples: N.
           seed: of the codes.
-          temperature: below 1 narrows each Gaussian around its mean.
+          temperature: below 1 narrows each Gaussian around its mean, and the prior of
+            the other numbers around 0.
         """
         rng = np.random.default_rng(seed)
         which = rng.choice(len(self.weights), num_samples, p=self.weights)

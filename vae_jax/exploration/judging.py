@@ -30,24 +30,3 @@ def accuracy(
 ) -> Float[np.ndarray, " A"]:
     """Returns the share of pictures that each attribute is told right of."""
     return np.mean((logits > 0) == attributes, axis=0)
-
-
-def likeness(
-    real: Float[np.ndarray, "N F"], generated: Float[np.ndarray, "M F"]
-) -> dict[str, float]:
-    """Compares generated pictures with real ones by the classifier's features.
-
-    Returns:
-      `judge_frechet`, the Frechet distance of `distances.frechet_distance`, which in
-      these features is no FID, and `precision` and `recall` of Kynkäänniemi et al.
-      (2019). All depend on N and M: compare at the same.
-    """
-    # Here, because its library takes as long to import as JAX.
-    from vae_jax.evaluation.distances import frechet_distance, precision_recall
-
-    precision, recall = precision_recall(real, generated)
-    return {
-        "judge_frechet": frechet_distance(real, generated),
-        "precision": precision,
-        "recall": recall,
-    }

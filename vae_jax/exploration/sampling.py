@@ -16,11 +16,15 @@ Labels = Float[Array | np.ndarray, "*labelled A"] | None
 
 
 @jax.jit
-def _encode(model, images, labels, key):
+def _encode(model, images, labels):
+    return flatten(model.encode(to_unit_interval(images), labels))
+
+
+@functools.partial(jax.jit, static_argnames="first")
+def _encode_and_sample(model, images, labels, key, first):
     images = to_unit_interval(images)
-    codes = flatten(model.encode(images, labels))
-    samples = None if key is None else flatten(model.encode(images, labels, key))
-    return codes, samples
+    found = model.encode(images, labels), model.encode(images, labels, key)
+    return tuple(flatten(code)[:, :first] for code in found)
 
 
 @jax.jit
@@ -48,22 +52,8 @@ def _for_each(labels: Labels, number: int) -> Float[np.ndarray, "N A"] | None:
     return np.broadcast_to(labels, (number, labels.shape[-1]))
 
 
-def _encode_all(model, images, labels, key, first=None):
-    def encode(images, labels, numbers):
-        batch_key = None if key is None else jax.random.fold_in(key, numbers[0])
-        found = _encode(model, images, labels, batch_key)
-        return jax.tree.map(lambda codes: codes[:, :first], found)
-
-    labels = _for_each(labels, len(images))
-    numbers = np.arange(len(images))
-    return map_batches(encode, (images, labels, numbers), "encoding")
-
-
 def encode_images(
-    model: Autoencoder,
-    images: UInt8[np.ndarray, "N H W C"],
-    labels: Labels = None,
-    key: Key[Array, ""] | None = None,
+    model: Autoencoder, images: UInt8[np.ndarray, "N H W C"], labels: Labels = None
 ) -> Float[np.ndarray, "N D"]:
     """Returns the numbers D in a code of each image: the mode of its posterior.
 
@@ -71,11 +61,9 @@ def encode_images(
       model: that encodes.
       images: 8-bit levels.
       labels: of a conditional VAE's images: [N,A], or [A] for all.
-      key: given one, codes are a sample of each posterior instead. Together those are
-        draws of the aggregate posterior, the codes the decoder learnt from.
     """
-    codes, samples = _encode_all(model, images, labels, key)
-    return codes if key is None else samples
+    arrays = (images, _for_each(labels, len(images)))
+    return map_batches(functools.partial(_encode, model), arrays, "encoding")
 
 
 def encode_and_sample(
@@ -85,7 +73,10 @@ def encode_and_sample(
     key: Key[Array, ""],
     first: int | None = None,
 ) -> tuple[Float[np.ndarray, "N F"], Float[np.ndarray, "N F"]]:
-    """Returns what `encode_images` does without a key, and what it does with one.
+    """Returns what `encode_images` does, and a sample of each image's posterior.
+
+    The samples of all images are draws of the aggregate posterior, the codes that the
+    decoder learnt from.
 
     Args:
       model: that encodes.
@@ -94,7 +85,13 @@ def encode_and_sample(
       key: of the samples.
       first: how many numbers F of each code are wanted, the first ones; None for all.
     """
-    return _encode_all(model, images, labels, key, first)
+
+    def encode(images, labels, numbers):
+        batch_key = jax.random.fold_in(key, numbers[0])
+        return _encode_and_sample(model, images, labels, batch_key, first)
+
+    arrays = (images, _for_each(labels, len(images)), np.arange(len(images)))
+    return map_batches(encode, arrays, "encoding")
 
 
 def decode_codes(

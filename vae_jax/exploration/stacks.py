@@ -61,7 +61,13 @@ def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:
 def numbers_by_resolution(
     model: Autoencoder, values: Mapping[int, float], otherwise: float
 ) -> Float[np.ndarray, " D"]:
-    """Returns the value of each number in a code: that of its resolution."""
+    """Returns a value for each number in a code, by its resolution.
+
+    Args:
+      model: whose code it is.
+      values: by resolution.
+      otherwise: the value at resolutions that have none.
+    """
     each = resolution_of_numbers(model).tolist()
     return np.array([values.get(at, otherwise) for at in each], np.float32)
 

@@ -16,8 +16,8 @@ from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.likelihoods import Deterministic
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.vae import DROPOUT, PRIOR, check_labels, make_prior
-from vae_jax.options import Option, Refusal, Values
+from vae_jax.models.vae import DROPOUT, PRIOR, PRIORS, check_labels
+from vae_jax.options import Option, Refusal, Values, make
 
 
 class AE(nnx.Module):
@@ -107,12 +107,15 @@ class AE(nnx.Module):
 def _build(frame: Frame, networks: Networks, prior: str, **others: Any) -> AE:
     del others
     assert networks.make_decoder is not None
+    made = None
+    if prior == "flow":
+        made = make(PRIORS, prior, frame.settings, frame, networks.code_shape)
     return AE(
         networks.make_encoder(frame.latent_dim, condition_dim=0),
         networks.make_decoder(num_maps=1),
         networks.code_shape,
         networks.code_resolutions,
-        make_prior(frame, networks, prior) if prior == "flow" else None,
+        made,
         frame.num_labels,
     )
 

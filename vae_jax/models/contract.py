@@ -28,7 +28,7 @@ Labels = Float[Array, "*labelled A"] | None
 
 
 class Draw(enum.IntEnum):
-    """What the key of a batch is folded with, for each use beside the posterior's."""
+    """What the key of a batch is folded with, for the uses that go by a key's name."""
 
     PRIOR = 1
     LABELS = 2
@@ -75,7 +75,7 @@ class Prior(Protocol):
 
     Where its moments are known it has `mean` and `std` [*batch,N] of each number. That
     of a model with discrete codes has none; a learned one takes `top_k` and `known` in
-    `sample` as well, see models/code_priors.py.
+    `sample` as well, see models/code_priors.py. Nor has a `Flow`.
     """
 
     def sample(
@@ -96,6 +96,31 @@ class Prior(Protocol):
 
 
 @runtime_checkable
+class Flow(Prior, Protocol):
+    """A prior that carries noise, at time 0, to codes, at time 1.
+
+    Its `sample` takes `num_steps` and `guidance` as well, see models/flow_density.py.
+    """
+
+    def matching(
+        self, z: Float[Array, "B N"], key: Key[Array, ""]
+    ) -> Float[Array, " B"]:
+        """Returns the mean squared error of the velocity on the way to each code."""
+        ...
+
+    def carried(
+        self,
+        z: Float[Array, "*sample N"],
+        first: float,
+        last: float,
+        num_steps: int | None = None,
+        guidance: float | Float[Array, ""] | None = None,
+    ) -> Float[Array, "*sample N"]:
+        """Returns where codes are carried from one time to another."""
+        ...
+
+
+@runtime_checkable
 class Autoencoder(Protocol):
     """A model that encodes images and decodes codes.
 
@@ -105,8 +130,11 @@ class Autoencoder(Protocol):
     has `posterior(images, labels)`, a distribution over the numbers in each code. One
     whose `has_dial` is true takes `realism` [B], from 0 to 1, in `decode` and
     `__call__`. One whose `dropped` is not empty takes `layers_left` [B] in `__call__`,
-    in training those of `layers_left(B)`. One whose code is a vector with a part for
-    each resolution of its decoder has `code_resolutions`, that of each number.
+    in training those of `layers_left(B)`: known when the step is compiled, the images
+    that are told by fewer layers first. One whose code is a vector with a part for each
+    resolution of its decoder has `code_resolutions`, that of each number. One that may
+    be told labels has `num_labels`, and `num_told`, those of them that encoder and
+    decoder are told; the prior is told all.
 
     Attributes:
       code_shape: of the code of one image.

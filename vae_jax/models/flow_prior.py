@@ -7,11 +7,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.code_priors import SEQUENCE, check_heads
-from vae_jax.models.contract import State
+from vae_jax.models.contract import State, code_size
 from vae_jax.models.flow_density import FlowDensity
+from vae_jax.models.networks.layers import Frame
 from vae_jax.models.networks.velocity import Velocity
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.priors import CodeFrame, Encode
+from vae_jax.models.priors import Encode
 from vae_jax.options import Option, Refusal, Values, whole
 
 # Variance by which codes are standardised, at least.
@@ -72,14 +73,15 @@ class FlowPrior(nnx.Module):
 
 
 def _build(
-    frame: CodeFrame,
+    frame: Frame,
+    code_shape: tuple[int, ...],
     prior_width: int,
     prior_depth: int,
     prior_heads: int,
     prior_steps: int,
 ) -> FlowPrior:
     velocity = Velocity(
-        frame.code_shape,
+        code_shape,
         frame.num_labels,
         prior_width,
         prior_depth,
@@ -87,7 +89,7 @@ def _build(
         dtype=frame.dtype,
         rngs=frame.rngs,
     )
-    return FlowPrior(velocity, frame.code_size, prior_steps)
+    return FlowPrior(velocity, code_size(code_shape), prior_steps)
 
 
 def _check(values: Values) -> Refusal | None:

@@ -11,7 +11,6 @@ any other model, and an edit at the top reaches the layers below through the dec
 """
 
 import itertools
-import math
 from typing import Any
 
 import jax
@@ -32,12 +31,11 @@ from vae_jax.models.contract import (
 from vae_jax.models.networks import ladder
 from vae_jax.models.networks.layers import Frame, Networks, decode_rows
 from vae_jax.models.posteriors import DiagonalGaussian
-from vae_jax.models.vae import LIKELIHOODS
+from vae_jax.models.vae import LIKELIHOOD, LIKELIHOODS
 from vae_jax.options import (
     Option,
     Refusal,
     Values,
-    choice,
     make,
     parse_by_resolution,
     text,
@@ -81,11 +79,11 @@ class HierarchicalVAE(nnx.Module):
         tell alone they learn to tell, where fine layers would tell it more cheaply.
         It is the first images that have fewer: the order of a batch is random already,
         and what is computed for these alone is then computed of no others. Shares are
-        rounded up to whole images.
+        rounded to whole images.
         """
         left = np.full(num_images, len(self.code_shape))
         for number, share in self.dropped:
-            left[: math.ceil(share * num_images)] = number
+            left[: round(share * num_images)] = number
         return left
 
     def _infer(
@@ -200,9 +198,9 @@ class HierarchicalVAE(nnx.Module):
 
         px = self.likelihood(tuple(map(by_sample, maps)))
         layers = []
+        p = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
         for posterior, code in zip(posteriors, codes, strict=True):
             q = DiagonalGaussian(flatten(posterior.mean), flatten(posterior.logvar))
-            p = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
             kl = by_sample(jnp.sum(p.kl_from(q), axis=-1))
             layers.append(
                 Layer(
@@ -228,7 +226,7 @@ def _shares(spec: str) -> dict[int, float]:
 
 
 def _are_shares(spec: str) -> bool:
-    """Says whether `_shares` takes a text, with each rising from 0 to below 1."""
+    """Says whether `_shares` takes a text, and its shares rise, all from 0 to 1."""
     try:
         found = _shares(spec)
     except ValueError:
@@ -271,16 +269,26 @@ def _check(values: Values) -> Refusal | None:
             "model.drop_layers",
             f"its resolutions are some of model.layers but the coarsest: {allowed}",
         )
+    batch_size = values["train.batch_size"]
+    shares = sorted(_shares(values["model.drop_layers"]).values())
+    numbers = [0, *(round(share * batch_size) for share in shares), batch_size]
+    if shares and not all(a < b for a, b in itertools.pairwise(numbers)):
+        told = ", ".join(map(str, numbers[1:-1]))
+        return (
+            "model.drop_layers",
+            f"of a train.batch_size of {batch_size} that is {told} images; allowed are "
+            f"numbers that rise from 1 to {batch_size - 1}",
+        )
     return None
 
 
 HIERARCHICAL = Option(
     _build,
     {
-        "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
+        "likelihood": LIKELIHOOD,
         "drop_layers": text(
             "",
-            "Shares of training images that a ladder tells without its layers from a "
+            "Shares of a batch that a ladder tells without its layers from a "
             "resolution on, so that coarser ones tell more.",
             "empty, or numbers above 0 and below 1 by resolution, 8:0.25,16:0.4 say, "
             "the finer the larger",

@@ -8,7 +8,7 @@ VampPrior is made of the first and ConditionalNormal of the second. One with
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,29 +168,6 @@ class VampPrior(nnx.Module):
         return Mixture(jnp.zeros(len(components.mean)), components)
 
 
-class CodeFrame(NamedTuple):
-    """What a prior is built around.
-
-    Attributes:
-      code_shape: (D,), or (h, w, d).
-      image_shape: (height, width, channels).
-      num_labels: of an image; 0 for a model without.
-      dtype: of the activations.
-      rngs: of the initial parameters.
-    """
-
-    code_shape: tuple[int, ...]
-    image_shape: tuple[int, int, int]
-    num_labels: int
-    dtype: jnp.dtype
-    rngs: nnx.Rngs
-
-    @property
-    def code_size(self) -> int:
-        """N, the numbers in a code."""
-        return code_size(self.code_shape)
-
-
 def _check_conditional(values: Values) -> Refusal | None:
     if not values["model.attributes"]:
         return "model.prior", "it needs model.attributes to be conditioned on"
@@ -214,20 +191,23 @@ def _check_vamp(values: Values) -> Refusal | None:
 _COMPONENTS = {
     "prior_components": whole(64, "Components of the prior (mixture, vamp).")
 }
-NORMAL = Option(lambda frame: StandardNormal(frame.code_size))
+# What makes a prior is given the frame of the model and the shape of its codes.
+NORMAL = Option(lambda frame, code_shape: StandardNormal(code_size(code_shape)))
 CONDITIONAL = Option(
-    lambda frame: ConditionalNormal(frame.code_size, frame.num_labels, rngs=frame.rngs),
+    lambda frame, code_shape: ConditionalNormal(
+        code_size(code_shape), frame.num_labels, rngs=frame.rngs
+    ),
     check=_check_conditional,
 )
 MIXTURE = Option(
-    lambda frame, prior_components: MixtureOfGaussians(
-        frame.code_size, prior_components, rngs=frame.rngs
+    lambda frame, code_shape, prior_components: MixtureOfGaussians(
+        code_size(code_shape), prior_components, rngs=frame.rngs
     ),
     _COMPONENTS,
     check=_check_sampled_kl,
 )
 VAMP = Option(
-    lambda frame, prior_components: VampPrior(
+    lambda frame, code_shape, prior_components: VampPrior(
         frame.image_shape, prior_components, rngs=frame.rngs
     ),
     _COMPONENTS,

@@ -72,9 +72,9 @@ OPTIMIZER = {
     "b1": 0.5,
     "b2": 0.99,
 }
-# The critic's gradients are penalised at every eighth image of a batch: lazily, as
-# StyleGAN2 does in some of its steps (Karras et al. 2020, section 3.1), but at a cost
-# that is the same in each.
+# The critic's gradients are penalised at every eighth image that is pulled at, and at
+# others in the next step: lazily, as StyleGAN2 does in some of its steps (Karras et al.
+# 2020, section 3.1), but at a cost that is the same in each.
 _PENALISED = 8
 # Of a term's scale: how far a batch moves its running mean, how many times that mean a
 # batch may ask for, and the scale beyond which a term is taken not to pull.
@@ -218,7 +218,9 @@ class Sharpening:
             pull += self.perceptual_weight * ours
             logged |= {"perceptual": jnp.mean(distances), "perceptual_scale": scale}
         if self.adversarial_weight:
-            learnt, gradient, seen = self._criticise(model.critic, images, made, shares)
+            learnt, gradient, seen = self._criticise(
+                model.critic, images, made, shares, step
+            )
             ours, scale = scaled(gradient, model.scales.adversarial)
             pull += self.adversarial_weight * self._turn(step) * ours
             added += learnt
@@ -234,7 +236,12 @@ class Sharpening:
         return jnp.clip((step - self.critic_steps) / (2 * self.critic_steps), 0, 1)
 
     def _criticise(
-        self, critic: nnx.Module, images: Images, made: Images, shares: Array
+        self,
+        critic: nnx.Module,
+        images: Images,
+        made: Images,
+        shares: Array,
+        step: Int[Array, ""],
     ) -> tuple[Scalar, Images, dict[str, Scalar]]:
         """Returns what the critic learns by, the decoder's gradient, what to log.
 
@@ -259,7 +266,8 @@ class Sharpening:
 
         def slope_of(params: Any) -> Scalar:
             """Returns R1 + R2 (Mescheder et al. 2018, equation 9)."""
-            some = _paired(images[::_PENALISED], made[::_PENALISED])
+            which = (step + jnp.arange(0, len(images), _PENALISED)) % len(images)
+            some = _paired(images[which], made[which])
             slopes = jax.grad(lambda some: jnp.sum(score(params, some)))(some)
             return 2 * jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 

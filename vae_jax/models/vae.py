@@ -48,6 +48,7 @@ PRIORS = {
     "transformer": code_priors.TRANSFORMER,
     "masked": masked_prior.MASKED,
 }
+LIKELIHOOD = choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS)
 PRIOR = choice(
     "normal", "Prior p(z); that of an autoencoder is a flow, or there is none.", PRIORS
 )
@@ -212,18 +213,6 @@ class VAE(nnx.Module):
             self.prior.update(layer.posterior)
 
 
-def make_prior(frame: Frame, networks: Networks, prior: str) -> Any:
-    """Makes what a key of `PRIORS` stands for, over codes of one layer."""
-    code = priors.CodeFrame(
-        networks.code_shape,
-        frame.image_shape,
-        frame.num_labels,
-        frame.dtype,
-        frame.rngs,
-    )
-    return make(PRIORS, prior, frame.settings, code)
-
-
 def _build(
     frame: Frame, networks: Networks, likelihood: str, prior: str, **others: Any
 ) -> VAE:
@@ -239,7 +228,7 @@ def _build(
             condition_dim=num_told + frame.has_dial,
         ),
         px,
-        make_prior(frame, networks, prior),
+        make(PRIORS, prior, frame.settings, frame, networks.code_shape),
         networks.code_shape,
         frame.num_labels,
         num_told,
@@ -289,7 +278,7 @@ def _check(values: Values) -> Refusal | None:
 VARIATIONAL_AUTOENCODER = Option(
     _build,
     {
-        "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
+        "likelihood": LIKELIHOOD,
         "prior": PRIOR,
         "attributes": ATTRIBUTES,
         "attribute_dropout": DROPOUT,

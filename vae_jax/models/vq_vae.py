@@ -28,6 +28,7 @@ from vae_jax.models.networks.transformer import Maps, by_map
 from vae_jax.models.quantizers import QUANTIZERS
 from vae_jax.models.vae import (
     DROPOUT,
+    LIKELIHOOD,
     LIKELIHOODS,
     PRIOR,
     PRIORS,
@@ -272,7 +273,7 @@ def _check(values: Values) -> Refusal | None:
 VQ_VAE = Option(
     _build,
     {
-        "likelihood": choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS),
+        "likelihood": LIKELIHOOD,
         "prior": PRIOR,
         "attributes": ATTRIBUTES,
         "attribute_dropout": DROPOUT,

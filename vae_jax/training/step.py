@@ -156,8 +156,8 @@ def build_update(
     """Returns update(state, batch) -> (state, metrics), one step of training.
 
     Where the loss, a gradient or the new state of the model is not finite, the update
-    is skipped: nothing advances
-    but `step`, the counts of such updates, and the loss scale of float16.
+    is skipped: nothing advances but `step`, the counts of such updates, and the loss
+    scale of float16.
 
     The metrics are `loss_fn`'s, `applied`, 1 or 0, and `faults`, see `TrainState`.
 

@@ -233,14 +233,15 @@ def _networks(
 
 def _check(values: Values) -> Refusal | None:
     refused = check_size(values)
-    if refused is None:
-        try:
-            resolutions(values["dataset.size"], values["model.code_size"])
-        except ValueError as error:
-            return "model.code_size", str(error)
+    if refused is not None:
+        return refused
+    try:
+        resolutions(values["dataset.size"], values["model.code_size"])
+    except ValueError as error:
+        return "model.code_size", str(error)
     if values["model.decoder_patch"] < PATCH and values["model.width"] < 4:
         return "model.width", "with model.decoder_patch 2 it must be at least 4"
-    return refused
+    return None
 
 
 CONV = Option(

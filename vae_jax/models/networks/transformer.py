@@ -34,20 +34,22 @@ class Memory:
         return jax.tree.map(lambda each: jnp.pad(each, room), self)
 
 
-def _attend(
+def attend(
     query: Float[Array, "B heads Q d"],
     keys: Float[Array, "B heads T d"],
     values: Float[Array, "B heads T d"],
-    seen: Bool[Array, "Q T"],
+    seen: Bool[Array, "Q T"] | None = None,
 ) -> Float[Array, "B heads Q d"]:
-    """Returns what each place has from those it sees.
+    """Returns what each place has from those it sees, all of them where None are told.
 
-    Beside `jax.nn.dot_product_attention` it takes float16 on a CPU.
+    Unlike `jax.nn.dot_product_attention` it takes float16 on a CPU.
     """
     scores = jnp.einsum(
         "bhqd,bhtd->bhqt", query, keys, preferred_element_type=jnp.float32
     )
-    scores = jnp.where(seen, scores / math.sqrt(query.shape[-1]), -jnp.inf)
+    scores = scores / math.sqrt(query.shape[-1])
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
     shares = jax.nn.softmax(scores).astype(values.dtype)
     return jnp.einsum("bhqt,bhtd->bhqd", shares, values)
 
@@ -82,11 +84,9 @@ class AttentionBlock(nnx.Module):
         self, x: Float[Array, "B T width"], is_causal: bool
     ) -> Float[Array, "B T width"]:
         """Returns all places; a causal block lets none see those after it."""
-        num_places = x.shape[1]
-        seen = jnp.ones((num_places, num_places), bool)
+        seen = jnp.tril(jnp.ones((x.shape[1],) * 2, bool)) if is_causal else None
         query, keys, values = self._attention_of(x)
-        attended = _attend(query, keys, values, jnp.tril(seen) if is_causal else seen)
-        return self._finish(x, attended)
+        return self._finish(x, attend(query, keys, values, seen))
 
     def step(
         self, x: Float[Array, "B 1 width"], memory: Memory, place: Int[Array, ""]
@@ -104,7 +104,7 @@ class AttentionBlock(nnx.Module):
             jax.lax.dynamic_update_slice_in_dim(memory.values, value, place, 2),
         )
         seen = jnp.arange(memory.keys.shape[2])[None] <= place
-        return self._finish(x, _attend(query, memory.keys, memory.values, seen)), memory
+        return self._finish(x, attend(query, memory.keys, memory.values, seen)), memory
 
     def new_memory(self, batch_size: int) -> Memory:
         """Returns a memory without places, which `Memory.grown` has more of."""

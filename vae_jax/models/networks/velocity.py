@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from vae_jax.models.contract import unflatten
 from vae_jax.models.networks.layers import head_layer, mix_channels
+from vae_jax.models.networks.transformer import attend
 
 # Frequencies of the cosines and sines of time, the highest 32 periods from 0 to 1.
 FREQUENCIES = 2 * np.pi * np.logspace(-1, 5, 32, base=2, dtype=np.float32)
@@ -42,11 +43,11 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T width"]) -> Float[Array, "B T width"]:
         """Returns what is added to each place."""
-        query, key, value = (
-            part.reshape(*x.shape[:-1], self.num_heads, -1)
+        query, keys, values = (
+            part.reshape(*x.shape[:-1], self.num_heads, -1).swapaxes(1, 2)
             for part in jnp.split(mix_channels(self.enter, x), 3, axis=-1)
         )
-        attended = jax.nn.dot_product_attention(query, key, value)
+        attended = attend(query, keys, values).swapaxes(1, 2)
         return mix_channels(self.leave, attended.reshape(x.shape))
 
 
