@@ -12,7 +12,7 @@ from vae_jax.commands import mixing
 from vae_jax.errors import UserError
 from vae_jax.models.networks import style
 from vae_jax.models.networks.layers import Conv3x3, halve
-from vae_jax.models.networks.style import StyleDecoder, modulated, resolution_of_numbers
+from vae_jax.models.networks.style import StyleDecoder, modulated, share_out
 
 FLOAT32 = jnp.dtype("float32")
 WIDTHS = {16: 4, 8: 8, 4: 16}
@@ -118,12 +118,12 @@ def test_half_precision_stays_near_and_paints_in_float32():
 
 
 def test_numbers_are_shared_out_coarsest_first():
-    assert resolution_of_numbers(8, [16, 8, 4]) == (4, 4, 4, 8, 8, 8, 16, 16)
-    assert resolution_of_numbers(3, [8, 4]) == (4, 4, 8)
+    assert share_out(8, [16, 8, 4]) == (4, 4, 4, 8, 8, 8, 16, 16)
+    assert share_out(3, [8, 4]) == (4, 4, 8)
 
 
 def test_fine_numbers_of_a_code_do_not_reach_coarse_stages():
-    told = resolution_of_numbers(6, [*WIDTHS])
+    told = share_out(6, [*WIDTHS])
     model = awake(lambda: decoder(code_resolutions=told))
     z = noise((1, 6))
     changed = z.at[:, np.array(told) == 16].add(1.0)
@@ -137,7 +137,7 @@ def test_fine_numbers_of_a_code_do_not_reach_coarse_stages():
 
 
 def test_labels_set_styles_of_every_resolution():
-    told = resolution_of_numbers(6, [*WIDTHS])
+    told = share_out(6, [*WIDTHS])
     model = awake(lambda: decoder(code_resolutions=told, condition_dim=2))
     z = noise((1, 8))
     for at in WIDTHS:

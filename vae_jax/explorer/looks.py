@@ -10,8 +10,6 @@ from jaxtyping import Float
 from vae_jax.commands.prior_flags import told
 from vae_jax.errors import UserError
 
-Temperature = float | Mapping[int, float]
-
 PROGRAM = "vae_jax.explorer"
 # What a face comes from: samples, the test split, the user.
 KINDS = ("seed", "test", "picture")
@@ -59,7 +57,7 @@ class Look:
     estimator: str | None = None
     goal: Face | None = None
     share: float = 0.0
-    temperature: Temperature = 1.0
+    temperature: float | Mapping[int, float] = 1.0
     dimensions: Mapping[int, float] = field(default_factory=dict)
     attributes: Mapping[str, float] = field(default_factory=dict)
     realism: float = 0.0

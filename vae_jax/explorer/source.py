@@ -19,7 +19,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, interpolation, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.exploration.densities import Density
-from vae_jax.explorer.looks import Face, Look, Temperature
+from vae_jax.explorer.looks import Face, Look
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
 from vae_jax.report import grids
@@ -163,7 +163,9 @@ class Source:
 
         return drawn
 
-    def check_sampling(self, sampler: str | None, temperature: Temperature) -> None:
+    def check_sampling(
+        self, sampler: str | None, temperature: float | Mapping[int, float]
+    ) -> None:
         """Raises UserError where the model has no such sampler or temperature."""
         if sampler is None or sampler not in self.samplers:
             raise UserError(

@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Int, Key
 from vae_jax.models.code_priors import (
     SEQUENCE,
     Indices,
-    Labels,
     check_heads,
     draw,
     draw_rows,
     rows_of,
 )
+from vae_jax.models.contract import Labels
 from vae_jax.models.networks.transformer import Maps, PlaceSequence, log_prob_of
 from vae_jax.options import Option, whole
 

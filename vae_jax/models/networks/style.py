@@ -208,8 +208,8 @@ class StyleDecoder(nnx.Module):
         return tuple(jnp.split(images, self.num_maps, axis=-1))
 
 
-def resolution_of_numbers(latent_dim: int, sizes: list[int]) -> tuple[int, ...]:
-    """Returns the stage whose styles each number in a code sets.
+def share_out(latent_dim: int, sizes: list[int]) -> tuple[int, ...]:
+    """Shares the numbers in a code out to stages; returns that whose styles each sets.
 
     Equal shares, the coarsest stage first; what is left over goes to the coarse ones.
 
@@ -229,7 +229,7 @@ def _make(
     del mirrored
     told: tuple[int, ...] = ()
     if styles == "by_resolution":
-        told = resolution_of_numbers(frame.latent_dim, [*arguments["widths"]])
+        told = share_out(frame.latent_dim, [*arguments["widths"]])
 
     def make_decoder(*, num_maps: int, condition_dim: int = 0) -> StyleDecoder:
         return StyleDecoder(
