@@ -88,6 +88,9 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     # These test pictures are the training pictures.
     assert told["training_pictures"]["judge_frechet"] == pytest.approx(0, abs=1e-3)
     assert told["training_pictures"]["precision"] == 1.0
+    same = told["reconstructions"]["judge_frechet"]
+    found = told["training_reconstructions"]["judge_frechet"]
+    assert found == pytest.approx(same, rel=1e-3)
     far = told["samples_prior"]["judge_frechet"]
     assert 0 < told["reconstructions"]["judge_frechet"] < far
     names = vae.dataset.attribute_names
@@ -138,9 +141,10 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     assert found["training_pictures"] == pytest.approx(others)
     assert len(encoded) == 1
     judged = evaluation.evaluate_run(run, judge, judge)
-    assert len(encoded) == 2
+    assert len(encoded) == 3
     names = [f"samples_{sampler}" for sampler in samples.SAMPLERS]
-    assert list(judged["sharpness"]) == [*found, *names]
+    expected = [*found, "training_reconstructions", *names]
+    assert list(judged["sharpness"]) == expected
     drawn = samples.sample(run, "gaussian", 10, run.config.seed)
     expected = sharpness.compare(drawn, pictures)["sharpness"]
     assert judged["sharpness"]["samples_gaussian"]["sharpness"] == pytest.approx(

@@ -214,7 +214,8 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
 
     Args:
       run: of an autoencoder of any kind.
-      judged: whether samples, which take long to draw, are among them.
+      judged: whether samples, which take long to draw, are among them, and what they
+        could come to.
     """
     model, labels = run.model(), run.labels("test")
     images = _pictures(run, judged)
@@ -224,7 +225,14 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     # What other real pictures come to: no model need do better.
     others = run.dataset.splits["train"].images[: len(images)]
     yield "training_pictures", in_unit_interval(others)
-    for sampler in SAMPLERS if judged else ():
+    if not judged:
+        return
+    # What a density comes to that draws codes of real pictures: none need do better.
+    labels = run.labels("train")
+    labels = None if labels is None else labels[: len(others)]
+    codes = sampling.encode_images(model, others, labels)
+    yield "training_reconstructions", sampling.decode_codes(model, codes, labels)
+    for sampler in SAMPLERS:
         if sampler == "prior" and not abilities.has_prior(run):
             continue
         if sampler != "prior" and not can_be_fitted(run, sampler):
