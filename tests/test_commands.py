@@ -145,6 +145,11 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     names = [f"samples_{sampler}" for sampler in samples.SAMPLERS]
     expected = [*found, "training_reconstructions", *names]
     assert list(judged["sharpness"]) == expected
+    # As many training pictures as there are test pictures, rebuilt.
+    rebuilt = sampling.decode_codes(model, encode(model, test.images[:10]))
+    expected = sharpness.compare(rebuilt, pictures)["sharpness"]
+    found = judged["sharpness"]["training_reconstructions"]["sharpness"]
+    assert found == pytest.approx(expected, rel=1e-4)
     drawn = samples.sample(run, "gaussian", 10, run.config.seed)
     expected = sharpness.compare(drawn, pictures)["sharpness"]
     assert judged["sharpness"]["samples_gaussian"]["sharpness"] == pytest.approx(

@@ -243,12 +243,12 @@ def test_some_images_are_pulled_at_as_if_there_were_no_others(images):
     made = jnp.asarray(np.random.default_rng(0).uniform(size=(1, *x.shape)))
     sharpen = Sharpening(0.3, 0.2, 1.0, 0)
 
-    def slopes(some, pulled):
+    def slopes(some, pulled, made=made, step=LATE):
         def added(params, made):
             model = build.merge(graphdef, Variables(params, variables.state))
             px = make(LIKELIHOODS, "fixed_gaussian", both().model, 1)((made,))
             terms = Terms(mean=px.mean, code=jnp.zeros((1, len(some), 3)), px=px)
-            return sharpen(model, terms, some, LATE, None, pulled)[0]
+            return sharpen(model, terms, some, step, None, pulled)[0]
 
         drawn = made[:, : len(some)]
         return jax.jit(jax.grad(added, argnums=(0, 1)))(variables.params, drawn)
@@ -260,11 +260,22 @@ def test_some_images_are_pulled_at_as_if_there_were_no_others(images):
     np.testing.assert_allclose(
         of_images[:, :12], of_those * 12 / BATCH, rtol=1e-4, atol=1e-6
     )
-    jax.tree.map(
-        lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6),
-        of_parts,
-        alone,
-    )
+
+    def assert_same(one, two):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            one,
+            two,
+        )
+
+    assert_same(of_parts, alone)
+    # In the next step the critic is penalised at the images after these.
+    later, _ = slopes(x[:12], slice(None), step=LATE + 1)
+    turned = jnp.roll(x[:12], -1, axis=0), jnp.roll(made[:, :12], -1, axis=1)
+    shifted, _ = slopes(turned[0], slice(None), turned[1])
+    assert_same(later["critic"], shifted["critic"])
+    with pytest.raises(AssertionError):
+        assert_same(later["critic"], alone["critic"])
 
 
 class _Linear(nnx.Module):

@@ -107,15 +107,15 @@ class AE(nnx.Module):
 def _build(frame: Frame, networks: Networks, prior: str, **others: Any) -> AE:
     del others
     assert networks.make_decoder is not None
-    made = None
+    flow = None
     if prior == "flow":
-        made = make(PRIORS, prior, frame.settings, frame, networks.code_shape)
+        flow = make(PRIORS, prior, frame.settings, frame, networks.code_shape)
     return AE(
         networks.make_encoder(frame.latent_dim, condition_dim=0),
         networks.make_decoder(num_maps=1),
         networks.code_shape,
         networks.code_resolutions,
-        made,
+        flow,
         frame.num_labels,
     )
 

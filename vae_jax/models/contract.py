@@ -28,7 +28,7 @@ Labels = Float[Array, "*labelled A"] | None
 
 
 class Draw(enum.IntEnum):
-    """What the key of a batch is folded with, for the uses that go by a key's name."""
+    """What the key of a batch is folded with, each use with a key of its own."""
 
     PRIOR = 1
     LABELS = 2
