@@ -37,17 +37,21 @@ def _report_at(
 ) -> dict[str, Any] | None:
     """Returns eval.json if it is of the parameters at `step` and has what `judge` says.
 
-    Otherwise None.
+    Otherwise None, and where it is damaged or of an earlier program.
     """
     path = workdir / "eval.json"
     if not path.exists():
         return None
-    report = json.loads(path.read_text())
-    judged = judge is None or (
-        report.get("judge", {}).get("workdir") == str(judge)
-        and report["sharpness"].get("realism", 0) == 0
-    )
-    return report if judged and report["test"]["ema"]["step"] == step else None
+    try:
+        report = json.loads(path.read_text())
+        of_step = report["test"]["ema"]["step"] == step
+        judged = judge is None or (
+            report.get("judge", {}).get("workdir") == str(judge)
+            and report["sharpness"].get("realism", 0) == 0
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return report if of_step and judged else None
 
 
 def finished_report(

@@ -120,6 +120,12 @@ def test_the_codes_that_are_seen_are_those_of_the_completions(run, monkeypatch):
 @pytest.mark.slow
 def test_completions_and_samples_from_the_command_line(run, capsys, monkeypatch):
     given = [f"--workdir={run.workdir}", "--top_k=1", "--attributes=Smiling=1"]
+    told, draw = [], completions.grids.image_grid
+    monkeypatch.setattr(
+        completions.grids,
+        "image_grid",
+        lambda *rest, caption, **how: told.extend(caption) or draw(*rest, **how),
+    )
     with flagsaver.flagsaver():
         monkeypatch.setattr("sys.argv", ["main", "--mode=complete", *given, "--seed=2"])
         with pytest.raises(SystemExit) as ended:
@@ -131,6 +137,10 @@ def test_completions_and_samples_from_the_command_line(run, capsys, monkeypatch)
     assert record["keep"] == "top" and record["indices"] == [0, 1, 2, 3]
     assert record["top_k"] == 1 and record["seed"] == 2
     assert record["attributes"] == "Smiling=1" and record["box"] is None
+    assert record["temperature"] == 1 and record["num_images"] == 6
+    assert told[1].endswith(
+        "--indices=0,1,2,3 --keep=top --attributes=Smiling=1 --seed=2 --top_k=1"
+    )
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_an_unfinished_run_goes_on_and_no_other(swept, tiny, tmp_path, monkeypat
     log, report = (
         (workdir / name).read_bytes() for name in ("metrics.jsonl", "eval.json")
     )
-    (workdir / "eval.json").unlink()
+    (workdir / "eval.json").write_text('{"test": ')
     beta.main([*SWEEP, *tiny, f"--out={out}"])
     assert trained == [("beta_0.5_seed5", 4)]
     assert (workdir / "metrics.jsonl").read_bytes() == log

@@ -15,7 +15,7 @@ from configs import progressive_vae
 from vae_jax import config as config_lib
 from vae_jax import experiment, nesting, trees
 from vae_jax import run as run_lib
-from vae_jax.commands import recorded
+from vae_jax.commands import opening, recorded
 from vae_jax.data import batches, reduced
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -104,7 +104,10 @@ def test_averages_and_counts_grow_with_what_they_are_of(data_dir):
     before = shaken(small.initial_state())
     moved = jax.tree.map(lambda a: a + 1, before.opt_state)
     before = before.replace(opt_state=moved)
-    after = large.grown_state(before.replace(skipped=jnp.int32(3)))
+    counted = {"skipped": jnp.int32(3), "faults": jnp.int32(2)}
+    after = large.grown_state(before.replace(**counted))
+    # Of the updates in a row none saw images of this size.
+    assert (int(after.skipped), int(after.faults)) == (0, 0)
     there, here = trees.by_name(before), trees.by_name(after)
     for name, leaf in there.items():
         np.testing.assert_array_equal(here[name], leaf, err_msg=name)
@@ -251,6 +254,8 @@ def test_a_stop_at_the_end_of_a_stage_is_a_stop(data_dir, tmp_path, monkeypatch)
     config = config_of(data_dir, **{"train.stages": "16:4"})
     assert run_lib.train(config, tmp_path).step == 4
     assert run_lib.load(tmp_path).config.dataset.size == 16
+    # The recipe has the size that images will have grown to.
+    assert opening.open_run(config, tmp_path).config.dataset.size == 16
 
 
 def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):

@@ -399,6 +399,42 @@ def test_a_setting_may_stand_apart_from_its_value(monkeypatch):
     assert (config.value.seed, config.value.model.latent_dim) == (5, 7)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_recipe_may_stand_apart_from_its_flag(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def parsed(*argv):
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file("config", None, flag_values=values)
+        parse_flags(values, config, ["vae_jax", *argv])
+        return config.value
+
+    assert parsed("--config", f"{ROOT / 'configs/beta_vae.py'}").objective.beta == 4
+    with pytest.raises(UserError, match="^--config is '/nowhere.py', which is no file"):
+        parsed("--config=/nowhere.py")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_epochs_by_themselves_replace_the_steps_of_a_recipe(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def parsed(*words):
+        argv = ["vae_jax", f"--config={ROOT / 'configs/vae.py'}", *words]
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file(
+            "config", flag_values=values, sys_argv=argv
+        )
+        parse_flags(values, config, argv)
+        return config.value.train.num_steps, config.value.train.num_epochs
+
+    steps, epochs = parsed()
+    assert steps is not None
+    assert parsed("--config.train.num_epochs=5") == (None, 5)
+    both = ["--config.train.num_epochs=5", "--config.train.num_steps=7"]
+    assert parsed(*both) == parsed(*both[::-1]) == (7, 5)
+    assert parsed("--config.train.num_steps=None") == (None, epochs)
+
+
 def test_lists_of_numbers():
     def parse(flag, text):
         with flagsaver.flagsaver():

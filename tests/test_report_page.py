@@ -116,6 +116,11 @@ SECTIONS |= dict.fromkeys(
 )
 
 
+def test_a_model_of_ones_own_goes_by_its_name():
+    assert recorded.kind_of("mine", "celeb_a") == "a mine of celeb_a"
+    assert recorded.kind_of("ae", "celeb_a") == "an autoencoder of celeb_a"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_of_every_kind_of_run(small_runs, kind):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import new_tiny_config
 
+from vae_jax import phases
 from vae_jax import run as run_lib
 from vae_jax.data import synthetic_faces
 from vae_jax.errors import UserError
@@ -176,6 +179,26 @@ def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
             strict=True,
         ):
             np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_a_run_without_a_checkpoint_is_held_against_what_it_starts_from(
+    tiny_config, tmp_path, monkeypatch
+):
+    """What another run was trained to again, before this one had saved anything."""
+    run_lib.train(tiny_config, tmp_path / "first")
+    tiny_config.init_from = str(tmp_path / "first")
+    tiny_config.parts.frozen = tiny_config.parts.initialised = "encoder"
+    with monkeypatch.context() as patch:
+        patch.setattr(phases.loop, "train", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_lib.train(tiny_config, tmp_path / "second")
+    assert (tmp_path / "second" / "run.json").exists()
+    shutil.rmtree(tmp_path / "first")
+    other = new_tiny_config(tiny_config.dataset.data_dir)
+    other.model.latent_dim = 5
+    run_lib.train(other, tmp_path / "first")
+    with pytest.raises(UserError, match="parts.initialised has 'encoder'"):
+        run_lib.train(tiny_config, tmp_path / "second")
 
 
 def test_init_from_that_names_no_run_is_refused(tiny_config, tmp_path):

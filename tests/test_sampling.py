@@ -119,6 +119,17 @@ def test_the_factors_of_a_rounded_covariance_are_of_the_nearest():
         np.testing.assert_allclose(factor @ factor.T, exact, atol=1e-3)
 
 
+def test_more_samples_of_a_density_begin_with_those_of_fewer():
+    rng = np.random.default_rng(0)
+    codes = np.float32(rng.normal(size=(100, 3)) + rng.choice([-5, 5], (100, 1)))
+    for number in (1, 2):
+        fitted = fit_density(codes, number, seed=0)
+        many = fitted.sample(4, 12, seed=5)
+        for fewer in (1, 5):
+            np.testing.assert_allclose(fitted.sample(4, fewer, seed=5), many[:fewer])
+        assert np.abs(fitted.sample(4, 12, seed=6) - many).min() > 1e-6
+
+
 def test_fitted_samples_are_shuffled_between_components():
     model = make("ae")
     rng = np.random.default_rng(0)

@@ -228,6 +228,14 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
         run.model(), np.pad(fitted.means, ((0, 0), (0, 96))).astype(np.float32)
     )
     np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
+    monkeypatch.setattr(codes.directions, "LARGEST_CODES", 12 * 5 + 11)
+    for each, first in zip(
+        codes.encode_train(run, "gaussian", "a test", np.arange(40) > 1),
+        codes.encode_train(run, "gaussian", "a test", slice(2, 7)),
+        strict=True,
+    ):
+        assert each.shape == (5, 12)
+        np.testing.assert_allclose(each, first, atol=1e-5)
     told = samples.said_of(run, "gaussian")
     assert told == "a Gaussian fitted to codes of the first layers"
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)

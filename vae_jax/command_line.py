@@ -6,6 +6,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,8 +66,8 @@ def parse_flags(
     Raises:
       UserError: of whatever is wrong with a flag or a recipe, in one line.
     """
-    typed, settings, nones, has_recipe = argv[:1], argv[:1], {}, False
-    for argument in argv[1:]:
+    typed, settings, asked, nones, has_recipe = argv[:1], argv[:1], set(), {}, False
+    for argument in _joined(argv[1:]):
         flag, _, value = argument.lstrip("-").partition("=")
         if flag == "config":
             path, colon, words = value.partition(":")
@@ -74,11 +75,12 @@ def parse_flags(
             if not recipe.is_file():
                 raise UserError(f"--config is {value!r}, which is no file")
             # Recipes import one another, wherever the command is run.
-            sys.path.append(str(recipe.resolve().parents[1]))
+            sys.path.append(str(recipe.resolve().parent.parent))
             argument, has_recipe = f"--config={recipe}{colon}{words}", True
         if flag.startswith("config."):
             name = flag.removeprefix("config.")
             config_lib.check_name(name)
+            asked.add(name)
             # ml_collections knows no None: it would look for a number, or a path.
             if value == "None" and SETTINGS[name].optional_type:
                 nones[name] = None
@@ -108,8 +110,20 @@ def parse_flags(
     if has_recipe:
         _check_recipe(config.value)
     if config.value is not None:
+        if "train.num_epochs" in asked and "train.num_steps" not in asked:
+            # Otherwise the steps of the recipe, or of the run, would count.
+            nones["train.num_steps"] = None
         config.value.update_from_flattened_dict(nones)
     return rest
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """Yields arguments, `--config X` as `--config=X`."""
+    left = iter(arguments)
+    for argument in left:
+        if argument in ("-config", "--config"):
+            argument = f"--config={next(left, '')}"
+        yield argument
 
 
 def _check_recipe(config: Any) -> None:

@@ -79,8 +79,8 @@ class Experiment:
     ) -> step.TrainState:
         """Returns the state that a phase begins with: what there was, and what is new.
 
-        Skipped updates are counted anew, as those from whose number the warm-ups of
-        averages are known.
+        Skipped updates are counted anew: the warm-ups of averages are known from their
+        number, and those in a row saw images of one size.
 
         Args:
           before: in the end of the phase before; its arrays are this one's.
@@ -90,7 +90,8 @@ class Experiment:
         @functools.partial(jax.jit, out_shardings=shardings)
         def grow(before):
             new = self._state_of(self._new_variables())
-            return trees.replace(new, by_name(before)).replace(skipped=new.skipped)
+            grown = trees.replace(new, by_name(before))
+            return grown.replace(skipped=new.skipped, faults=new.faults)
 
         return grow(before)
 

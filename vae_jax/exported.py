@@ -200,7 +200,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
             density = _density(folder / CODES, known, model)
-        # Earlier programs did not write them down.
+        # Which it is not where the pictures were not there.
         if "order" in known:
             order, std = _dimensions(folder / CODES, known, code)
     return Exported(model, config, dataset, directions, sampler, density, order, std)

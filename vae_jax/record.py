@@ -61,12 +61,17 @@ def exists(workdir: Path) -> bool:
     """
     if (workdir / "run.json").exists():
         return True
-    if list(workdir.glob("checkpoints/[0-9]*")):
+    if has_checkpoint(workdir):
         raise UserError(
             f"{workdir} has checkpoints but no run.json, which says what they are of: "
             "put it back from a copy, or choose another workdir"
         )
     return False
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Says whether a run saved its state there, be it whole or damaged."""
+    return any(path.name.isdecimal() for path in workdir.glob("checkpoints/*"))
 
 
 def read(workdir: Path) -> dict[str, Any]:

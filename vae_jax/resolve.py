@@ -90,7 +90,8 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         )
     nesting.check(config)
     _check_parts(config)
-    if not resumes:
+    # A run that was ended before its first checkpoint begins anew.
+    if not record.has_checkpoint(workdir):
         if config.init_from is not None:
             other_runs.check_init_from(config)
         if config.objective.perceptual_weight:

@@ -88,7 +88,10 @@ SETTINGS = gather(
         "eval.every_steps": resumable(
             whole(1000, "Updates between two evaluations on the validation split.")
         ),
-        **_section("eval", evaluate.SETTINGS),
+        **{
+            name: resumable(setting)
+            for name, setting in _section("eval", evaluate.SETTINGS).items()
+        },
         "checkpoint.every_steps": resumable(
             whole(1000, "Updates between two checkpoints.")
         ),
@@ -99,8 +102,9 @@ ONLY_WITH = goes_with(SETTINGS)
 
 _HEAD = """# Settings
 
-Every setting can be given as `--config.a.b=value`, `None` included where it is allowed:
-`--config.train.num_steps=None` lets `train.num_epochs` count. A name or value that is
+Every setting can be given as `--config.a.b=value`, `None` included where it is allowed.
+`--config.train.num_epochs=10` by itself replaces the `train.num_steps` of a recipe or a
+run; otherwise steps count before epochs. A name or value that is
 not allowed is refused before any work, and so is a setting that would do nothing beside
 the others. A recipe in `configs/` is `default_config()` and what differs; `conv_vae`
 takes words, `--config=configs/conv_vae.py:colour,128,gaussian`, and `beta_vae`, `cvae`,

@@ -2,7 +2,7 @@
 
 from vae_jax.errors import UserError
 from vae_jax.exploration import stacks
-from vae_jax.models.contract import DiscreteCodes
+from vae_jax.models.contract import DiscreteCodes, Flow
 from vae_jax.run import Run
 
 
@@ -131,7 +131,7 @@ def check_hierarchical(run: Run, asked: str) -> list[int]:
 
 def has_flow(run: Run) -> bool:
     """Says whether the prior is a flow over codes."""
-    return run.config.model.prior == "flow"
+    return has_prior(run) and isinstance(run.model().prior_of(), Flow)
 
 
 def check_flow(run: Run, asked: str) -> None:

@@ -81,27 +81,28 @@ def fit(run: Run, sampler: str, samples: np.ndarray) -> Density:
 def encode_train(
     run: Run, sampler: str, purpose: str, which: Any = slice(None)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training pictures' codes and samples of their posteriors, [N,F].
+    """Returns training pictures' codes and samples of their posteriors, [N,F].
 
     Args:
       run: of an autoencoder of any kind.
       sampler: a key of `FITTED`; of each code there are the numbers that it is of.
       purpose: see `Run.dataset_for`.
-      which: an index of the pictures.
+      which: an index of the pictures; the first of them, `directions.most_codes`.
     """
-    images = run.dataset_for(purpose).splits["train"].images
-    labels = run.labels("train")
+    images = run.dataset_for(purpose).splits["train"].images[which]
+    labels, size = run.labels("train"), _fitted_numbers(run, sampler)
+    most = directions.most_codes(size)
     return sampling.encode_and_sample(
         run.model(),
-        images[which],
-        None if labels is None else labels[which],
+        images[:most],
+        None if labels is None else labels[which][:most],
         key(run.config.seed, Stream.SAMPLING),
-        _fitted_numbers(run, sampler),
+        size,
     )
 
 
 def fitted_density(run: Run, sampler: str) -> Density:
-    """Returns the density of a sampler, fitted to codes of all training pictures.
+    """Returns the density of a sampler, fitted to codes of training pictures.
 
     It is read from codes.npz, and put there where it is new.
 

@@ -169,6 +169,7 @@ def complete(
         "prior": run.config.model.prior,
         "new_codes": int(is_new.sum()),
         "codes": len(is_new),
+        "num_images": num_completions,
         "seed": seed,
         "temperature": temperature,
         "top_k": top_k,
@@ -182,7 +183,7 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
     Args:
       run: that drew them.
       found: the completions.
-      of: what the record says of the pictures.
+      of: the flags by which they are drawn anew, None where there is no need of one.
 
     Returns:
       The files.
@@ -240,7 +241,15 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         temperature=temperature,
         top_k=TOP_K.value,
     )
-    of |= {"keep": keep, "box": BOX.value, "attributes": ATTRIBUTES.value}
+    of |= {
+        "keep": keep,
+        "box": BOX.value,
+        "attributes": ATTRIBUTES.value,
+        "num_images": NUM_IMAGES.value,
+        "seed": SEED.value or None,
+        "temperature": TEMPERATURE.value,
+        "top_k": TOP_K.value,
+    }
     return draw_completions(run, found, of)
 
 

@@ -15,17 +15,25 @@ from vae_jax.models.contract import code_size
 from vae_jax.run import Run
 
 FILE = "directions.npz"
-# Numbers in the codes that directions are found of, half a gigabyte: of long codes it
-# is those of the first pictures.
+# Numbers in the codes of training pictures that are held at a time, half a gigabyte.
 LARGEST_CODES = 2**27
 ESTIMATORS = ("deconfounded", "difference", "notebook", "held", "flow")
 
 
+def most_codes(size: int) -> int:
+    """Returns of how many pictures, the first ones, codes of so many numbers are held.
+
+    Args:
+      size: numbers in a code, of those that are held.
+    """
+    return max(1, LARGEST_CODES // size)
+
+
 def train_codes(run: Run) -> np.ndarray:
-    """Returns the training pictures' codes, [N,D], no more than `LARGEST_CODES`."""
+    """Returns the first training pictures' codes, [N,D], `most_codes` of them."""
     images = run.dataset_for("finding directions").splits["train"].images
     model, labels = run.model(), run.labels("train")
-    most = max(1, LARGEST_CODES // code_size(model.code_shape))
+    most = most_codes(code_size(model.code_shape))
     labels = None if labels is None else labels[:most]
     return sampling.encode_images(model, images[:most], labels)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vae_jax import config as config_lib
+from vae_jax import record
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
 from vae_jax.commands.flags import CHECKPOINT, FORMAT, REALISM
@@ -26,11 +27,8 @@ def open_run(config: Config | None, workdir: Path) -> Run:
     data_dir = None if config is None else config.dataset.data_dir
     run = run_lib.load(workdir, CHECKPOINT.value, data_dir)
     if config is not None:
-        different = [
-            line
-            for line in config_lib.resumed_differences(run.config, config)
-            if not line.startswith("eval.")
-        ]
+        # The config of a run whose images still grow has the size of the checkpoint's.
+        different = config_lib.resumed_differences(record.read_config(workdir), config)
         if different:
             raise UserError(
                 f"{workdir} holds a run of another config than --config:\n  "

@@ -15,7 +15,7 @@ from vae_jax.report import charts, page, plots
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
 
-# What a page calls the models of `build.MODELS`.
+# What a page calls the models of `build.MODELS`; others go by their own names.
 KINDS = {
     "ae": "autoencoder",
     "vae": "VAE",
@@ -32,7 +32,7 @@ def title_of(run: Run) -> str:
 
 def kind_of(model: str, dataset: str) -> str:
     """Returns what a model is, by the names of its kind and of its data set."""
-    kind = KINDS[model]
+    kind = KINDS.get(model, model)
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} of {dataset}"
 
 

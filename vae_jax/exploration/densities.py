@@ -62,8 +62,8 @@ class Density:
     ) -> Float[np.ndarray, "N D"]:
         """Returns the numbers in N codes, float32.
 
-        Whatever the temperature, D, N and the seed decide what is drawn: a face stays
-        the same while its temperature changes.
+        D and the seed decide what is drawn, whatever the temperature and N: a face
+        stays the same while its temperature changes, or others are drawn after it.
 
         Args:
           size: D.
@@ -72,9 +72,11 @@ class Density:
           temperature: below 1 narrows each Gaussian around its mean, and the prior of
             the other numbers around 0.
         """
-        rng = np.random.default_rng(seed)
-        which = rng.choice(len(self.weights), num_samples, p=self.weights)
-        codes = rng.standard_normal((num_samples, size))
+        # Of two streams, so that more samples begin with those of fewer.
+        codes = np.random.default_rng(seed).standard_normal((num_samples, size))
+        which = np.random.default_rng([seed, 1]).choice(
+            len(self.weights), num_samples, p=self.weights
+        )
         number = self.means.shape[-1]
         for component, factor in enumerate(self.factors):
             rows = which == component

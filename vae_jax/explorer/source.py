@@ -274,7 +274,7 @@ def of_exported(found: exported.Exported, name: str, opened: Sequence[str]) -> S
     missing = ["No test images: an exported model has none."]
     order, std = found.order, found.std
     if order is None or std is None:
-        missing.append("No single dimensions: an earlier program exported the model.")
+        missing.append("No single dimensions: exported without the pictures.")
         order, std = np.zeros(0, np.int64), np.zeros(0, np.float32)
     if not known:
         missing.append("No attributes: none were exported.")
