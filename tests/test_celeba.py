@@ -134,7 +134,7 @@ def test_attributes_are_the_official_ones():
 
 @pytest.mark.parametrize("kind", ["zip beside", "zip path", "folder"])
 def test_round_trip(source, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(celeba, "_SHARD", 2)  # train then has two shards
+    monkeypatch.setattr(celeba.CelebA, "per_file", 2)  # train then has two shards
     if kind == "folder":
         unpack(source)
         for name in ("Thumbs.db", "._000001.jpg"):
@@ -498,7 +498,7 @@ def test_entries_are_refused_before_anything_is_read(source, tmp_path, monkeypat
     ("count", "text"), [(3, "3 of 12 pictures"), (11, "10 or more of 12 pictures")]
 )
 def test_reports_the_first_damaged_pictures(source, tmp_path, count, text, monkeypatch):
-    monkeypatch.setattr(celeba, "_SHARD", 2)
+    monkeypatch.setattr(celeba.CelebA, "per_file", 2)
     names = [f"{number:06}.jpg" for number in range(1, 13)]
     jpegs = dict.fromkeys(names[:count], JPEGS[NAMES[0]][:900])
     pack(source, dict.fromkeys(names, JPEGS[NAMES[0]]) | jpegs)
@@ -669,7 +669,7 @@ def test_the_same_files_come_out_in_every_process(source, tmp_path):
 
 
 def test_the_info_says_what_is_there(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(celeba, "_SHARD", 2)
+    monkeypatch.setattr(celeba.CelebA, "per_file", 2)
     folder = celeba.prepare(source, tmp_path)
     splits = tfds.builder_from_directory(folder).info.splits
     assert splits["train"].shard_lengths == [2, 1]

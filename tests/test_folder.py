@@ -311,7 +311,7 @@ def test_a_damaged_picture_is_named_and_nothing_is_kept(tmp_path, tfds_dir):
 def test_damaged_pictures_are_told_together_up_to_ten(
     tmp_path, monkeypatch, count, said
 ):
-    monkeypatch.setattr(folder, "_SHARD", 4)
+    monkeypatch.setattr(folder.Folder, "per_file", 4)
     files = plain()
     files |= dict.fromkeys(list(files)[:count], JPEG[:500])
     message = refusal(write(tmp_path / "faces", files))

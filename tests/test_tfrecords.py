@@ -37,7 +37,7 @@ def prepared(tmp_path_factory):
         header = ",".join(["image_id", *columns])
         (source / f"{file}.csv").write_text("\n".join([header, *rows]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(celeba, "_SHARD", 4)
+        patch.setattr(celeba.CelebA, "per_file", 4)
         return celeba.prepare(source, tmp_path_factory.mktemp("data"))
 
 

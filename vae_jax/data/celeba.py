@@ -4,9 +4,7 @@ Liu, Luo, Wang and Tang, Deep Learning Face Attributes in the Wild, ICCV 2015.
 """
 
 import contextlib
-import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
-from tqdm import tqdm
 
 from vae_jax import storage
 from vae_jax.data import (
@@ -47,8 +44,6 @@ _CITATION = """@inproceedings{liu2015faceattributes,
   booktitle = {Proceedings of International Conference on Computer Vision (ICCV)},
   year = {2015}
 }"""
-_SHARD = 8192  # pictures in a file, some 60 MB
-_DAMAGED = 10  # pictures after which to stop looking for more
 
 # The name `celeb_a` is taken by tfds' own builder, which downloads. Its version is
 # taken over as well, and the shape of its features: tfds opens a `celeb_a` that is
@@ -58,11 +53,14 @@ with registered.skip_registration():
     class CelebA(writing.Builder):
         """Writes labels and pictures as `celeb_a`.
 
-        Shard by shard, because tfds' other builder keeps a split in memory and needs
+        By a builder of ours, because tfds' own keeps a split in memory and needs
         TensorFlow above 1,000 MiB, which CelebA's train split exceeds.
         """
 
         VERSION = tfds.core.Version(VERSION)
+        # Some 60 MB.
+        per_file = 8192
+        advice = f"get them again from {celeba_files.HOMEPAGE}"
 
         def __init__(
             self,
@@ -71,6 +69,7 @@ with registered.skip_registration():
             metadata: dict[str, Any],
             data_dir: pathlib.Path,
         ):
+            self.source = str(pictures.path)
             self._labels = labels
             self._pictures = pictures
             self._metadata = metadata
@@ -102,56 +101,25 @@ with registered.skip_registration():
                 metadata=tfds.core.MetadataDict(self._metadata),
             )
 
-        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
+        def _pictures_by_split(self) -> dict[str, list[int]]:
             there = [name in self._pictures.files for name in self._labels.names]
-            rows = {
-                split: np.flatnonzero(there & (self._labels.partition == index))
+            return {
+                split: np.flatnonzero(
+                    there & (self._labels.partition == index)
+                ).tolist()
                 for index, split in enumerate(celeba_files.SPLITS)
             }
-            # All shards draw on this one iterator, in order. It leaves damaged
-            # pictures out, so that the last shard comes to its end, where it raises.
-            records = self._records(np.concatenate(list(rows.values())).tolist())
-            return {
-                split: [
-                    functools.partial(
-                        itertools.islice, records, min(_SHARD, len(numbers) - start)
-                    )
-                    for start in range(0, len(numbers), _SHARD)
-                ]
-                for split, numbers in rows.items()
-            }
 
-        def _records(self, rows: list[int]) -> Iterator[bytes]:
-            damaged = []
-            bar = tqdm(total=len(rows), desc="celeb_a", unit=" pictures", disable=None)
-            with bar:
-                for record, problem in map(self._read, rows):
-                    bar.update()
-                    if not problem:
-                        yield record
-                        continue
-                    damaged.append(problem)
-                    if len(damaged) == _DAMAGED:
-                        break
-            if damaged:
-                stopped = " or more" if len(damaged) == _DAMAGED else ""
-                raise UserError(
-                    f"{len(damaged)}{stopped} of {len(rows)} pictures in "
-                    f"{self._pictures.path} are damaged: {', '.join(damaged)}; get "
-                    f"them again from {celeba_files.HOMEPAGE}"
-                )
-
-        def _read(self, row: int) -> tuple[bytes, str | None]:
-            """Returns a picture's record, or what is wrong with the picture."""
-            file = self._pictures.files[self._labels.names[row]]
+        def _read(self, picture: int) -> tuple[bytes, str | None]:
+            file = self._pictures.files[self._labels.names[picture]]
             try:
-                picture = self._pictures.read(file)
+                stored = self._pictures.read(file)
             except zips.UNREADABLE as error:
                 return b"", f"{file!a} (not readable: {error})"
-            problem = celeba_pictures.damage(picture)
+            problem = celeba_pictures.damage(stored)
             if problem:
                 return b"", f"{file!a} ({problem})"
-            return _record(self._labels, row, picture), None
+            return _record(self._labels, picture, stored), None
 
 
 def _record(labels: Labels, row: int, picture: bytes) -> bytes:

@@ -4,22 +4,17 @@ The user's folder is only read. What is made lies in tfds' own folder, or in the
 cache where that cannot be written, under a name that changes with the pictures.
 """
 
-import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
-from tqdm import tqdm
 
 from vae_jax import storage
 from vae_jax.data import attribute_file, folder_files, places, writing
@@ -30,8 +25,6 @@ VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
 
 _FOLDERS = "vae_jax_folders"
-_SHARD = 1024  # pictures in a file
-_DAMAGED = 10  # pictures after which to stop looking for more
 
 
 def split_of(name: str) -> str:
@@ -52,6 +45,8 @@ with registered.skip_registration():
         """Writes pictures and attributes as `folder`."""
 
         VERSION = tfds.core.Version(VERSION)
+        per_file = 1024
+        advice = "mend or remove them"
 
         def __init__(
             self,
@@ -60,7 +55,9 @@ with registered.skip_registration():
             attributes: dict[str, list[bool]],
             data_dir: pathlib.Path,
         ):
+            self.source = shown(source.path)
             self._source = source
+            self._contents = hashlib.sha256()
             self._attribute_names = attribute_names
             self._attributes = attributes
             self._metadata = tfds.core.MetadataDict()
@@ -81,54 +78,26 @@ with registered.skip_registration():
                 metadata=self._metadata,
             )
 
-        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Any]]:
-            names = _by_split(self._source)
-            # As in `CelebA`: damaged pictures are left out, so that the last shard
-            # comes to the end of this one iterator, where it raises.
-            records = self._records(list(itertools.chain(*names.values())))
-            return {
-                split: [
-                    functools.partial(
-                        itertools.islice, records, min(_SHARD, len(those) - start)
-                    )
-                    for start in range(0, len(those), _SHARD)
-                ]
-                for split, those in names.items()
-            }
+        def _pictures_by_split(self) -> dict[str, list[str]]:
+            return _by_split(self._source)
 
-        def _records(self, names: list[str]) -> Iterator[bytes]:
-            source, damaged, contents = self._source, [], hashlib.sha256()
-            for name in tqdm(
-                names, desc=source.path.name, unit=" pictures", disable=None
-            ):
-                file, stored, problem = folder_files.read_picture(source, name)
-                if problem:
-                    damaged.append(f"{shown(name)} ({problem})")
-                    if len(damaged) == _DAMAGED:
-                        break
-                    continue
-                values = dict(
-                    zip(self._attribute_names, self._attributes[name], strict=True)
-                )
-                digest = hashlib.sha256(file).hexdigest()
-                contents.update(json.dumps([name, digest, values]).encode())
-                # What tells pictures of the same number and sizes apart, wherever they
-                # lie. Not after the loop, whose end is only reached with damage.
-                self._metadata["contents_sha256"] = contents.hexdigest()
-                yield writing.record(
-                    {
-                        "image": stored,
-                        "file_name": name.encode(),
-                        "attributes": values,
-                    }
-                )
-            if damaged:
-                stopped = " or more" if len(damaged) == _DAMAGED else ""
-                raise UserError(
-                    f"{len(damaged)}{stopped} of {len(names)} pictures in "
-                    f"{shown(source.path)} are damaged: {', '.join(damaged)}; mend or "
-                    "remove them"
-                )
+        def _read(self, picture: str) -> tuple[bytes, str | None]:
+            file, stored, problem = folder_files.read_picture(self._source, picture)
+            if problem:
+                return b"", f"{shown(picture)} ({problem})"
+            values = dict(
+                zip(self._attribute_names, self._attributes[picture], strict=True)
+            )
+            digest = hashlib.sha256(file).hexdigest()
+            self._contents.update(json.dumps([picture, digest, values]).encode())
+            # What tells pictures of the same number and sizes apart, wherever they lie.
+            self._metadata["contents_sha256"] = self._contents.hexdigest()
+            example = {
+                "image": stored,
+                "file_name": picture.encode(),
+                "attributes": values,
+            }
+            return writing.record(example), None
 
 
 def _by_split(source: Source) -> dict[str, list[str]]:

@@ -1,19 +1,24 @@
 """Writing a tfds data set without what tfds does beside it."""
 
+import itertools
 import os
 import random
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
-from tensorflow_datasets.core import splits
+from tensorflow_datasets.core import dataset_builder, splits
 from tensorflow_datasets.proto import tf_example_pb2
+from tqdm import tqdm
+
+from vae_jax.errors import UserError
 
 # One record is read at a time. JPEGs take no compression, and the names beside them
 # take snappy's nearly as well as the default's, which takes three times as long.
 _OPTIONS = "group_size:1,snappy"
+_DAMAGED = 10  # pictures after which to stop looking for more
 
 
 class Info(tfds.core.DatasetInfo):
@@ -66,31 +71,75 @@ class Quiet(_Mixin):
             random.setstate(state)
 
 
-class Builder(Quiet, tfds.core.ShardBasedBuilder):
-    """tfds' own, but for shards that yield records in place of keys and examples.
+class Builder(Quiet, dataset_builder.FileReaderBuilder):
+    """tfds' own, but for pictures that a subclass reads one by one into records.
 
     tfds takes longer to encode a picture's labels than others to decode the picture.
+
+    Attributes:
+      per_file: pictures in a file.
+      source: what the pictures are read from, as errors name it.
+      advice: what to do about damaged ones.
     """
+
+    per_file: int
+    source: str
+    advice: str
+
+    def _pictures_by_split(self) -> dict[str, list[Any]]:
+        """Returns what `_read` is given for each picture, by split."""
+        raise NotImplementedError
+
+    def _read(self, picture: Any) -> tuple[bytes, str | None]:
+        """Returns a picture's record and None, or what is wrong with the picture."""
+        raise NotImplementedError
+
+    def _records(self, pictures: list[Any]) -> Iterator[bytes]:
+        """Yields the records of whole pictures; raises UserError after damaged ones."""
+        damaged = []
+        bar = tqdm(
+            total=len(pictures), desc="preparing", unit=" pictures", disable=None
+        )
+        with bar:
+            for record, problem in map(self._read, pictures):
+                bar.update()
+                if problem is None:
+                    yield record
+                    continue
+                damaged.append(problem)
+                if len(damaged) == _DAMAGED:
+                    break
+        if damaged:
+            stopped = " or more" if len(damaged) == _DAMAGED else ""
+            raise UserError(
+                f"{len(damaged)}{stopped} of {len(pictures)} pictures in {self.source} "
+                f"are damaged: {', '.join(damaged)}; {self.advice}"
+            )
 
     def _download_and_prepare(
         self, dl_manager: Any, download_config: Any = None
     ) -> None:
-        del download_config
+        del dl_manager, download_config
         self.restore_random_numbers()
-        infos = []
-        for split, shards in self._shard_iterators_per_split(dl_manager).items():
+        pictures, infos = self._pictures_by_split(), []
+        # All files draw on this one iterator, in order. It leaves damaged pictures
+        # out, so that the last file comes to its end, where it raises.
+        records = self._records(list(itertools.chain(*pictures.values())))
+        for split, those in pictures.items():
             template = self._get_filename_template(split_name=split)
+            starts = range(0, len(those), self.per_file)
             paths, lengths = [], []
-            for index, records in enumerate(shards):
+            for index, start in enumerate(starts):
                 path = template.sharded_filepath(
-                    shard_index=index, num_shards=len(shards)
+                    shard_index=index, num_shards=len(starts)
                 )
                 writer = array_record_module.ArrayRecordWriter(
                     os.fspath(path), _OPTIONS
                 )
+                number = len(those[start : start + self.per_file])
                 length = 0
-                for record in records():
-                    writer.write(record)
+                for each in itertools.islice(records, number):
+                    writer.write(each)
                     length += 1
                 writer.close()
                 paths.append(path)
