@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 
 import numpy as np
 import pytest
@@ -311,15 +312,30 @@ def test_an_interrupted_run_is_not_taken_for_whole(tmp_path, monkeypatch):
     assert len(tfds.builder_from_directory(folder).as_data_source("test")) == 3
 
 
-def test_what_a_killed_run_left_is_cleared_when_it_is_old(tmp_path, monkeypatch):
+def test_what_a_killed_run_left_is_cleared(tmp_path):
     left = tmp_path / "synthetic_faces" / "incomplete.ABC123_1.0.0"
     left.mkdir(parents=True)
     (left / "part").write_bytes(b"half")
-    synthetic_faces._clear_stale(left.parent / "1.0.0")
-    assert left.exists()
-    monkeypatch.setattr(synthetic_faces, "STALE_AFTER_SECONDS", -1.0)
-    synthetic_faces._clear_stale(left.parent / "1.0.0")
+    prepare(tmp_path, SIZES)
     assert not left.exists()
+
+
+def test_who_comes_second_waits_and_draws_nothing(tmp_path, monkeypatch, capfd):
+    """The first run draws while the second one already waits for its lock."""
+    threads, write = [], synthetic_faces.writing.write
+
+    def started(builder):
+        threads.append(threading.Thread(target=prepare, args=(tmp_path, SIZES)))
+        threads[-1].start()
+        write(builder)
+
+    monkeypatch.setattr(synthetic_faces.writing, "write", started)
+    folder = prepare(tmp_path, SIZES)
+    (second,) = threads
+    second.join(timeout=60)
+    assert not second.is_alive() and len(threads) == 1
+    assert capfd.readouterr().out.count("drawing") == 1
+    assert [p.name for p in folder.parent.iterdir()] == ["1.0.0"]
 
 
 def test_preparing_says_one_line_where_there_is_no_terminal(tmp_path, capfd):

@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 import threading
-import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +22,7 @@ import tqdm
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from vae_jax import storage
 from vae_jax.data import places, writing
 from vae_jax.data.faces.drawing import draw
 from vae_jax.data.faces.factors import Factors, attributes, sample_factors
@@ -34,8 +34,6 @@ __all__ = ["Factors", "SyntheticFaces", "attributes", "draw", "prepare"]
 __all__ += ["SIZES", "factors_of", "sample_factors"]
 
 SIZES = {"train": 10_000, "validation": 1_000, "test": 1_000}
-# Far longer than a run takes: a folder as old as this has nobody writing to it.
-STALE_AFTER_SECONDS = 3600.0
 _BARS = threading.Lock()
 
 
@@ -130,26 +128,32 @@ def prepare(
     if not folder.exists():
         places.check(data_dir)
         try:
-            _clear_stale(folder)
-            number = sum((SIZES if sizes is None else sizes).values())
-            print(f"drawing {number:,} faces into {folder}", flush=True)
-            _draw_all(builder)
+            _draw_once(builder, folder)
         except OSError as error:
             raise UserError(
                 f"cannot draw faces into {folder}: {error.strerror or error}; "
                 "TFDS_DATA_DIR or config.dataset.data_dir may name another place"
             ) from error
-        # As it was written, by this run or by one that was faster.
+        # As it was written, by this run or by the one that it waited for.
         builder = SyntheticFaces(data_dir=root, sizes=sizes)
     _check(builder, folder)
     return folder
 
 
-def _clear_stale(folder: pathlib.Path) -> None:
-    """Remove what interrupted runs have left beside `folder`."""
-    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        if time.time() - left.stat().st_mtime > STALE_AFTER_SECONDS:
-            shutil.rmtree(left)
+def _draw_once(builder: SyntheticFaces, folder: pathlib.Path) -> None:
+    """Draw what the folder lacks, or wait for another run that does."""
+    place = folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with storage.locked(place.with_name(f"{place.name}.lock")) as locked:
+        if folder.exists():
+            return
+        if locked:
+            # Nobody else writes here: a run that was killed left them.
+            for stale in place.glob(f"incomplete.*_{folder.name}"):
+                shutil.rmtree(stale)
+        number = sum(builder.sizes.values())
+        print(f"drawing {number:,} faces into {folder}", flush=True)
+        _draw_all(builder)
 
 
 def _draw_all(builder: SyntheticFaces) -> None:
