@@ -44,7 +44,7 @@ def check_prior(run: Run, asked: str, instead: str) -> None:
     """Raises UserError where what was asked for takes a prior.
 
     Args:
-      run: that is asked.
+      run: the run that is asked.
       asked: "--seeds is 1,2", say.
       instead: what is allowed.
     """

@@ -34,7 +34,7 @@ GUIDE = define_path(
 
 
 def _standard_error(each: np.ndarray) -> np.ndarray:
-    """Returns that of the mean over the first axis."""
+    """Returns the standard error of the mean over the first axis."""
     return np.std(each, axis=0, ddof=1) / np.sqrt(len(each))
 
 
@@ -124,10 +124,10 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
     notebook's over draws.
 
     Args:
-      run: of an autoencoder of any kind.
-      judge: of a classifier, on the same pictures.
-      attribute: to add and to remove.
-      seed: of the first draw of the notebook's pictures.
+      run: a run of an autoencoder of any kind.
+      judge: a run of a classifier, on the same pictures.
+      attribute: the attribute that is added and removed.
+      seed: seed of the first draw of the notebook's pictures.
 
     Raises:
       UserError: the judge does not know the attribute, or nothing is left to flip.

@@ -16,8 +16,8 @@ def command(run: Run, mode: str, **given: Any) -> str:
     """Returns the command that makes a picture of a run anew.
 
     Args:
-      run: whose picture it is.
-      mode: that makes it.
+      run: the run whose picture it is.
+      mode: the mode that makes it.
       **given: flags; those that are None have their defaults. Which checkpoint the run
         was opened at, where its dial is and the format of its pictures it says itself.
     """

@@ -54,8 +54,8 @@ def estimate(codes: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, np.n
 
     Args:
       codes: [N,D].
-      labels: which attributes each picture has, [N,A].
-      seed: of the notebook's pictures.
+      labels: attributes of each picture, [N,A]: which it has.
+      seed: seed of the notebook's pictures.
     """
     return {
         "deconfounded": attributes.deconfounded_directions(codes, labels),
@@ -80,11 +80,11 @@ def find_directions(
     held.Smiling.offset and so on.
 
     Args:
-      run: of an autoencoder of any kind.
-      seed: of the notebook's pictures.
-      guide: of a classifier, to find a `held` direction by.
-      attribute: for which.
-      codes: of the first training pictures, [N,D], where they are known already.
+      run: a run of an autoencoder of any kind.
+      seed: seed of the notebook's pictures.
+      guide: a run of a classifier, to find a `held` direction by.
+      attribute: the attribute for which a `held` direction is found.
+      codes: codes of the first training pictures, [N,D], where they are known already.
     """
     run.dataset_for("finding directions")
     if codes is None:

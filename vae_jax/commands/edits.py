@@ -107,7 +107,7 @@ class Edits:
     Attributes:
       images: a row for each image: itself, then its code, moved `alpha` times along the
         direction, decoded; in [0, 1].
-      record: of what the images are a function.
+      record: settings that the images are a function of.
     """
 
     images: Float[np.ndarray, "N columns H W C"]
@@ -128,14 +128,14 @@ def edit(
     """Edits images along attributes, by the EMA parameters.
 
     Args:
-      run: of an autoencoder of any kind.
-      weights: of each attribute's direction in the sum.
+      run: a run of an autoencoder of any kind.
+      weights: weight of each attribute's direction in the sum.
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.
       up_to: the finest resolution whose codes move; None for all codes.
       num_images: test images, half of them with the first attribute.
       pictures: the user's instead; a conditional VAE's labels are unknown then.
-      seed: of the notebook's pictures, if directions are estimated anew.
+      seed: seed of the notebook's pictures, if directions are estimated anew.
 
     Raises:
       UserError: an attribute has no direction, the code no such resolution, or the data
@@ -178,9 +178,9 @@ def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> lis
     """Writes the picture edit_Smiling to the run's images/, and its record beside it.
 
     Args:
-      run: that edited.
-      found: what is drawn.
-      files: of the user's pictures, for the command in the caption.
+      run: the run that edited.
+      found: the edits that are drawn.
+      files: the user's picture files, for the command in the caption.
 
     Returns:
       The files, named after the attributes.

@@ -70,8 +70,8 @@ def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
     and of samples where there is a judge.
 
     Args:
-      run: what is evaluated.
-      judges: of classifiers; the report then has what the first says of those
+      run: the run that is evaluated.
+      judges: runs of classifiers; the report then has what the first says of those
         reconstructions, pictures and samples as `judge`, and what the others say as
         `other_judges`.
 
@@ -157,7 +157,7 @@ def _codes_by_map(
     these, and `rate` the map's bits in an image.
 
     Args:
-      model: that encodes.
+      model: the model that encodes.
       figures: see `evaluate.discrete_figures`.
     """
     found, rates = [], figures["rate_by_map"].mean(axis=0, dtype=np.float64)
@@ -213,7 +213,7 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     """Yields sets of images to hold against the test pictures, as many at most.
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
       judged: whether samples, which take long to draw, are among them, and what they
         could come to.
     """

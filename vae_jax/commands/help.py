@@ -41,7 +41,7 @@ def screen(commands: Mapping[str, Command], argv: Sequence[str]) -> str:
     """Returns what --help prints: about the mode of a command line, or about all.
 
     Args:
-      commands: by mode.
+      commands: the commands by mode.
       argv: the program's name and its arguments.
 
     Raises:

@@ -48,10 +48,10 @@ class Interpolation:
     """Ways between codes, decoded.
 
     Attributes:
-      frames: through all way points and back to the first, which is there again at the
-        end; in [0, 1].
-      rows: of each pair of way points the frames between them, where the way points are
-        pictures in front of and behind them the pictures themselves.
+      frames: frames of the way through all way points and back to the first, which is
+        there again at the end; in [0, 1].
+      rows: frames between the two way points of each pair, a row each; where the way
+        points are pictures, they stand in front of and behind these.
       record: what the ways are between, and for each row how long the codes are and how
         far neighbouring frames are apart.
     """
@@ -96,10 +96,10 @@ def interpolate(
     prior's samples and of the user's pictures are unknown.
 
     Args:
-      run: of an autoencoder of any kind.
-      indices: of test images, two at least; the first eight where no way points are
-        given.
-      seeds: of samples of the prior, instead.
+      run: a run of an autoencoder of any kind.
+      indices: indices of test images, two at least; the first eight where no way points
+        are given.
+      seeds: seeds of samples of the prior, instead.
       pictures: the user's, instead: files, and what is in them as the model sees
         images.
       num_steps: frames from each way point to the next, both included; at least 2.

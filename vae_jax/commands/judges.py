@@ -23,9 +23,9 @@ def open_judge(flag: str, workdir: Path, run: Run | None) -> Run:
     """Opens the run of a classifier that sees pictures as `run` does.
 
     Args:
-      flag: that names it, for errors.
-      workdir: of the classifier.
-      run: whose pictures it is to judge; None where any will do.
+      flag: the flag that names it, for errors.
+      workdir: workdir of the classifier.
+      run: the run whose pictures it is to judge; None where any will do.
 
     Raises:
       UserError: it is no classifier, or sees others.
@@ -50,8 +50,8 @@ def check_judged(run: Run, judges: tuple[Run, ...]) -> None:
     """Raises UserError where there is nothing, or too little, for judges to compare.
 
     Args:
-      run: that they are to judge.
-      judges: of classifiers; where there are none, nothing is needed.
+      run: the run that they are to judge.
+      judges: runs of classifiers; where there are none, nothing is needed.
     """
     for judge in judges:
         abilities.check_decoder(run, f"--judge is '{judge.workdir}'")
@@ -82,12 +82,12 @@ class Opinion:
     """What a judge says of a run's test pictures, and of other images beside them.
 
     Args:
-      run: that is judged.
-      judge: of a classifier, see `open_judge`.
-      pictures: of the test split, in [0, 1].
+      run: the run that is judged.
+      judge: a run of a classifier, see `open_judge`.
+      pictures: pictures of the test split, in [0, 1].
 
     Attributes:
-      report: for eval.json, an entry for each set of images.
+      report: the part of eval.json, with an entry for each set of images.
     """
 
     def __init__(self, run: Run, judge: Run, pictures: Float[np.ndarray, "N H W C"]):
@@ -118,9 +118,9 @@ class Opinion:
         """Adds how like the test pictures a set of images is.
 
         Args:
-          name: of the set; of `reconstructions`, which have the attributes of the
-            pictures, also the judge's accuracy.
-          images: in [0, 1].
+          name: name of the set; for `reconstructions`, which have the attributes of the
+            pictures, the report also has the judge's accuracy.
+          images: images of the set, in [0, 1].
         """
         features, logits = judging.judge_images(self._classifier, images)
         told = self._told(logits) if name == "reconstructions" else {}

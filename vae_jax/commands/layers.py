@@ -35,11 +35,12 @@ class Atlas:
     """Faces some of whose layers are drawn anew.
 
     Attributes:
-      faces: as they are, in [0, 1].
-      from_above: with their first layers, and the others from the prior: a column for
-        each number of layers that are kept.
-      from_below: with their last layers.
-      record: how many are kept, and what each layer holds in nats.
+      faces: the faces as they are, in [0, 1].
+      from_above: the faces with their first layers, and the others from the prior: a
+        column for each number of layers that are kept.
+      from_below: the faces with their last layers, and the others from the prior.
+      record: number of layers that are kept in each column, and the nats that each
+        layer holds.
     """
 
     faces: Float[np.ndarray, "N H W C"]
@@ -66,8 +67,8 @@ def look_into_layers(
     The EMA parameters do so; what is drawn anew of a face is the same in all columns.
 
     Args:
-      run: of a hierarchical model.
-      seed: of what is drawn anew.
+      run: a run of a hierarchical model.
+      seed: seed of what is drawn anew.
       indices: see `way_points`.
       pictures: see `way_points`.
 

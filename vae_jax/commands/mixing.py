@@ -28,10 +28,11 @@ class Mixture:
     """Faces, each with the fine layers of each.
 
     Attributes:
-      faces: as they are, or, drawn from the prior, as they are decoded; in [0, 1].
+      faces: the faces as they are, or as they are decoded where they are drawn from the
+        prior; in [0, 1].
       images: row by row with the coarse layers of a face, column by column with the
         fine ones.
-      record: which faces they are, and which layers are coarse.
+      record: names of the faces, and which layers are coarse.
     """
 
     faces: Float[np.ndarray, "N H W C"]
@@ -49,7 +50,7 @@ def _mixed_images(
 
 
 def _imbalance(images: Float[np.ndarray, "N N H W C"]) -> float:
-    """Returns by how much mixed faces are nearer to one of theirs than to the other.
+    """Returns how much nearer mixed faces are to one of theirs than to the other.
 
     The difference of the mean squared distances, of intensities in [0, 1].
     """
@@ -72,7 +73,7 @@ def mix(
     The EMA parameters do so. On the diagonal are reconstructions.
 
     Args:
-      run: of a model whose code has several resolutions.
+      run: a run of a model whose code has several resolutions.
       up_to: the finest resolution that counts as coarse; None for that at which mixed
         faces are about as far from the one as from the other.
       indices: see `way_points`.

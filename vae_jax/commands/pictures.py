@@ -41,7 +41,7 @@ def images_at(
     """Returns images of the test split and the labels that the model is given of them.
 
     Args:
-      run: whose data set it is.
+      run: the run whose data set it is.
       indices: N of them.
       purpose: see `Run.dataset_for`.
 

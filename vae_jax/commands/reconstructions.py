@@ -30,11 +30,11 @@ class Reconstructions:
     """Images and what a model makes of them, in [0, 1].
 
     Attributes:
-      originals: of the validation split.
+      originals: images of the validation split.
       means: the reconstructions; where the model has a likelihood, the mean of p(x|z).
       stds: the standard deviation of p(x|z), None without a likelihood.
-      invented: where the run's dial is turned, how far the means are from those at 0,
-        in standard deviations there; else None.
+      invented: distance of the means from those at 0, in standard deviations there,
+        where the run's dial is turned; else None.
       record: the mean squared error `mse`, the mean and the largest deviation, and the
         mean of what was invented.
     """
@@ -57,7 +57,7 @@ def reconstruct(run: Run, num_images: int | None = None) -> Reconstructions:
     """Reconstructs validation images by the EMA parameters, from their codes.
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
       num_images: N, the first of the split; all where there are fewer. None for as many
         as a screen has room for.
 

@@ -172,7 +172,7 @@ def describe_run(run: Run) -> str:
     set, and some an evaluation.
 
     Args:
-      run: of any model.
+      run: a run of any model.
     """
     parts: dict[str, Callable[[Run], Any]] = {
         "reconstructions": _reconstructions,

@@ -21,8 +21,8 @@ def check_folder(run: Run, folder: Path, replace: bool) -> None:
     """Checks that samples would not be mixed with other files.
 
     Args:
-      run: to be sampled.
-      folder: that gets them.
+      run: the run that is to be sampled.
+      folder: the folder that gets the samples.
       replace: whether former samples of the run may be deleted.
 
     Raises:
@@ -63,12 +63,12 @@ def write_samples(
     """Writes each sample to a PNG file of its own, in place of former ones.
 
     Args:
-      run: that was sampled.
-      sampler: of `samples.SAMPLERS`.
+      run: the run that was sampled.
+      sampler: one of `samples.SAMPLERS`.
       images: the samples, in [0, 1].
       drawn_by: their record, see `samples.describe`, which goes to a JSON file beside
         them.
-      folder: that `check_folder` has passed; made where it is absent.
+      folder: a folder that `check_folder` has passed; made where it is absent.
 
     Raises:
       UserError: the operating system refuses.

@@ -118,10 +118,10 @@ def sample_each(
     """Returns samples by several samplers, as `sample` does by one.
 
     Args:
-      run: of an autoencoder of any kind.
-      samplers: that draw.
-      num_images: of each; None for as many as a screen has room for.
-      seed: of the samples.
+      run: a run of an autoencoder of any kind.
+      samplers: the samplers that draw.
+      num_images: images of each sampler; None for as many as a screen has room for.
+      seed: seed of the samples.
     """
     number = num_images or number_that_fits(run, len(samplers))
     return {sampler: sample(run, sampler, number, seed) for sampler in samplers}
@@ -145,15 +145,16 @@ def sample(
     """Returns samples by the EMA parameters, in [0, 1].
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
       sampler: "prior", or a density fitted to codes of the training pictures:
         "gaussian" or "mixture".
       num_images: N.
-      seed: of the samples.
+      seed: seed of the samples.
       labels: [A] of a conditional VAE; codes are then those of pictures that have them.
-      temperature: of the prior, see `sampling.sample_prior`, or of the density; or by
-        the resolution of a hierarchical model's layers, where 1 is that of the others.
-      **how: what a learned prior takes beside, see there.
+      temperature: temperature of the prior, see `sampling.sample_prior`, or of the
+        density; or temperatures by the resolution of a hierarchical model's layers,
+        where 1 is that of the others.
+      **how: further arguments of a learned prior, see there.
 
     Raises:
       UserError: the model has no prior, or too few pictures have the labels.
@@ -194,12 +195,12 @@ def describe(
     """Returns the record of samples: what they are a function of, beside the sampler.
 
     Args:
-      run: that was sampled.
+      run: the run that was sampled.
       images: the samples.
-      seed: of them.
-      attributes: as `parse_labels` takes them.
-      temperature: of them.
-      **how: as `sample` takes them.
+      seed: seed of the samples.
+      attributes: attributes as `parse_labels` takes them.
+      temperature: temperature of the samples.
+      **how: further arguments, as `sample` takes them.
     """
     return {
         "checkpoint_step": run.step,
@@ -218,9 +219,9 @@ def draw_samples(
     """Writes samples to the run's images/, those of each sampler beside the others.
 
     Args:
-      run: that was sampled.
-      name: of the PNG file.
-      drawn: as many samples by each sampler, in [0, 1].
+      run: the run that was sampled.
+      name: name of the PNG file.
+      drawn: samples by each sampler, as many of each, in [0, 1].
       drawn_by: their record, see `describe`, which goes to a JSON file beside it.
 
     Returns:

@@ -22,10 +22,10 @@ def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Pat
     Learning curves; of an autoencoder reconstructions, codes.npz and samples as well.
 
     Args:
-      run: of any model.
-      num_images: of reconstructions, and of samples by each sampler; None for as many
-        as a screen has room for.
-      seed: of the samples.
+      run: a run of any model.
+      num_images: number of reconstructions, and of samples by each sampler; None for as
+        many as a screen has room for.
+      seed: seed of the samples.
 
     Returns:
       The files.

@@ -60,10 +60,10 @@ def traverse(
     has them; what is not defined is None.
 
     Args:
-      run: of an autoencoder of any kind.
-      num_dimensions: to decode, all where there are fewer.
-      image_index: of the test image.
-      num_values: of each dimension.
+      run: a run of an autoencoder of any kind.
+      num_dimensions: number of dimensions to decode, all where there are fewer.
+      image_index: index of the test image.
+      num_values: number of values of each dimension.
       picture: the user's instead; a conditional VAE's labels are unknown then.
 
     Raises:
@@ -124,8 +124,8 @@ def draw_traversal(
     the JSON file is the record.
 
     Args:
-      run: that decoded.
-      found: what is drawn.
+      run: the run that decoded.
+      found: the traversal that is drawn.
       files: the one of the user's picture, for the command in the caption.
 
     Returns:

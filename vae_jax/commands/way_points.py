@@ -26,10 +26,10 @@ class WayPoints:
 
     Attributes:
       kind: "indices", "seeds" or "pictures", the flag that names them.
-      names: of each.
+      names: names of the faces: their indices, seeds or files.
       codes: the modes of their posteriors.
-      labels: that the model is given of test images, or None.
-      images: what was encoded; None of samples.
+      labels: labels that the model is given of test images, or None.
+      images: the images that were encoded; None where there are samples.
     """
 
     kind: str
@@ -72,12 +72,12 @@ def way_points(
     """Returns the faces that were asked for, with their codes.
 
     Args:
-      run: of an autoencoder of any kind.
-      mode: that they are for, in errors.
-      usual: how many test images, the first ones, where nothing is asked for.
-      fewest: that make sense.
-      indices: of test images.
-      seeds: of samples of the prior, instead.
+      run: a run of an autoencoder of any kind.
+      mode: the mode that they are for, named in errors.
+      usual: number of test images, the first ones, where nothing is asked for.
+      fewest: the least number of faces that makes sense.
+      indices: indices of test images.
+      seeds: seeds of samples of the prior, instead.
       pictures: the user's, instead: files, and what is in them as the model sees
         images.
 
