@@ -38,12 +38,13 @@ def batch_indices(
     """Returns which pictures the updates [first_step, first_step + num_steps) see.
 
     Args:
-      seed: of the order.
+      seed: seed of the order.
       first_step: the first of these updates.
-      num_steps: how many they are.
+      num_steps: number of these updates.
       batch_size: pictures in each.
-      num_pictures: in the split.
-      shift: how many more pictures were seen before than in updates of this size.
+      num_pictures: pictures in the split.
+      shift: number of pictures that were seen before, beyond those of `first_step`
+        updates of this size.
 
     Returns:
       [num_steps,batch_size] int32 indices into the split.
@@ -64,7 +65,7 @@ class Feed:
 
     Attributes:
       indices: (first step, number of steps) -> [K,B] indices into the split.
-      data: what every dispatch is given: the whole split, or nothing.
+      data: arrays that every dispatch is given: the whole split, or nothing.
       gather: (data, x) -> batch; runs inside the compiled program.
       stream: takes the (first step, number of steps) of each dispatch to come, yields
         its `xs`: [K,B] indices, or batches with leading axes [K,B], of those places in
@@ -161,9 +162,9 @@ def build_feed(
     Args:
       kind: "device" or "stream".
       split: the pictures.
-      seed: of their order.
-      batch_size: over all processes.
-      places: in a batch, of which this process has the pictures.
+      seed: seed of the pictures' order.
+      batch_size: pictures in a batch, over all processes.
+      places: places in a batch whose pictures this process has.
       shift: see `batch_indices`.
     """
     feed = {"device": device_feed, "stream": stream_feed}[kind]

@@ -89,10 +89,10 @@ class Dataset:
     """A data set as models see it.
 
     Attributes:
-      splits: by name.
+      splits: the splits by name.
       attribute_names: the A attributes.
-      recipe: what identifies the pictures: name, version, fingerprint of the tfds data
-        set, crop, resampler, size, channels, and pictures by split.
+      recipe: facts that identify the pictures: name, version, fingerprint of the tfds
+        data set, crop, resampler, size, channels, and pictures by split.
     """
 
     splits: dict[str, Split]
@@ -188,7 +188,7 @@ def _copy_of_folder(
 
     Args:
       data_dir: the folder or zip.
-      fingerprint: of the copy.
+      fingerprint: fingerprint of the copy.
     """
     source = local_path(data_dir, "config.dataset.data_dir")
     if fingerprint is None or os.path.exists(source):
@@ -221,8 +221,8 @@ def load(
       resampler: a key of `decoding.RESAMPLERS`, PIL's filters with antialiasing.
       size: height and width in pixels.
       channels: 1 (gray, luma) or 3 (RGB).
-      fingerprint: of a former recipe; of "folder", where that is gone, the copy that
-        was prepared of it then will do.
+      fingerprint: fingerprint of a former recipe. Where name is "folder" and the folder
+        is gone, the copy that was prepared of it then will do.
 
     Raises:
       UserError: celeb_a has not been prepared, the folder's pictures cannot be, a

@@ -156,7 +156,7 @@ def prepare(
     Args:
       source: a folder with CelebA's pictures and label files, or the pictures' zip; in
         one of the layouts of `celeba_layouts`.
-      data_dir: where tfds keeps data sets; None is tfds' own default.
+      data_dir: folder where tfds keeps data sets; None is tfds' own default.
       allow_missing: whether pictures that the label files list may be missing.
         Damaged ones are an error all the same.
 

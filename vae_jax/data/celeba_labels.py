@@ -43,7 +43,7 @@ class LabelFile:
 
     Attributes:
       where: its place, for errors.
-      name: without its folder; that of a CSV ends so.
+      name: name of the file without its folder; that of a CSV ends so.
       read: returns its bytes; raises one of `zips.UNREADABLE`.
     """
 

@@ -40,12 +40,13 @@ class Pictures:
     """The files of a folder or a zip.
 
     Attributes:
-      path: of the folder or zip.
+      path: path of the folder or zip.
       files: the pictures' paths in it, "/" between their parts, by official name.
-      sizes: in bytes, by official name.
+      sizes: sizes of the files in bytes, by official name.
       others: the paths of what is no picture by its name.
       elsewhere: other places where pictures may be, which were passed over.
-      read: from a path in it to the file's bytes; raises one of `zips.UNREADABLE`.
+      read: function from a path in it to the file's bytes; raises one of
+        `zips.UNREADABLE`.
     """
 
     path: pathlib.Path
@@ -74,8 +75,8 @@ def open_pictures(
     Hidden files and folders are passed over.
 
     Raises:
-      UserError: for a damaged zip, an entry of it that is encrypted, too large or
-        points outside, and for a picture that is there twice.
+      UserError: a zip is damaged, an entry of it is encrypted, too large or points
+        outside, or a picture is there twice.
     """
     if path.is_dir():
         sizes = dict(_files_under(path))
@@ -212,7 +213,7 @@ def check_names(labels: Labels, pictures: Pictures, *, allow_missing: bool) -> N
 
 
 def _splits(labels: Labels, pictures: Pictures) -> dict[str, tuple[int, int, str, str]]:
-    """Returns of each split how many pictures are there and listed, first and last."""
+    """Returns how many pictures each split has and lists, and its first and last."""
     there = np.array([name in pictures.files for name in labels.names])
     splits = {}
     for index, split in enumerate(SPLITS):
@@ -233,7 +234,7 @@ def how_to_train(path: pathlib.Path, files: Iterable[str]) -> str:
     Nothing where they are too few for a split each.
 
     Args:
-      path: of a folder or a zip.
+      path: path of a folder or a zip.
       files: the pictures' paths in it.
     """
     if {own_pictures.split_of(file) for file in files} != set(own_pictures.SPLITS):

@@ -31,8 +31,8 @@ def box_of(crop: str, width: int, height: int) -> Box:
     Args:
       crop: a key of `CROPS`; centre is the largest square in the middle, up and left
         of it by half a pixel where it cannot be exact.
-      width: of the picture.
-      height: of the picture.
+      width: width of the picture.
+      height: height of the picture.
 
     Raises:
       UserError: the crop is a box in pictures of another size.

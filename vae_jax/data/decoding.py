@@ -63,7 +63,7 @@ def crop_and_resize(
       pixels: [H,W,3] uint8.
       crop: a key of `crops.CROPS`.
       resampler: one of `RESAMPLERS`.
-      size: of the result, [size,size,channels] uint8.
+      size: side of the result, [size,size,channels] uint8.
       channels: 1 (gray, luma) or 3 (RGB).
 
     Raises:
@@ -192,7 +192,7 @@ def fill(
       folder: gets SPLIT_images.npy, [N,size,size,channels] uint8, and
         SPLIT_attributes.npy, [N,A] bool, in the order of `attribute_names`.
       prepared: the tfds data set.
-      recipe: as in `cache.Dataset`.
+      recipe: the recipe as in `cache.Dataset`.
       report: is told, every now and then, how many pictures are done in all.
 
     Returns:

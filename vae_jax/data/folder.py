@@ -153,7 +153,7 @@ def prepare(
 
     Args:
       source: a folder, searched with the folders in it and linked from it, or a zip.
-      data_dir: where tfds keeps data sets; None is tfds' own default.
+      data_dir: folder where tfds keeps data sets; None is tfds' own default.
 
     Returns:
       The folder of the version, for `tfds.builder_from_directory`.

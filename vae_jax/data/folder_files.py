@@ -37,11 +37,11 @@ class Source:
     is the same wherever the file was copied to, and macOS writes other forms.
 
     Attributes:
-      path: of the folder or zip.
-      stamps: by name, what shows a change: a picture's or the attribute file's size in
-        bytes, and its time of change or CRC.
-      read: from a name to the file's bytes; raises what the file system or `zipfile`
-        raises.
+      path: path of the folder or zip.
+      stamps: facts that show a change, by name: the size in bytes of a picture or the
+        attribute file, and its time of change or CRC.
+      read: function from a name to the file's bytes; raises what the file system or
+        `zipfile` raises.
       passed_over: links to what has a name without them, and that name.
     """
 
@@ -64,9 +64,9 @@ def open_source(path: pathlib.Path) -> Iterator[Source]:
     and what is no picture by its name are passed over.
 
     Raises:
-      UserError: for what is no folder or zip of pictures, an encrypted zip, a file
-        that is too large, a name that occurs twice or is no text, a link that leads
-        nowhere, and an attribute file in another folder.
+      UserError: the path is no folder or zip of pictures, the zip is encrypted, a file
+        is too large, a name occurs twice or is no text, a link leads nowhere, or an
+        attribute file is in another folder.
     """
     if path.is_dir():
         found, passed_over = _find(path)

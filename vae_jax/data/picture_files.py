@@ -108,7 +108,7 @@ def _levels(picture: Image.Image, depth: int) -> np.ndarray:
     """Returns the levels over white, [H,W] or [H,W,3] uint8.
 
     Args:
-      picture: in any of PIL's modes.
+      picture: a picture in any of PIL's modes.
       depth: bits a channel in the file.
     """
     if picture.mode == "1":

@@ -25,8 +25,8 @@ def read_pictures(
     fills the square otherwise comes out worse.
 
     Args:
-      paths: of the files.
-      recipe: of the data set that the model was trained on, see `cache.Dataset`.
+      paths: paths of the files.
+      recipe: recipe of the data set that the model was trained on, see `cache.Dataset`.
 
     Raises:
       UserError: a file is not there, too large, or no whole picture.

@@ -20,7 +20,7 @@ def averaged(
     Halves go to the even level, so that the mean of all images stays.
 
     Args:
-      images: of a size that is a multiple of the new one.
+      images: images whose size is a multiple of the new one.
       size: height and width in pixels.
     """
     number, height, _, channels = images.shape

@@ -64,8 +64,8 @@ class Records:
         """Finds where each record is.
 
         Args:
-          paths: of the files.
-          counts: how many records each of them has.
+          paths: paths of the files.
+          counts: number of records in each of them.
 
         Raises:
           OSError: a file cannot be read.
