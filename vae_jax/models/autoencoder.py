@@ -87,10 +87,10 @@ class AE(nnx.Module):
         """Returns the terms of the objective, of one code however many are asked for.
 
         Args:
-          images: in [0, 1].
-          key: of no use, as are the labels.
-          labels: of the images.
-          num_samples: of the code, which is one and the same.
+          images: images in [0, 1].
+          key: random key, which has no use here, as labels have none.
+          labels: labels of the images.
+          num_samples: samples of the code for each image, which are one and the same.
         """
         del key, labels, num_samples
         code = self.encode(images)[None]

@@ -94,7 +94,8 @@ def build_model(
         help in training; None for a model without them.
       precision: a key of `PRECISIONS`, of the activations.
       image_shape: (height, width, channels).
-      rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
+      rngs: random numbers of the initial parameters: LeCun-normal weights, zero biases,
+        float32.
     """
     frame = Frame(
         settings=settings,
@@ -123,7 +124,7 @@ def build_objective(settings: Any, num_images: int) -> Objective:
 
     Args:
       settings: see `settings.SETTINGS`.
-      num_images: in the training split.
+      num_images: images in the training split.
     """
     return make(OBJECTIVES, settings.name, settings, num_images)
 
@@ -186,7 +187,7 @@ def build_loss_fn(
 
     Args:
       graphdef: the model's structure.
-      objective: of its terms.
+      objective: the objective, a function of the model's terms.
       label_columns: the attributes that it is given.
       label_dropout: see `drop_labels`.
       mirror: whether half of the images are turned left to right.

@@ -28,7 +28,7 @@ class Classifier(nnx.Module):
       encoder: images [B,H,W,C] to features [B,F].
       num_features: F.
       num_labels: A.
-      rngs: of the last layer's initial parameters.
+      rngs: random numbers of the last layer's initial parameters.
     """
 
     def __init__(

@@ -40,10 +40,10 @@ def draw(
     """Returns an index from each row's softmax.
 
     Args:
-      logits: of the K indices.
-      keys: of each row.
+      logits: log-odds of the K indices.
+      keys: random key of each row.
       temperature: divides the logits; at 0 the likeliest index is drawn.
-      top_k: how many indices, the likeliest, may be drawn; None for all.
+      top_k: number of indices, the likeliest, that may be drawn; None for all.
     """
     if top_k is not None:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
@@ -79,13 +79,14 @@ def draw_rows(
     """Draws at most `ROWS` samples at a time, each with a key of its own.
 
     Args:
-      draw_some: from rows of codes that are given, of labels, and of keys.
-      key: of all samples.
+      draw_some: function that draws, of rows of codes that are given, of labels, and of
+        keys.
+      key: random key of all samples.
       num_samples: S.
       labels: [*batch,A].
-      sequence: of the places that are drawn.
+      sequence: the transformer over the places that are drawn.
       known: codes that are given, -1 where none is; None where none is anywhere.
-      num_logits: that drawing one sample holds at once.
+      num_logits: number of logits that drawing one sample holds at once.
     """
     if known is None:
         known = jnp.full(sum(sequence.lengths), -1)
@@ -112,7 +113,7 @@ class NumbersPrior:
 
     Args:
       model: a VQ-VAE, whose prior it is.
-      labels: that it is told; None where they are unknown.
+      labels: labels that the prior is told; None where they are unknown.
     """
 
     def __init__(self, model: Any, labels: Labels):
@@ -129,7 +130,7 @@ class NumbersPrior:
         """Draws codes.
 
         Args:
-          key: of the samples.
+          key: random key of the samples.
           num_samples: S.
           temperature: divides the log-odds of each place, where they are learned.
           **how: a learned prior's own, see models/code_priors.py.
@@ -188,7 +189,7 @@ class TransformerPrior(nnx.Module):
       maps: see `Maps`.
       width: numbers at each place.
       depth: blocks.
-      num_heads: of their attention.
+      num_heads: heads of their attention.
     """
 
     def __init__(self, maps: Maps, width: int, depth: int, num_heads: int):
@@ -230,11 +231,11 @@ class TransformerPrior(nnx.Module):
         """Draws codes [S,*batch,N], place after place.
 
         Args:
-          key: of the samples.
+          key: random key of the samples.
           num_samples: S.
           labels: [*batch,A].
           temperature: divides the log-odds of each place; at 0 the likeliest is drawn.
-          top_k: how many codes, the likeliest of a place, may be drawn.
+          top_k: number of codes, the likeliest of a place, that may be drawn.
           known: codes that are given, -1 where none is; a place is drawn in view of
             those before it alone.
         """

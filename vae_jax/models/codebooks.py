@@ -28,7 +28,8 @@ class Codebook(nnx.Module):
       num_codes: K.
       gradient: a key of `GRADIENTS`.
       commitment: weight of the pull of codes on vectors; that of vectors on codes is 1.
-      rngs: of the first codes, which are standard normal, as far apart as vectors are.
+      rngs: random numbers of the first codes, which are standard normal, as far apart
+        as vectors are.
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class AveragedCodebook(Codebook):
       num_codes: K.
       gradient: a key of `GRADIENTS`.
       commitment: weight of the pull of codes on vectors.
-      decay: of the averages.
-      rngs: of the first codes.
+      decay: decay of the averages.
+      rngs: random numbers of the first codes.
     """
 
     # Of the mean count of a code: below it a code is dead.

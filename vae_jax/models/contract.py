@@ -48,7 +48,7 @@ class Variables:
 
     Attributes:
       params: the parameters, float32; the EMA averages them.
-      state: of each `State`; the EMA copies it.
+      state: the array of each `State`; the EMA copies it.
     """
 
     params: Any
@@ -137,7 +137,7 @@ class Autoencoder(Protocol):
     decoder are told; the prior is told all.
 
     Attributes:
-      code_shape: of the code of one image.
+      code_shape: shape of the code of one image.
       prior: None where there is no prior to draw codes from.
     """
 
@@ -196,8 +196,9 @@ class DiscreteCodes(Protocol):
 
     Attributes:
       code_shape: (h, w, d) of each map.
-      quantizers: of each map.
-      prior: over indices, see models/code_priors.py; `prior_of` is over numbers.
+      quantizers: the quantizer of each map.
+      prior: the prior over indices, see models/code_priors.py; `prior_of` is over
+        numbers.
     """
 
     code_shape: tuple[tuple[int, int, int], ...]
@@ -260,13 +261,13 @@ class Terms:
 
     Attributes:
       mean: the reconstructions, in [0, 1].
-      code: that they were decoded from, arrays [S,B,...].
+      code: the codes that they were decoded from, arrays [S,B,...].
       log_px: log p(x|z), summed over pixels and channels; None where the model has no
         likelihood.
       log_mass: log-probability of the image's 8-bit levels, the discretised counterpart
         of `log_px`; None where the model has no likelihood.
       px: p(x|z), whose `mean` it is.
-      layers: of latent variables; none for a deterministic code.
+      layers: the layers of latent variables; none for a deterministic code.
     """
 
     mean: Float[Array, "S B H W C"]

@@ -22,7 +22,7 @@ class FiniteScalars(nnx.Module):
     given lies in [-1, 1].
 
     Args:
-      levels: of each number; K is their product.
+      levels: number of levels of each number; K is their product.
     """
 
     # So that the outermost levels are reached.

@@ -35,7 +35,8 @@ def heun(
     Its error falls with the square of the number of steps.
 
     Args:
-      slope: of a pytree of arrays, as such a pytree.
+      slope: function from (x, t), where x is a pytree of arrays, to dx/dt, such a
+        pytree.
       start: x at `first`.
       first: t at the start.
       last: t at the end; it may be before `first`.
@@ -63,7 +64,7 @@ class FlowDensity:
       centre: the mean of each number in the codes that the flow learnt from.
       spread: their standard deviations.
       labels: y; 0 where one is unknown.
-      num_steps: of Heun's method.
+      num_steps: steps of Heun's method.
     """
 
     velocity: Callable[..., Array]
@@ -81,7 +82,7 @@ class FlowDensity:
 
         Args:
           z: codes.
-          key: of noise and times.
+          key: random key of noise and times.
         """
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, z.shape)
@@ -103,11 +104,11 @@ class FlowDensity:
         """Draws samples.
 
         Args:
-          key: of the noise.
+          key: random key of the noise.
           num_samples: S.
           temperature: factor on the noise; at 0 all samples are what becomes of its
             mode.
-          num_steps: of Heun's method; None for those of the prior.
+          num_steps: steps of Heun's method; None for those of the prior.
           guidance: W of classifier-free guidance, v(x) + W (v(x, y) - v(x)): at 0 the
             labels say nothing, at 1, as with None, what they say, above 1 more (Ho &
             Salimans 2022).
@@ -130,8 +131,8 @@ class FlowDensity:
         Args:
           z: codes at time `first`; at 0 they are noise on the scale of codes.
           first: 0 is noise, 1 are codes.
-          last: it may be before `first`: back towards noise.
-          num_steps: of Heun's method; None for those of the prior.
+          last: time at the end; it may be before `first`: back towards noise.
+          num_steps: steps of Heun's method; None for those of the prior.
           guidance: see `sample`.
         """
         here = (z - self.centre) / self.spread

@@ -25,7 +25,7 @@ class FlowPrior(nnx.Module):
     Args:
       velocity: see `FlowDensity`.
       code_size: N.
-      num_steps: of Heun's method.
+      num_steps: steps of Heun's method.
     """
 
     def __init__(self, velocity: Callable[..., Array], code_size: int, num_steps: int):

@@ -28,7 +28,8 @@ class Guide(nnx.Module):
     """A frozen encoder, whose arrays are a model's `State` and not its parameters.
 
     Args:
-      encoder: of a classifier; what it holds is overwritten by a trained one's.
+      encoder: the encoder of a classifier; what it holds is overwritten by a trained
+        one's.
     """
 
     def __init__(self, encoder: StridedEncoder):

@@ -53,7 +53,7 @@ class HierarchicalVAE(nnx.Module):
         `networks.ladder.Encoder`.
       decoder: a code for each layer to `likelihood.num_maps` maps of the image's shape.
       likelihood: maps to a distribution over images.
-      code_shape: of each layer's code, (h, w, d), the first layer first.
+      code_shape: shape (h, w, d) of each layer's code, the first layer first.
       dropped: (layers left, share of training images that have no more), the shares
         falling, see `layers_left`.
     """
@@ -96,10 +96,10 @@ class HierarchicalVAE(nnx.Module):
         """Goes down once, and takes each layer's code from its posterior.
 
         Args:
-          images: in [0, 1].
-          keys: of each layer's noise; None for the mode of each posterior.
+          images: images in [0, 1].
+          keys: random key of each layer's noise; None for the mode of each posterior.
           num_samples: S.
-          layers_left: of each image, see `__call__`.
+          layers_left: number of layers that tell of each image, see `__call__`.
 
         Returns:
           The layers' posteriors and codes, [B*S,h,w,d] each, and the decoder's maps.
@@ -178,11 +178,11 @@ class HierarchicalVAE(nnx.Module):
         """Returns the terms of the objective.
 
         Args:
-          images: in [0, 1].
-          key: of the posteriors' samples.
-          labels: that the model does not know.
+          images: images in [0, 1].
+          key: random key of the posteriors' samples.
+          labels: labels of the images, which the model does not know.
           num_samples: S, stacks of codes for each image.
-          layers_left: how many of the layers tell of each image; the others have the
+          layers_left: number of layers that tell of each image; the others have the
             prior's mode as their code. None for all layers.
         """
         del labels

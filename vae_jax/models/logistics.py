@@ -25,8 +25,8 @@ def level_centres(images: Float[Array, "*images"], bits: int) -> Array:
     """Returns the middle of the level that each number is of, on the scale of 255.
 
     Args:
-      images: in [0, 1], on the grid of 256 levels.
-      bits: of a level: there are 2^bits, each a range of as many of the 256.
+      images: numbers in [0, 1], on the grid of 256 levels.
+      bits: bits of a level: there are 2^bits, each a range of as many of the 256.
     """
     level, width = jnp.round((LEVELS - 1) * images), LEVELS >> bits
     return width * jnp.floor(level / width) + (width - 1) / 2
@@ -45,8 +45,9 @@ def log_level_mass(
     Args:
       images: see `level_centres`.
       location: the centres, on the same scale.
-      scale: of the distribution; its standard deviation is pi / sqrt(3) times that.
-      bits: of a level.
+      scale: scale of the distribution; its standard deviation is pi / sqrt(3) times
+        that.
+      bits: bits of a level.
     """
     # On the scale of levels, whole numbers are exact and neighbours share an edge.
     scale, width = (LEVELS - 1) * scale, LEVELS >> bits
@@ -72,7 +73,7 @@ class DiscretizedLogistic:
 
     Attributes:
       location: the centres, in [0, 1].
-      scale: on the same scale; the standard deviation is pi / sqrt(3) times that.
+      scale: scale in the same units; the standard deviation is pi / sqrt(3) times that.
     """
 
     PLACE = "location"
@@ -114,11 +115,13 @@ class LogisticMixture:
     sum_{j<c} coefficient_cj (x_j - 1/2).
 
     Attributes:
-      logits: of the components' weights.
+      logits: log-odds of the components.
       location: the centres, where the channels before are at 1/2.
-      scale: on the same scale; the standard deviation is pi / sqrt(3) times that.
-      coefficients: of the P = C (C-1) / 2 pairs of channels: (1,0), (2,0), (2,1).
-      bits: of a level: there are 2^bits, each a range of as many of the image's 256.
+      scale: scale in the same units; the standard deviation is pi / sqrt(3) times that.
+      coefficients: coefficients of the P = C (C-1) / 2 pairs of channels: (1,0), (2,0),
+        (2,1).
+      bits: bits of a level: there are 2^bits, each a range of as many of the image's
+        256.
     """
 
     PLACE = "location"
@@ -135,8 +138,8 @@ class LogisticMixture:
         """Returns where each channel lies given those before.
 
         Args:
-          value_of: from a channel's number and location [...,K] to the value that the
-            channels after it are given.
+          value_of: function from a channel's number and location [...,K] to the value
+            that the channels after it are given.
         """
         locations, values, pair = [], [], 0
         for channel in range(self.location.shape[-2]):
@@ -251,9 +254,9 @@ class LearnedLogisticMixture(nnx.Module):
     tanh(map). Maps of 0 have the mean and the spread of faces.
 
     Args:
-      channels: of an image.
+      channels: channels of an image.
       num_components: K.
-      bits: of a level.
+      bits: bits of a level.
     """
 
     def __init__(self, channels: int, num_components: int, bits: int):

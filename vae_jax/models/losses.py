@@ -18,7 +18,7 @@ def flow_matching(num_samples: int) -> Objective:
     The mean squared error of the velocity, by number: Lipman et al. (2023), equation 9.
 
     Args:
-      num_samples: of z, noise and time, for each image.
+      num_samples: samples of z, noise and time for each image.
     """
 
     def matching(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
@@ -49,10 +49,10 @@ def mean_squared_error(
     mse + code_weight |z|^2 / 2 + decoder_weight R.
 
     Args:
-      code_weight: of half the code's squared norm.
+      code_weight: weight of half the code's squared norm.
       decoder_penalty: R: "none", "l2", the squares of the decoder's parameters, or
         "gradient", the squares of its Jacobian.
-      decoder_weight: of R.
+      decoder_weight: weight of R.
     """
 
     def figures(terms: Terms, images: Images) -> Figures:

@@ -33,8 +33,8 @@ class MaskedPrior(nnx.Module):
       maps: see `Maps`.
       width: numbers at each place.
       depth: blocks.
-      num_heads: of their attention.
-      num_passes: in which samples are drawn.
+      num_heads: heads of their attention.
+      num_passes: number of passes in which samples are drawn.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class MaskedPrior(nnx.Module):
         """Draws codes [S,*batch,N] in passes, of each those that it is surest of.
 
         Args:
-          key: of the samples.
+          key: random key of the samples.
           num_samples: S.
           labels: [*batch,A].
           temperature: divides the log-odds of each place, and scales the noise on how
             sure a pass is.
-          top_k: how many codes, the likeliest of a place, may be drawn.
+          top_k: number of codes, the likeliest of a place, that may be drawn.
           known: codes that are given, -1 where none is; all are seen from the start.
         """
 

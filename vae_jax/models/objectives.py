@@ -41,8 +41,8 @@ class Objective:
       penalty: (model, terms, labels, key) -> figures of a batch as a whole or of the
         parameters; what they hold as "penalty" is added to the loss in training.
         Validation is without.
-      num_samples: of z, for each image.
-      sharpening: what pulls at reconstructions beside the loss; None for nothing.
+      num_samples: samples of z for each image.
+      sharpening: the pull on reconstructions beside the loss; None for nothing.
         Validation is without.
     """
 
@@ -125,7 +125,7 @@ def beta_elbo(
       free_bits: nats below which the mean KL of a dimension costs nothing, sum_d
         max(free_bits, mean KL_d): Kingma et al. (2016), equation 15, with each
         dimension a group of its own.
-      num_samples: of z, for each image.
+      num_samples: samples of z for each image.
     """
 
     def loss(means: Figures, step: Int[Array, ""]) -> Scalar:
@@ -182,7 +182,7 @@ def with_sharpening(option: Option) -> Option:
     """Returns an option whose objective may pull at the reconstructions as well.
 
     Args:
-      option: of an objective that takes likelihoods.
+      option: option of an objective that takes likelihoods.
     """
 
     def make(num_images: int, **own: Any) -> Objective:

@@ -38,7 +38,7 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
 
     Args:
       beta: weight of the total correlation.
-      num_images: in the training split.
+      num_images: images in the training split.
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:

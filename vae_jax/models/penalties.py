@@ -63,7 +63,7 @@ def total_correlation_terms(
 
     Args:
       z: a sample of each image's posterior.
-      posterior: of the batch, parameters [B,D].
+      posterior: posterior of the batch, parameters [B,D].
       log_pz: log p(z) of the samples.
       num_images: N, of the data set.
     """

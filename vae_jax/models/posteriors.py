@@ -35,7 +35,7 @@ class DiagonalGaussian:
         """Draws reparametrised samples, differentiable in mean and logvar.
 
         Args:
-          key: of the noise.
+          key: random key of the noise.
           num_samples: S.
           temperature: factor on the standard deviations, one or one for each of D.
         """

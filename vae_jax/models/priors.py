@@ -28,7 +28,7 @@ class Mixture:
     """sum_k softmax(logits)_k components_k over codes of D dimensions.
 
     Attributes:
-      logits: of the weights.
+      logits: log-odds of the components, whose weights are their softmax.
       components: parameters [K,D].
     """
 
@@ -56,7 +56,7 @@ class Mixture:
         """Draws independent samples, each from a component of its own.
 
         Args:
-          key: of the components and the noise.
+          key: random key of the components and the noise.
           num_samples: S.
           temperature: factor on the components' standard deviations; their weights stay
             as they are.

@@ -91,8 +91,8 @@ class Scales(nnx.Module):
     """How many times a term's gradient goes into the likelihood's, a running average.
 
     Attributes:
-      perceptual: of the perceptual distance; 0 before the first update.
-      adversarial: of the critic's.
+      perceptual: scale of the perceptual distance; 0 before the first update.
+      adversarial: scale of the critic's term; 0 before the first update.
     """
 
     def __init__(self):
@@ -104,9 +104,9 @@ def add_parts(model: Any, settings: Any, frame: Frame) -> None:
     """Gives a model the parts that sharpen it: `critic`, `guide` and `scales`.
 
     Args:
-      model: of `frame`.
+      model: a model built around `frame`.
       settings: the section `config.objective`.
-      frame: what it was built around.
+      frame: the frame that the model was built around.
     """
     # Their gradients are taken where no loss scale helps.
     dtype = jnp.dtype("float32") if frame.dtype == jnp.float16 else frame.dtype
@@ -151,7 +151,7 @@ class Sharpening:
 
     Attributes:
       perceptual_weight: pull of the guide, as a share of the likelihood's.
-      adversarial_weight: that of the critic.
+      adversarial_weight: pull of the critic, as a share of the likelihood's.
       critic_penalty: R1 + R2 in the critic's loss are weighted by half of it.
       critic_steps: steps before the critic pulls; over twice as many more it comes to
         pull as it should.
@@ -179,10 +179,10 @@ class Sharpening:
 
         Args:
           model: see `add_parts`; its `scales` move on.
-          terms: of the images.
-          images: in [0, 1].
+          terms: terms of the images.
+          images: images in [0, 1].
           step: updates so far.
-          shares: of the pull, from 0 to 1, at each image; None is 1.
+          shares: share of the pull at each image, from 0 to 1; None is 1.
           pulled: the images that are pulled at; of the others nothing is computed.
         """
         batch_size, images = len(images), images[pulled]
@@ -313,9 +313,9 @@ def _moved(mean: Scalar, likelihoods: Array, gradient: Array) -> Scalar:
     """Returns the running mean of a scale after one more batch.
 
     Args:
-      mean: before; 0 before the first batch.
+      mean: the running mean before; 0 before the first batch.
       likelihoods: the likelihood's gradient.
-      gradient: of the term, at the same places.
+      gradient: gradient of the term, at the same places.
     """
     ours, theirs = (jnp.sqrt(jnp.sum(jnp.square(g))) for g in (gradient, likelihoods))
     # A term that does not pull says nothing of how strong it is.

@@ -68,7 +68,7 @@ class VAE(nnx.Module):
     too little.
 
     Attributes:
-      realism: what the dial stands at where nothing else is said.
+      realism: setting of the dial where nothing else is said.
 
     Args:
       encoder: images [B,H,W,C] and T labels [B,T] to [B,...,2D], means and
@@ -178,11 +178,12 @@ class VAE(nnx.Module):
         """Returns the terms of the objective.
 
         Args:
-          images: in [0, 1].
-          key: of the posterior's samples, and of a prior that is estimated.
-          labels: of the images.
+          images: images in [0, 1].
+          key: random key of the posterior's samples, and of a prior that is estimated.
+          labels: labels of the images.
           num_samples: S, the samples of z for each image.
-          realism: of each image, from 0 to 1, with a dial.
+          realism: setting of the dial for each image, from 0 to 1, where the model has
+            one.
         """
         posterior, prior = self.posterior(images, labels), self.prior_of(labels)
         z = posterior.sample(key, num_samples)

@@ -48,10 +48,10 @@ class Guess(nnx.Module):
     It is given the coarse codes, so that the fine ones hold what these leave out.
 
     Args:
-      dims: of a vector.
+      dims: numbers in a vector.
       width: channels in between.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(self, dims: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -74,10 +74,10 @@ class VQVAE(nnx.Module):
       encoder: images [B,H,W,C] to a map of vectors [B,h,w,d], or to the coarse and the
         fine one.
       decoder: quantised maps to `likelihood.num_maps` maps of the image's shape.
-      quantizers: of each map, see models/quantizers.py.
+      quantizers: the quantizer of each map, see models/quantizers.py.
       likelihood: maps to a distribution over images.
-      prior: over indices, see models/code_priors.py.
-      code_shape: of each map, (h, w, d).
+      prior: the prior over indices, see models/code_priors.py.
+      code_shape: shape (h, w, d) of each map.
       guess: see `Guess`; None where there is one map.
     """
 
@@ -170,10 +170,10 @@ class VQVAE(nnx.Module):
         """Returns the terms of the objective, of one code however many are asked for.
 
         Args:
-          images: in [0, 1].
-          key: of the masked prior's estimate.
-          labels: of the images, which the prior is told.
-          num_samples: of the code, which is one and the same.
+          images: images in [0, 1].
+          key: random key of the masked prior's estimate.
+          labels: labels of the images, which the prior is told.
+          num_samples: samples of the code for each image, which are one and the same.
         """
         del num_samples
         code = jax.tree.map(lambda vectors: vectors[None], self.encode(images))

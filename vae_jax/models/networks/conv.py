@@ -59,14 +59,14 @@ class Encoder(nnx.Module):
 
     Args:
       image_shape: (height, width, channels); square, see `resolutions`.
-      features: of the output.
+      features: numbers in the output.
       widths: channels of each stage, see `stage_widths`.
       depth: residual blocks in a stage.
       norm: one of `layers.NORMS`.
       remat: keep only each block's input for the backward pass.
       condition_dim: numbers in the labels; 0 for none.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
       code_size: the resolution where the stages end, each place of which has features
         of its own; None for features of the whole image.
       fine_code_size: a resolution above it whose places have features, too, or None.
@@ -163,9 +163,9 @@ def _entered(stage: Stage, finer: Array | None, images: Array) -> Array:
     """Returns what enters a stage of the encoder.
 
     Args:
-      stage: that is entered.
-      finer: what the stage before made; None for the first one.
-      images: at the stage's resolution.
+      stage: the stage that is entered.
+      finer: maps that the stage before made; None for the first one.
+      images: images at the stage's resolution.
     """
     if finer is None:
         stem = stage.entry if stage.joining is None else stage.joining

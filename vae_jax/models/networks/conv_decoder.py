@@ -42,8 +42,8 @@ class Decoder(nnx.Module):
         "resize" ends in a convolution at full resolution, smoother and slower.
       remat: keep only each block's input for the backward pass.
       patch: pixels on the side of the patches that the finest stage becomes.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
       code_size: the resolution of the code, whose places have `latent_dim` numbers
         each; None for a vector.
       fine_code_size: the resolution of a second map of codes, which joins the stage

@@ -28,8 +28,8 @@ class Critic(nnx.Module):
       image_shape: (height, width, channels); square, a multiple of `PATCH`.
       width: channels of the first convolution; they double with each, up to eight
         times.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(

@@ -56,13 +56,13 @@ class Encoder(nnx.Module):
 
     Args:
       image_shape: (height, width, channels).
-      layers: how many there are at each resolution, the coarsest first.
+      layers: number of layers at each resolution, the coarsest first.
       widths: channels at each.
       dims: numbers in a code at each place.
       depth: residual blocks at each resolution.
       remat: keep only each block's input for the backward pass.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Decoder(nnx.Module):
 
         Args:
           rows: B, a symbol where a program is for any number of images.
-          code_of: from a layer's number and what is above it to its code.
+          code_of: function from a layer's number and what is above it to its code.
         """
         x = jnp.broadcast_to(self.constant[...], (rows, *self.constant.shape))
         x, number = x.astype(self.dtype), 0

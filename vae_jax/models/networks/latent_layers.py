@@ -33,8 +33,8 @@ class Departure(nnx.Module):
     Args:
       width: channels of the maps on the way down, and of the features.
       dims: numbers in a code at each place.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(self, width: int, dims: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -77,9 +77,9 @@ class LatentLayer(nnx.Module):
     Args:
       width: channels.
       dims: numbers in a code at each place.
-      gain: of what the code adds in the beginning.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      gain: gain of what the code adds in the beginning.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(

@@ -31,10 +31,11 @@ class Frame:
       settings: the section `config.model`.
       image_shape: (height, width, channels).
       latent_dim: numbers in a code, or at each place of a spatial one.
-      num_labels: of an image; 0 for a model without.
+      num_labels: labels of an image; 0 for a model without.
       has_dial: whether the decoder reads one more number, how sharp the image is to be.
-      dtype: of the activations.
-      rngs: of the initial parameters: LeCun-normal weights, zero biases, float32.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters: LeCun-normal weights, zero biases,
+        float32.
     """
 
     settings: Any
@@ -50,14 +51,15 @@ class Networks(NamedTuple):
     """An encoder and a decoder that go together.
 
     Attributes:
-      code_shape: of what they exchange, (D,), (h, w, D), or a tuple of such.
-      make_encoder: from the number of features, `features`, and of labels,
+      code_shape: shape of the code that they exchange, (D,), (h, w, D), or a tuple of
+        such.
+      make_encoder: function from the number of features, `features`, and of labels,
         `condition_dim`, to the encoder, with features at each place of a spatial code.
-      make_decoder: from the number of maps, `num_maps`, and of what the decoder reads
-        at each place beside the code, `condition_dim`, to the decoder; None where there
-        is none.
-      code_resolutions: for each number of a vector the resolution whose styles it sets;
-        none where each reaches all.
+      make_decoder: function from the number of maps, `num_maps`, and of what the
+        decoder reads at each place beside the code, `condition_dim`, to the decoder;
+        None where there is none.
+      code_resolutions: resolution whose styles each number of a vector sets; none where
+        each number reaches all.
     """
 
     code_shape: tuple[Any, ...]
@@ -144,12 +146,12 @@ class Conv3x3(nnx.Module):
     """A 3x3 convolution that keeps the resolution, or halves it at stride 2.
 
     Args:
-      channels: of the input.
+      channels: channels of the input.
       features: channels of the output.
       stride: 1 or 2.
       kernel_init: initialiser of the kernel; the bias starts at zero.
-      dtype: of the product.
-      rngs: of the kernel.
+      dtype: type of the product.
+      rngs: random numbers of the kernel.
     """
 
     def __init__(
@@ -230,9 +232,9 @@ def decode_rows(
     are cut, and so are rows then; merged the other way, each would decode them all.
 
     Args:
-      decoder: of rows.
-      codes: to decode: an array, or several with the same leading axes.
-      rank: how many of the axes of an array, the last ones, are one code's.
+      decoder: decoder of rows.
+      codes: the codes: an array, or several with the same leading axes.
+      rank: number of the axes of an array, the last ones, that are one code's.
     """
     first = jax.tree.leaves(codes)[0]
     batch = first.shape[: first.ndim - rank]

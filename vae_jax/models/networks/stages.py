@@ -31,7 +31,7 @@ def resolutions(size: int, code_size: int | None = None) -> list[int]:
     """Returns the resolution of each stage, from the finest: 64 pixels give 16, 8, 4.
 
     Args:
-      size: of the images.
+      size: side of the images in pixels.
       code_size: the resolution of a spatial code, where the stages end.
 
     Raises:
@@ -67,7 +67,7 @@ def stage_widths(
     """Returns the channels of each stage by its resolution, finest first.
 
     Args:
-      size: of the images.
+      size: side of the images in pixels.
       width: channels of the narrowest stage of `PATCH`.
       width_from: "coarsest", which "auto" is: the coarsest stage of these images has
         four times as many, and each finer one half of the one below, so that a network
@@ -102,7 +102,7 @@ def moved_since_format_1(size: int) -> list[tuple[str, str]]:
     decoder.
 
     Args:
-      size: of the images.
+      size: side of the images in pixels.
 
     Returns:
       Paths from a model's parameters on, ("encoder/stem", "encoder/stages/r16/entry")
@@ -153,11 +153,12 @@ class Stage(nnx.Module):
     """The layers of one resolution: what leads to it, residual blocks, what leads out.
 
     Args:
-      entry: from the stage before, or the image; None where there is neither.
-      blocks: at this resolution.
-      exit: to the image, or to a code of this resolution; or None.
-      joining: from a code or an image of this resolution, added to what enters; or
-        None.
+      entry: the layer that leads from the stage before, or from the image; None where
+        there is neither.
+      blocks: residual blocks at this resolution.
+      exit: the layer that leads to the image, or to a code of this resolution; or None.
+      joining: the layer that leads from a code or an image of this resolution, added to
+        what enters; or None.
     """
 
     def __init__(
@@ -202,11 +203,11 @@ def painters(
     The others begin at zero, and so by adding nothing.
 
     Args:
-      channels: of these stages, the coarsest first.
+      channels: channels of these stages, the coarsest first.
       outputs: channels of the image.
       patch: see `paint`.
       upsampling: see `paint`.
-      rngs: of the parameters.
+      rngs: random numbers of the parameters.
     """
     outputs = outputs * patch**2 if upsampling == "subpixel" else outputs
     return [
@@ -231,10 +232,10 @@ def paint(
     """Returns images with what a stage adds to them: a patch of pixels for each place.
 
     Args:
-      images: that the stages before have painted, half as large; None for none.
+      images: images that the stages before have painted, half as large; None for none.
       head: the stage's exit, to the channels of a pixel, or those of all of a patch
         where upsampling is sub-pixel.
-      x: of the stage.
+      x: the stage's maps.
       patch: pixels on the side of a patch.
       upsampling: one of `UPSAMPLINGS`.
     """

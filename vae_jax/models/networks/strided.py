@@ -22,10 +22,10 @@ class StridedEncoder(nnx.Module):
 
     Args:
       image_shape: (height, width, channels); square, see `stages.resolutions`.
-      features: of the output.
+      features: numbers in the output.
       width: channels at half of the size; they double with each up to eight times.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(

@@ -59,10 +59,10 @@ class StyledBlock(nnx.Module):
     """A residual block around one modulated 3x3 convolution.
 
     Args:
-      channels: of its input and output.
-      width: of the style vector.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      channels: channels of its input and output.
+      width: numbers in the style vector.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(self, channels: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -93,9 +93,9 @@ def modulated(
     Karras et al. (2020), equations 1 and 3. The bias is added as it is.
 
     Args:
-      convolution: of C to F channels.
+      convolution: a convolution of C to F channels.
       x: maps.
-      scales: of the input channels, for each image; float32.
+      scales: factors on the input channels, for each image; float32.
     """
     # Only their ratios matter; float16 would not hold them at any size.
     scales = scales / (jnp.max(jnp.abs(scales), axis=-1, keepdims=True) + _EPSILON)
@@ -124,11 +124,11 @@ class StyleDecoder(nnx.Module):
       upsampling: one of `stages.UPSAMPLINGS`.
       remat: keep only each block's input for the backward pass.
       patch: pixels on the side of the patches that a stage paints.
-      code_resolutions: for each number in a code the stage whose styles it sets; none
-        where all numbers set the styles of all stages.
+      code_resolutions: stage whose styles each number in a code sets; none where all
+        numbers set the styles of all stages.
       condition_dim: numbers that follow those of the code, and set styles of all.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(

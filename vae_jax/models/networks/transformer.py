@@ -21,8 +21,8 @@ class Memory:
     whole memory before it is multiplied.
 
     Attributes:
-      keys: of each place; those to come are 0.
-      values: as the keys.
+      keys: key of each place; those of places to come are 0.
+      values: value of each place, as for the keys.
     """
 
     keys: Float[Array, "B heads T d"]
@@ -61,9 +61,9 @@ class AttentionBlock(nnx.Module):
 
     Args:
       width: numbers at each place.
-      num_heads: of the attention; a divisor of the width.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      num_heads: heads of the attention; a divisor of the width.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(self, width: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -95,7 +95,7 @@ class AttentionBlock(nnx.Module):
 
         Args:
           x: the place.
-          memory: of the places before.
+          memory: memory of the places before.
           place: its number.
         """
         query, key, value = self._attention_of(x)
@@ -133,9 +133,9 @@ class Maps(NamedTuple):
     Attributes:
       sizes: height and width of each map, the coarsest first.
       num_codes: K, that each place is one of.
-      num_labels: of an image; 0 for a model without.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      num_labels: labels of an image; 0 for a model without.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -157,7 +157,7 @@ def by_map(
     Args:
       places: map after map along the axis, each row by row.
       sizes: height and width of each map.
-      axis: of the places.
+      axis: axis of the places.
     """
     ends = np.cumsum([math.prod(size) for size in sizes])[:-1]
     return jnp.split(places, ends, axis)
@@ -208,10 +208,10 @@ class PlaceSequence(nnx.Module):
 
     Args:
       maps: see `Maps`.
-      num_symbols: that can stand at a place: the K codes, and others.
+      num_symbols: number of symbols that can stand at a place: the K codes, and others.
       width: numbers at each place.
       depth: blocks.
-      num_heads: of their attention.
+      num_heads: heads of their attention.
     """
 
     def __init__(

@@ -57,10 +57,10 @@ class Adaptive(nnx.Module):
     The condition's weights start at 0, and so does what the layer adds.
 
     Args:
-      layer: of places [B,T,width].
+      layer: function of places [B,T,width].
       width: numbers at each place, and in the condition.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Velocity(nnx.Module):
       num_labels: A.
       width: numbers at each place.
       depth: blocks.
-      num_heads: of the attention between the places of a spatial code.
-      dtype: of the activations.
-      rngs: of the initial parameters.
+      num_heads: heads of the attention between the places of a spatial code.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
     def __init__(

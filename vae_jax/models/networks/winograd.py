@@ -95,7 +95,7 @@ def convolve(
 
     Args:
       x: maps that `fits` takes.
-      kernel: as of `jax.lax.conv_general_dilated`, "HWIO".
+      kernel: kernel as `jax.lax.conv_general_dilated` takes it, "HWIO".
     """
     return _multiply(_spread(x), kernel, x.shape)
 
