@@ -60,8 +60,8 @@ def mutual_information_gap(codes: Codes, factors: Factors) -> float:
 
     Args:
       codes: a code for each picture; of a single dimension, I_2 is 0.
-      factors: of the same pictures. Floats with more than 20 values go into 20 bins of
-        equal mass.
+      factors: factors of the same pictures. Floats with more than 20 values go into 20
+        bins of equal mass.
 
     Raises:
       ValueError: if no factor varies.
@@ -108,9 +108,9 @@ def dci(codes: Codes, factors: Factors, seed: int) -> dict[str, float]:
 
     Args:
       codes: a code for each picture.
-      factors: of the same pictures. Floats with more than 20 values go into 20 bins of
-        equal mass.
-      seed: of the split and the forests.
+      factors: factors of the same pictures. Floats with more than 20 values go into 20
+        bins of equal mass.
+      seed: seed of the split and the forests.
 
     Raises:
       ValueError: if no factor varies.
@@ -163,9 +163,9 @@ def factor_vae_score(
 
     Args:
       codes: a code for each picture; of a VAE the posterior's mean.
-      factors: of the same pictures. Floats with more than 20 values go into 20 bins of
-        equal mass.
-      seed: of the votes.
+      factors: factors of the same pictures. Floats with more than 20 values go into 20
+        bins of equal mass.
+      seed: seed of the votes.
       batch_size: pictures in a vote, at most.
       num_train: votes that the classifier is made from.
       num_test: votes that it is tested on.

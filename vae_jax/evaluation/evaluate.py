@@ -183,7 +183,7 @@ def build_evaluator(
       graphdef: the model's structure.
       per_image: (model, image [H,W,C] in [0, 1], labels [A] or None, key) -> figures
         of that image.
-      seed: of each image's random numbers.
+      seed: seed of each image's random numbers.
       batch_size: pictures at a time, rounded up to a multiple of the devices; figures
         do not depend on it.
       label_columns: the attributes that the model is conditioned on.
@@ -241,7 +241,7 @@ def build_evaluator(
 
 
 def standard_errors(figures: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns that of the mean over images of each scalar figure."""
+    """Returns the standard error of each scalar figure's mean over images."""
     return {
         name: float(np.std(figure, ddof=1, dtype=np.float64) / np.sqrt(len(figure)))
         for name, figure in figures.items()

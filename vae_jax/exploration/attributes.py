@@ -49,13 +49,13 @@ def difference_directions(codes: Codes, attributes: Attributes) -> Directions:
 
 
 def notebook_directions(codes: Codes, attributes: Attributes, seed: int) -> Directions:
-    """Returns such differences between few pictures, the notebook's smile vector.
+    """Returns differences of means of few pictures, as the notebook's smile vector.
 
     Args:
-      codes: of training pictures.
-      attributes: of the same.
-      seed: of the `NOTEBOOK_EXAMPLES` pictures with and as many without that are drawn;
-        all of them where there are fewer.
+      codes: codes of training pictures.
+      attributes: attributes of the same pictures.
+      seed: seed of the `NOTEBOOK_EXAMPLES` pictures with and as many without that are
+        drawn; all of them where there are fewer.
     """
     rng = np.random.default_rng(seed)
     directions = np.full((attributes.shape[1], codes.shape[1]), np.nan)
@@ -115,7 +115,7 @@ class HeldDirection:
     """A direction for each code z: offset + silu(z inner + bias) outer.
 
     Attributes:
-      offset: what all codes have in common.
+      offset: the part that all codes have in common.
       inner, bias, outer: a layer of H hidden units, for the rest.
     """
 
@@ -152,8 +152,8 @@ def flow_direction(model: Any, index: int) -> Direction:
     drawn: told nothing, a code comes back to itself.
 
     Args:
-      model: whose prior is a flow that is told A labels.
-      index: of the attribute among them.
+      model: a model whose prior is a flow that is told A labels.
+      index: index of the attribute among them.
     """
     labels = jnp.zeros(model.num_labels).at[index].set(1.0)
     told_apart = functools.partial(_told_apart, model, labels)
@@ -180,13 +180,13 @@ def held_direction(
     their standard deviations over reconstructions.
 
     Args:
-      model: whose codes they are.
+      model: the model whose codes they are.
       guide: a classifier of A attributes, not the one that is to judge the edits.
-      codes: of training pictures.
-      index: of the attribute among the classifier's.
+      codes: codes of training pictures.
+      index: index of the attribute among the classifier's.
       start: a direction for it, to begin from.
-      labels: of a conditional VAE's pictures.
-      seed: of the pictures that are drawn and of the hidden layer.
+      labels: labels of a conditional VAE's pictures.
+      seed: seed of the pictures that are drawn and of the hidden layer.
     """
     rng = np.random.default_rng(seed)
     few = rng.permutation(len(codes))[:HELD_CODES]
@@ -245,12 +245,12 @@ def edit_effects(
     """Returns the judge's features and log-odds of pictures decoded after an edit.
 
     Args:
-      model: whose codes they are.
+      model: the model whose codes they are.
       judge: a classifier of A attributes.
-      codes: of N pictures.
-      directions: at each code.
+      codes: codes of N pictures.
+      directions: the direction at each code.
       alpha: times the direction is added.
-      labels: of a conditional VAE's pictures.
+      labels: labels of a conditional VAE's pictures.
     """
     effects = functools.partial(_judge_edited, model, judge, jnp.float32(alpha))
     directions = directions.astype(np.float32)

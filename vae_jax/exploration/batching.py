@@ -18,8 +18,8 @@ def map_batches(
     Args:
       function: compiled; takes arrays and returns a pytree of them, all with the
         images along the first axis.
-      arrays: what it is applied to; None stays None.
-      description: of the progress bar.
+      arrays: arrays that the function is applied to; None stays None.
+      description: description of the progress bar.
     """
     total = len(arrays[0])
     parts = []

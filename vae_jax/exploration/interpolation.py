@@ -29,7 +29,7 @@ def interpolate(
     Args:
       a: the first code.
       b: the last code.
-      num_steps: at least 2.
+      num_steps: number of codes, at least 2.
       spherical: whether the way is spherical, or straight.
     """
     t = np.linspace(0.0, 1.0, num_steps)[:, None]
@@ -52,10 +52,10 @@ def path(
     """Returns codes from the first of `codes` through all to the last.
 
     Args:
-      codes: at least 2.
-      num_steps: from each to the next, both included. A code that one leg ends and
-        the next begins with is there once: N = (K-1)(num_steps-1) + 1, and leg k starts
-        at k(num_steps-1).
+      codes: the K codes to go through, at least 2.
+      num_steps: number of codes from each to the next, both included. A code that one
+        leg ends and the next begins with is there once: N = (K-1)(num_steps-1) + 1, and
+        leg k starts at k(num_steps-1).
       spherical: see `interpolate`.
     """
     legs = [
@@ -73,7 +73,7 @@ def traversal(
     """Returns `code` with one dimension at a time set to each value.
 
     Args:
-      code: where all other dimensions stay.
+      code: a code, whose other dimensions stay.
       dimensions: R of them.
       values: the same for all dimensions, or [R,V], each with its own.
     """
@@ -97,9 +97,9 @@ def shifted(
     """Returns codes some of whose dimensions are changed.
 
     Args:
-      codes: that are.
-      steps: of each dimension, in its standard deviations.
-      std: of each dimension.
+      codes: the codes that are changed.
+      steps: step of each dimension that is changed, in its standard deviations.
+      std: standard deviation of each dimension.
     """
     changed = codes.copy()
     for dimension, step in steps.items():

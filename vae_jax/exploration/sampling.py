@@ -37,10 +37,11 @@ def decode(
     """Returns the images of one batch of codes, see `decode_codes`.
 
     Args:
-      model: of the images.
+      model: the model whose images they are.
       z: the numbers in each code.
-      labels: that the model is given.
-      realism: of each image, of a model with a dial; None for where the dial stands.
+      labels: labels that the model is given.
+      realism: setting of the dial for each image, where the model has one; None leaves
+        the dial where it stands.
     """
     dial = {} if realism is None else {"realism": realism}
     return model.decode(unflatten(z, model.code_shape), labels, **dial).mean
@@ -58,9 +59,9 @@ def encode_images(
     """Returns the numbers D in a code of each image: the mode of its posterior.
 
     Args:
-      model: that encodes.
+      model: the model that encodes.
       images: 8-bit levels.
-      labels: of a conditional VAE's images: [N,A], or [A] for all.
+      labels: labels of a conditional VAE's images: [N,A], or [A] for all.
     """
     arrays = (images, _for_each(labels, len(images)))
     return map_batches(functools.partial(_encode, model), arrays, "encoding")
@@ -79,11 +80,12 @@ def encode_and_sample(
     decoder learnt from.
 
     Args:
-      model: that encodes.
+      model: the model that encodes.
       images: 8-bit levels.
       labels: see `encode_images`.
-      key: of the samples.
-      first: how many numbers F of each code are wanted, the first ones; None for all.
+      key: random key of the samples.
+      first: number F of dimensions that are wanted of each code, the first ones; None
+        for all.
     """
 
     def encode(images, labels, numbers):
@@ -147,17 +149,17 @@ def sample_prior(
     """Returns the means of p(x|z,y) at samples z of the prior.
 
     Args:
-      model: that has a prior.
-      key: of the samples.
+      model: a model that has a prior.
+      key: random key of the samples.
       num_samples: N.
       labels: [A], the same for all images; None for unknown ones.
       temperature: below 1 narrows each component of the prior around its mean; that of
         a learned prior over discrete codes divides the log-odds of each place, that of
         a flow narrows the noise.
-      top_k: how many codes, the likeliest of a place, such a prior may draw.
-      num_steps: of a flow; None for as many as its run says.
-      guidance: of a flow by the labels, see `FlowDensity.sample`; None for as the
-        labels say.
+      top_k: number of codes, the likeliest of a place, that such a prior may draw.
+      num_steps: steps of a flow; None for as many as its run says.
+      guidance: guidance of a flow by the labels, see `FlowDensity.sample`; None for as
+        the labels say.
     """
     known = None if labels is None else jnp.asarray(labels)
     z = draw_codes(
@@ -184,10 +186,10 @@ def sample_fitted(
     """Returns the decoded means at samples of a density.
 
     Args:
-      model: whose codes the density was fitted to.
-      density: of its codes, or of those of the first layers of a stack.
+      model: the model whose codes the density was fitted to.
+      density: density of its codes, or of those of the first layers of a stack.
       num_samples: N.
-      seed: of the samples.
+      seed: seed of the samples.
       labels: [A], as of `sample_prior`.
       temperature: see `Density.sample`.
     """

@@ -19,7 +19,7 @@ def layer_of_numbers(shape: CodeShape) -> Int[np.ndarray, " D"]:
     """Returns the number of the layer, from 0, that each number in a code is of.
 
     Args:
-      shape: of the code, a tuple of shapes (h, w, d).
+      shape: shape of the code, a tuple of shapes (h, w, d).
     """
     sizes = [code_size(part) for part in shape]
     return np.repeat(np.arange(len(sizes)), sizes)
@@ -64,8 +64,8 @@ def numbers_by_resolution(
     """Returns a value for each number in a code, by its resolution.
 
     Args:
-      model: whose code it is.
-      values: by resolution.
+      model: the model whose code it is.
+      values: the values by resolution.
       otherwise: the value at resolutions that have none.
     """
     each = resolution_of_numbers(model).tolist()
@@ -78,7 +78,7 @@ def mixed(
     """Returns each code with the fine numbers of each.
 
     Args:
-      codes: of the rows, which give the coarse numbers, and of the columns.
-      is_coarse: which numbers are.
+      codes: codes of the rows, which give the coarse numbers, and of the columns.
+      is_coarse: mask of the numbers that are coarse.
     """
     return np.where(is_coarse, codes[:, None], codes[None])
