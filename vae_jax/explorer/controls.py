@@ -52,8 +52,8 @@ def to_look(source: Source, before: Look, text: str) -> Look:
     """Returns what a look becomes by the values of all controls.
 
     Args:
-      source: of the model.
-      before: of whose faces it is.
+      source: source of the model.
+      before: the look whose faces stay.
       text: the values, as `to_text` has them; others than there are controls for are
         passed over.
 

@@ -22,8 +22,9 @@ class Face:
     Attributes:
       kind: one of `KINDS`.
       name: the seed, the index in the test split, or the name of the file.
-      code: of what is no sample; that of a sample depends on sampler and temperature.
-      labels: that the model is given of it, or None.
+      code: the face's code, where it is no sample; a sample's depends on sampler and
+        temperature.
+      labels: labels that the model is given of it, or None.
     """
 
     kind: str
@@ -41,15 +42,15 @@ class Look:
     """What a picture is a function of, beside the model.
 
     Attributes:
-      face: that is changed.
-      sampler: what samples are drawn from, "prior" or "gaussian"; None without samples.
-      estimator: of the directions of attributes; None without directions.
+      face: the face that is changed.
+      sampler: source of samples, "prior" or "gaussian"; None without samples.
+      estimator: estimator of the directions of attributes; None without directions.
       goal: a second face, or None.
-      share: of the way to it, from 0 to 1.
-      temperature: of samples, one number or by resolution.
-      dimensions: how many standard deviations are added to each.
-      attributes: how many times the direction of each is added.
-      realism: where the dial of a decoder that has one stands, from 0 to 1.
+      share: share of the way to the second face, from 0 to 1.
+      temperature: temperature of samples, one number or by resolution.
+      dimensions: standard deviations that are added to each dimension.
+      attributes: number of times that the direction of each attribute is added.
+      realism: setting of the dial of a decoder that has one, from 0 to 1.
     """
 
     face: Face

@@ -62,9 +62,9 @@ def pictures(picture: Picture, start: Picture, name: str) -> str:
     """Returns the part of the page with the picture, and what changed beside it.
 
     Args:
-      picture: that is shown.
+      picture: the picture that is shown.
       start: the face with nothing changed.
-      name: of the face.
+      name: name of the face.
     """
     heat, shown = heat_of(picture, start), _png(picture)
     change = np.mean(np.abs(picture.astype(np.float32) - start)) / 255
@@ -189,7 +189,7 @@ class _Doings:
     """What the controls do: from a session and their values to what is shown.
 
     Attributes:
-      source: of the pictures.
+      source: source of the pictures.
     """
 
     source: Source

@@ -73,7 +73,7 @@ def serve(source: Source, host: str, port: int) -> None:
 
     Raises:
       UserError: another program has taken the port meanwhile.
-      KeyboardInterrupt: in the end.
+      KeyboardInterrupt: the server was interrupted or asked to end.
     """
     gr = gradio()
     middleware = importlib.import_module("starlette.middleware").Middleware

@@ -16,8 +16,8 @@ class Session:
     """A look with those before it.
 
     Attributes:
-      look: what is shown; None before a face is chosen.
-      picture: of it.
+      look: the look that is shown; None before a face is chosen.
+      picture: the picture of the look.
       start: the picture of the face with nothing changed.
       history: earlier looks, the last one last, without their pictures.
       touched: the controls that made the last step, by name. What is done by one
@@ -36,8 +36,8 @@ class Session:
         """Returns the session with another look.
 
         Args:
-          source: of the pictures.
-          look: that is shown from now on.
+          source: source of the pictures.
+          look: the look that is shown from now on.
           touched: the controls that were used; none for what is a step of its own.
         """
         history = self.history

@@ -37,17 +37,18 @@ class Source:
 
     Attributes:
       opened: the flags that name it, --workdir=runs/vae say.
-      title: in words.
-      model: that encodes and decodes.
-      recipe: of the images it was trained on, see `cache.Dataset`.
-      directions: of attributes, by estimator.
-      samplers: what samples are drawn from, the best first: "prior", of which there is
-        None, or "gaussian" and the density.
-      order: of the dimensions of a code, the leading one first; none if not known.
-      std: of each dimension.
+      title: name of the model, in words.
+      model: the model, which encodes and decodes.
+      recipe: recipe of the images it was trained on, see `cache.Dataset`.
+      directions: directions of attributes, by estimator.
+      samplers: densities that samples are drawn from, the best first: "prior", for
+        which there is None, or "gaussian" and the density.
+      order: order of the dimensions of a code, the leading one first; none if not
+        known.
+      std: standard deviation of each dimension.
       test: images of the test split, and the labels that the model is given of them, or
         None.
-      missing: what there is not, and why.
+      missing: things that are missing, and why, a sentence each.
     """
 
     opened: Sequence[str]
@@ -78,8 +79,8 @@ class Source:
 
         Args:
           kind: one of `looks.KINDS`.
-          name: of the face.
-          file: of a picture; None where the name is the file.
+          name: name of the face.
+          file: file of a picture; None where the name is the file.
 
         Raises:
           UserError: the file is no picture, or there is no such image or no sampler.
@@ -256,7 +257,7 @@ def of_exported(found: exported.Exported, name: str, opened: Sequence[str]) -> S
 
     Args:
       found: the model.
-      name: what it is called.
+      name: name of the model.
       opened: see `Source`.
 
     Raises:
@@ -320,9 +321,9 @@ def open_source(
     """Opens a run, or a model that `python -m vae_jax.export` has written.
 
     Args:
-      workdir: of the run, or the folder of the model.
-      checkpoint: of the run.
-      data_dir: where the run's data set is now; None for where it was.
+      workdir: workdir of the run, or the folder of the model.
+      checkpoint: checkpoint of the run.
+      data_dir: folder where the run's data set is now; None for where it was.
 
     Raises:
       UserError: there is no such model.

@@ -27,9 +27,9 @@ class Curve:
     """One line of a chart.
 
     Attributes:
-      label: for the legend.
+      label: words for the legend.
       colour: its number among those of the page.
-      path: of SVG.
+      path: points of the line, as SVG takes them.
       marks: places of the points, where those are few.
     """
 
@@ -44,14 +44,14 @@ class Chart:
     """Curves over one another, and how they are drawn.
 
     Attributes:
-      title: of the chart.
-      unit: of the values, and which are better.
-      along: what the horizontal axis counts.
-      curves: drawn in the colours of the page, one after the other.
+      title: title of the chart.
+      unit: unit of the values, and which are better.
+      along: name of what the horizontal axis counts.
+      curves: the curves, in the colours of the page, one after the other.
       x_ticks: the places of marks on the axis, and their texts.
       y_ticks: the same of the other axis.
-      data: for the script that shows values, JSON.
-      summary: what is seen, for who does not see it.
+      data: points for the script that shows values, JSON.
+      summary: description for readers who do not see it.
     """
 
     title: str
@@ -89,11 +89,11 @@ def chart(
     """Returns curves to be drawn over one another.
 
     Args:
-      title: of the chart, the name of a metric.
-      curves: by label, points (x, y) with x rising.
+      title: title of the chart, the name of a metric.
+      curves: points (x, y) of each curve, with x rising, by its label.
       limits: the least and the largest value that is seen.
-      along: what x counts.
-      colours: of the curves, by number; None for one after the other.
+      along: name of what x counts.
+      colours: numbers of the curves' colours; None for one after the other.
     """
     thin = {label: _thinned(points) for label, points in curves.items()}
     steps = [x for points in thin.values() for x, _ in points] or [0]

@@ -45,8 +45,8 @@ def save(figure: "Figure", path: Path, dots: int = 110) -> None:
     """Writes a figure as the suffix of its file says.
 
     Args:
-      figure: that is written.
-      path: of the file.
+      figure: the figure that is written.
+      path: path of the file.
       dots: an inch, of what is no word and no line.
 
     Raises:

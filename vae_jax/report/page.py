@@ -36,9 +36,9 @@ class Picture:
 
     Attributes:
       source: a data URI.
-      alt: what is seen, for who does not see it.
-      width: in pixels of the page; on a narrow screen it is less.
-      height: in the same.
+      alt: description for readers who do not see it.
+      width: width in pixels of the page; on a narrow screen it is less.
+      height: height in the same pixels.
     """
 
     source: str
@@ -53,10 +53,10 @@ class Film:
 
     Attributes:
       picture: the frames beside one another.
-      heading: of the film.
-      frames: how many.
-      width: of a frame, in pixels of the page.
-      height: of a frame.
+      heading: heading of the film.
+      frames: number of frames.
+      width: width of a frame, in pixels of the page.
+      height: height of a frame, in pixels of the page.
     """
 
     picture: Picture
@@ -71,8 +71,8 @@ class Films:
     """Films that one slider moves through together.
 
     Attributes:
-      label: of the slider.
-      values: what it says at each frame.
+      label: label of the slider.
+      values: text of the slider at each frame.
       films: their frames are as many as `values`.
     """
 
@@ -91,8 +91,8 @@ class Table:
     """Figures of several columns.
 
     Attributes:
-      title: of the table.
-      words: what it is of, a sentence or none.
+      title: title of the table.
+      words: description of the table, a sentence or none.
       columns: their headings.
       rows: a name, a unit and what it means, and for each column a figure and its
         standard error, or None where there is none.
@@ -121,10 +121,10 @@ def picture(
 
     Args:
       image: gray or RGB.
-      alt: what is seen.
+      alt: description for readers who do not see it.
       lossless: whether it is a PNG, or a JPEG.
-      enlarged: how many pixels of the page a pixel takes, at most.
-      quality: of the JPEG.
+      enlarged: pixels of the page that a pixel takes, at most.
+      quality: quality of the JPEG.
     """
     levels, file = to_levels(image), io.BytesIO()
     shown = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
@@ -156,8 +156,8 @@ def sheet(
 
     Args:
       images: gray or RGB, in [0, 1].
-      alt: what is seen.
-      columns: of the sheet.
+      alt: description for readers who do not see it.
+      columns: columns of the sheet.
       shown: pixels of the page that the side of an image takes.
     """
     size = images.shape[1]
@@ -196,9 +196,9 @@ def table(
     """Returns the scalars of figures, a column for each, with their standard errors.
 
     Args:
-      title: of the table.
-      columns: by heading, blocks as eval.json has them.
-      words: what the table is of.
+      title: title of the table.
+      columns: figures by heading, in blocks as eval.json has them.
+      words: description of the table, a sentence or none.
     """
     names = dict.fromkeys(
         name
@@ -243,7 +243,7 @@ def render(template: str, **content: Any) -> str:
     """Returns a page.
 
     Args:
-      template: of templates/.
-      **content: what it is filled with.
+      template: a file of templates/.
+      **content: values that fill the template, by name.
     """
     return _environment().get_template(template).render(**content)

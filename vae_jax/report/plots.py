@@ -37,7 +37,7 @@ def animation(
 
     Args:
       frames: gray or RGB; values outside [0, 1] are clipped.
-      path: of the GIF file.
+      path: path of the GIF file.
       seconds_per_frame: GIF counts in hundredths.
       scale: whole factor of enlargement, without smoothing.
     """
@@ -106,8 +106,8 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     A line without a metric, or with one that is not finite, is passed over.
 
     Args:
-      lines: of metrics.jsonl.
-      path: of the file; in a .pdf or .svg words stay words.
+      lines: lines of metrics.jsonl.
+      path: path of the file; in a .pdf or .svg words stay words.
       caption: below the panels.
     """
     names = logged_metrics(lines)

@@ -20,9 +20,9 @@ class Meaning(NamedTuple):
     """What a metric is to a reader.
 
     Attributes:
-      unit: of the numbers; empty where they have none.
+      unit: unit of the numbers; empty where they have none.
       better: "higher", "lower", or empty where neither is.
-      words: what is measured, one sentence.
+      words: meaning of the metric, one sentence.
     """
 
     unit: str
