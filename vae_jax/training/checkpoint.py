@@ -60,8 +60,8 @@ class Checkpoints:
         run that is still training.
 
     Raises:
-      UserError: on entering, another process saves here; there, in saving and on
-        leaving, the folder cannot be written.
+      UserError: another process saves here, on entering; or the folder cannot be
+        written, on entering, in saving or on leaving.
     """
 
     def __init__(self, folder: Path, *, writable: bool = False):
@@ -132,8 +132,8 @@ class Checkpoints:
           which: best is by loss; what has none comes last.
           like: a state, or its shapes with shardings, that the checkpoint must match;
             or what returns them by the step of the checkpoint.
-          moved: where parts of the parameters were in checkpoints of earlier versions,
-            and are now.
+          moved: paths of parts of the parameters in checkpoints of earlier versions,
+            and their paths now.
 
         Raises:
           UserError: all checkpoints are damaged, or the one chosen is of another

@@ -20,7 +20,7 @@ class Phase:
       batch_size: images in an update.
       first: the step that it begins at.
       last: the step that it ends at.
-      first_image: how many images were seen before.
+      first_image: number of images that were seen before.
     """
 
     size: int
@@ -75,9 +75,9 @@ def plan(stages: str, size: int, batch_size: int, num_steps: int) -> list[Phase]
 
     Args:
       stages: `config.train.stages`.
-      size: of the images in the end.
-      batch_size: of the updates, where `stages` does not say another.
-      num_steps: of the whole training.
+      size: side of the images in the end, in pixels.
+      batch_size: images in an update, where `stages` does not say another number.
+      num_steps: updates of the whole training.
     """
     planned, step, images = [], 0, 0
     for at, updates, batch in parse(stages):

@@ -158,19 +158,19 @@ def train(
     Args:
       state: laid out over `sharding.data_mesh`; donated.
       update: (state, batch) -> (state, metrics), from `build_update`.
-      feed: of the training split, this process's places in its batches.
-      phase: that the state is in.
-      num_images: in an epoch.
-      cadence: when to log, evaluate and save.
+      feed: feed of the training split, with this process's places in its batches.
+      phase: the phase that the state is in.
+      num_images: images in an epoch.
+      cadence: steps between logs, evaluations and checkpoints.
       validate: state -> metrics of its EMA on the validation split, `loss` among them.
-      writer: of the logs, opened at `state.step`.
-      checkpoints: where to save.
+      writer: writer of the logs, opened at `state.step`.
+      checkpoints: the run's checkpoints, to which states are saved.
       ranked: whether the validation loss ranks a checkpoint among the others.
       stop: holds something once a stop is asked for, see `stop_requests`.
       compiler_options: XLA's.
 
     Raises:
-      UserError: of the last updates too many were skipped in a row, see `MOST_FAULTS`,
+      UserError: too many of the last updates were skipped in a row, see `MOST_FAULTS`,
         or all that there were.
     """
     mesh = sharding.data_mesh()

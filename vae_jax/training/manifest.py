@@ -49,9 +49,9 @@ def write(folder: Path, *, step: int, loss: float | None) -> None:
     """Writes the manifest of all files in a folder, once they are on the disk.
 
     Args:
-      folder: of a checkpoint to which nothing will be added.
-      step: of its state.
-      loss: that ranks it; None where it was not evaluated.
+      folder: folder of a checkpoint to which nothing will be added.
+      step: step of its state.
+      loss: loss that ranks it; None where it was not evaluated.
     """
     paths = sorted(folder.rglob("*"))
     for path in paths:

@@ -75,9 +75,10 @@ def learning_rate_schedule(
     Args:
       learning_rate: the highest.
       schedule: "constant", or "cosine" to fall to 0 at `num_steps` along half a cosine.
-      warmup_steps: from 0 to `learning_rate`, linearly, before that; see `warmup_of`.
-      num_steps: of the whole training.
-      first_step: that the first update is of.
+      warmup_steps: steps of the rise from 0 to `learning_rate`, linear, before that;
+        see `warmup_of`.
+      num_steps: updates of the whole training.
+      first_step: step of the first update.
     """
     warmup_steps = warmup_of(schedule, warmup_steps, num_steps)
     rate: optax.ScalarOrSchedule = learning_rate
@@ -110,14 +111,14 @@ def build_optimizer(
     Args:
       name: "adam", or "adamw" (Loshchilov & Hutter 2019).
       learning_rate: the highest.
-      weight_decay: of adamw, on every parameter, as in the notebook.
+      weight_decay: weight decay of adamw, on every parameter, as in the notebook.
       schedule: see `learning_rate_schedule`.
-      warmup_steps: of the schedule.
+      warmup_steps: steps of the schedule's warm-up, see `warmup_of`.
       b1: decay of the mean of the gradients.
       b2: decay of the mean of their squares.
       clip_norm: bound on the gradients' global norm; None for none.
-      num_steps: of the whole training.
-      first_step: that the first update is of.
+      num_steps: updates of the whole training.
+      first_step: step of the first update.
     """
     rate = learning_rate_schedule(
         learning_rate, schedule, warmup_steps, num_steps, first_step

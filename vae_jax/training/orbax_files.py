@@ -93,7 +93,7 @@ def save(folder: Path, state: TrainState) -> None:
 
     Args:
       folder: gets the folder "orbax".
-      state: to save.
+      state: the state that is saved.
 
     Raises:
       OSError: the operating system refuses.

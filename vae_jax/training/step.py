@@ -50,12 +50,13 @@ class TrainState:
     Attributes:
       step: updates so far, skipped ones included: the only clock.
       skipped: updates skipped so far, for their loss or gradients were not finite.
-      faults: those of them that come last, one after the other; not counted are
+      faults: updates that were skipped last, one after the other; not counted are
         overflows of float16 that a smaller loss scale may mend.
       params: float32.
       ema_params: the exponential moving average of `params`.
       opt_state: optax's.
-      state: what the model learns without gradients, such as a codebook; often empty.
+      state: arrays that the model learns without gradients, such as a codebook; often
+        empty.
       loss_scale: None unless training in float16.
     """
 
@@ -86,7 +87,7 @@ def create_state(
 
     Args:
       params: the model's parameters.
-      state: what the model keeps beside them.
+      state: arrays that the model keeps beside its parameters.
       optimizer: see `optimizers.build_optimizer`.
       float16: whether to scale the loss.
       frozen: parts that are not trained, of which the optimiser keeps nothing.
@@ -168,8 +169,8 @@ def build_update(
       seed: the random numbers of a step are a function of (seed, step).
       frozen: parts that are not trained: no gradient of theirs is computed, and their
         state stays as it is.
-      first_steps: that parameters are trained from, by name, where those are not all
-        0: the warm-up of their average begins there.
+      first_steps: step at which each parameter starts to train, by name; others start
+        at 0. Its EMA warms up from there.
     """
 
     def update(state: TrainState, batch: PyTree):
@@ -241,7 +242,7 @@ def build_dispatch(
     Args:
       update: see `build_update`.
       gather: (data, x) -> batch, from a feed: how an element of `xs` becomes a batch.
-      out_shardings: of (state, metrics); None leaves them to XLA.
+      out_shardings: sharding of (state, metrics); None leaves it to XLA.
       compiler_options: XLA's.
 
     Returns:
