@@ -53,12 +53,12 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
     """Writes a run's model to a folder, which is whole or as it was.
 
     Args:
-      run: of any model.
+      run: a run of any model.
       folder: new or empty, but for what an export left that was killed: that is
         removed. Only if it was killed in the moment in which whole files are moved to
         their place, the folder is refused, as nobody can tell them from a user's own.
-      kind: of the programs that are written as well, of `programs.KINDS`; None for
-        none.
+      kind: kind of the programs that are written as well, one of `programs.KINDS`; None
+        for none.
 
     Returns:
       The files.

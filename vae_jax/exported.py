@@ -52,17 +52,19 @@ class Exported:
     """A model without its run.
 
     Attributes:
-      model: of `models.contract`, ready to call.
+      model: a model as in `models.contract`, ready to call.
       config: its settings, with the size and the channels of its images; all others
         have their defaults.
-      dataset: what run.json said of the images it was trained on.
-      directions: of attributes, [D] each: added once to the numbers of a code, a face
-        gains one. Codes that are no vectors become numbers, and codes again, by
-        `sampling.encode_images` and `sampling.decode_codes`.
-      sampler: that was the best when it was exported: "prior", or "gaussian", which is
-        fitted to codes of training images; None where there is none.
-      density: that Gaussian; None where it is not the sampler.
-      order: of the dimensions of a code, the leading one first; None if not known.
+      dataset: the facts that run.json has of the images it was trained on.
+      directions: directions of attributes, [D] each: added once to the numbers of a
+        code, a face gains one. Codes that are no vectors become numbers, and codes
+        again, by `sampling.encode_images` and `sampling.decode_codes`.
+      sampler: the sampler that was the best when it was exported: "prior", or
+        "gaussian", which is fitted to codes of training images; None where there is
+        none.
+      density: the Gaussian fitted to codes; None where it is not the sampler.
+      order: order of the dimensions of a code, the leading one first; None if not
+        known.
       std: the standard deviation of each; None if not known.
     """
 
@@ -147,7 +149,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
     """Opens an exported model; nothing in the folder is executed.
 
     Args:
-      folder: that `python -m vae_jax.export` has written.
+      folder: a folder that `python -m vae_jax.export` has written.
 
     Raises:
       UserError: it holds no such model, or one of its files is damaged.

@@ -44,9 +44,9 @@ def read(path: Path, largest: int, sums: dict[str, Any]) -> dict[str, np.ndarray
     """Returns the arrays of a file, which may have so many bytes and a header.
 
     Args:
-      path: of the file.
+      path: path of the file.
       largest: bytes of its arrays.
-      sums: of the bytes of files, by name; of those that it lacks nothing is known.
+      sums: SHA-256 of the bytes of files, by name; a file without one is not checked.
 
     Raises:
       UserError: the file cannot be read, or is not the one that was exported.

@@ -16,8 +16,8 @@ def local_path(value: str | os.PathLike[str], name: str) -> Path:
     """Returns a path on this machine, `~` in it expanded.
 
     Args:
-      value: what was given.
-      name: of the flag, setting or argument, for errors.
+      value: the path as it was given.
+      name: name of the flag, setting or argument, for errors.
 
     Raises:
       UserError: it is an address such as gs://bucket/run, empty, or no path.
@@ -50,7 +50,7 @@ def split_paths(
 
     Args:
       text: the list.
-      name: of the flag, for errors.
+      name: name of the flag, for errors.
       is_there: says whether a path is what is listed; of folders os.path.isdir.
 
     Raises:

@@ -46,9 +46,9 @@ def text(run: Run, name: str, sampler: str | None, programs: list[str]) -> str:
     """Returns the model card, in which no path of this machine is.
 
     Args:
-      run: whose model it is.
-      name: of the folder.
-      sampler: that drew the picture; None where there is none.
+      run: the run whose model it is.
+      name: name of the folder.
+      sampler: the sampler that drew the picture; None where there is none.
       programs: files that are beside it.
     """
     picture, use = "", "exported.model"

@@ -25,14 +25,14 @@ class Option:
     """One choice of a setting.
 
     Attributes:
-      make: from what all options of the table are given, and its own settings as
-        keyword arguments, to what is chosen.
-      settings: of its own, by their names within the section of the setting that
-        chooses it.
+      make: function that makes what is chosen from what all options of the table are
+        given, and its own settings as keyword arguments.
+      settings: the option's own settings, by their names within the section of the
+        setting that chooses it.
       check: returns what is wrong with all settings where this option is chosen, None
         where nothing is.
-      terms: for models and objectives: what the model returns and the objective reads.
-        An objective without reads codes alone, and trains a prior over them.
+      terms: kind of the terms that a model returns, or that an objective reads. An
+        objective without one reads codes alone, and trains a prior over them.
     """
 
     make: Callable[..., Any]
@@ -48,10 +48,10 @@ class Setting:
     Attributes:
       default: its value where a recipe says nothing.
       meaning: a phrase for a newcomer, the noun first.
-      allowed: which values, in words.
+      allowed: the values that are allowed, in words.
       accepts: says whether a value is allowed.
-      optional_type: of a value other than None, where None is the default.
-      options: what its values choose.
+      optional_type: type of a value other than None, where None is the default.
+      options: options that its values choose.
       resumable: whether a run may go on with another value.
     """
 
@@ -160,8 +160,8 @@ def parse_by_resolution(
     """Returns what "8:0.25,16:0.4" says, {8: 0.25, 16: 0.4}.
 
     Args:
-      spec: of a setting or a flag.
-      number: from the text of a number to it, float say.
+      spec: value of a setting or a flag.
+      number: function from the text of a number to it, float say.
 
     Raises:
       ValueError: it says nothing of the kind, or has a resolution twice.
@@ -217,9 +217,9 @@ def make(table: Mapping[str, Option], name: str, settings: Any, *context: Any) -
 
     Args:
       table: the options.
-      name: of one of them.
+      name: name of one of them.
       settings: the section of the config that holds the options' own.
-      *context: what every option of the table is given.
+      *context: arguments that every option of the table is given.
     """
     option = table[name]
     return option.make(*context, **{own: settings[own] for own in option.settings})

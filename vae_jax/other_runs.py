@@ -79,9 +79,9 @@ def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> Non
 
     Args:
       theirs: the config of the one.
-      ours: that of the other, which it judges, guides or is compared with.
-      named: how the one was named, for the error.
-      run: what the other is called there.
+      ours: the config of the other, which it judges, guides or is compared with.
+      named: words that name the one, for the error.
+      run: words that name the other, for the error.
     """
     for setting in ("name", "crop", "resampler", "size", "channels"):
         one, other = theirs.dataset[setting], ours.dataset[setting]

@@ -33,10 +33,10 @@ def train(
 
     Args:
       config: resolved.
-      workdir: of the run.
-      recipe: of its pictures, as run.json is to have it.
+      workdir: workdir of the run.
+      recipe: recipe of its pictures, as run.json is to have it.
       dataset: the pictures.
-      checkpoints: of the run, writable.
+      checkpoints: checkpoints of the run, writable.
       given: returns the arrays, by name, that the first phase starts from other than
         at random.
       on_line: see `Writer`.

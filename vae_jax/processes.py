@@ -140,7 +140,7 @@ def on_first(work: Callable[[], T]) -> T:
       work: returns what JSON holds.
 
     Raises:
-      UserError: in all, what `work` raised in the first.
+      UserError: `work` raised one in the first process; then all processes raise it.
     """
     if jax.process_count() == 1:
         return work()
@@ -160,7 +160,7 @@ def check_agreement(texts: dict[str, str]) -> None:
     """Raises UserError, in all processes, where one has another text than the first.
 
     Args:
-      texts: by the names that users know them by.
+      texts: texts by the names that users know them by.
     """
     if jax.process_count() == 1:
         return

@@ -31,7 +31,7 @@ class Part(NamedTuple):
     """What becomes a program.
 
     Attributes:
-      function: of one array for each name in `takes`, to one array.
+      function: function of one array for each name in `takes`, to one array.
       takes: the shapes of what it is given, without the axis of images, by name.
       makes: the name of its result.
     """
@@ -120,7 +120,7 @@ KINDS = {"stablehlo": _stablehlo, "onnx": _onnx}
 def parts(
     model: Any, image_shape: tuple[int, int, int], num_labels: int
 ) -> dict[str, Part]:
-    """Returns by name what becomes a program, in float32.
+    """Returns the parts that become programs, by name, in float32.
 
     The encoder makes "numbers" [B,N], those in each code, of "images" [B,H,W,C] in
     [0, 1]; the decoder makes "images", their means, of numbers. Of a model that knows
@@ -158,8 +158,8 @@ def _check(what: str, part: Part, run: Callable[..., Any]) -> None:
     """Raises UserError where a program makes something else than its part.
 
     Args:
-      what: it is.
-      part: that it was made of.
+      what: name of the program.
+      part: the part that it was made of.
       run: the program, of arrays by name.
     """
     generator = np.random.default_rng(0)

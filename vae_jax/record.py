@@ -203,9 +203,9 @@ def write(workdir: Path, config: Config, recipe: dict[str, Any], params: Any) ->
     """Writes run.json.
 
     Args:
-      workdir: which exists.
+      workdir: a folder that exists.
       config: the resolved settings.
-      recipe: of the data set's pictures, as `read_recipe` will return it.
+      recipe: recipe of the data set's pictures, as `read_recipe` will return it.
       params: the parameters, or their shapes, to count.
     """
     content = {

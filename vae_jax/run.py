@@ -47,14 +47,15 @@ class Run:
 
     Attributes:
       workdir: its folder.
-      experiment: what its settings stand for.
-      step: of the checkpoint that was loaded.
-      variables: with "ema" and with "raw" parameters, on one device of this process.
-      recipe: of the pictures, as run.json has it, see `cache.Dataset`.
+      experiment: the experiment that its settings describe.
+      step: step of the checkpoint that was loaded.
+      variables: variables with "ema" and with "raw" parameters, on one device of this
+        process.
+      recipe: recipe of the pictures, as run.json has it, see `cache.Dataset`.
       open_dataset: opens them; see `dataset_for`.
-      checkpoint: that was asked for, "latest" or "best".
-      realism: what the dial of a model that has one is set to, from 0 to 1.
-      picture_format: of still pictures that are written, see `drawing.FORMATS`.
+      checkpoint: the checkpoint that was asked for, "latest" or "best".
+      realism: setting of the dial of a model that has one, from 0 to 1.
+      picture_format: format of still pictures that are written, see `drawing.FORMATS`.
     """
 
     workdir: Path
@@ -81,7 +82,7 @@ class Run:
         """Returns the data set that the run was trained on.
 
         Args:
-          purpose: that it is needed for.
+          purpose: the purpose that it is needed for.
 
         Raises:
           UserError: it is not there; the message begins with the purpose.
@@ -158,7 +159,7 @@ class Run:
         """Returns where a picture of this run goes; its name says where a dial is.
 
         Args:
-          name: of the file, without its suffix.
+          name: name of the file, without its suffix.
         """
         path = self.workdir / "images" / f"{name}.{self.picture_format}"
         if self.realism:
@@ -176,7 +177,7 @@ def train(
     """Trains in a workdir, from the start or from where the run there stands.
 
     Args:
-      config: from `config.default_config()` or a recipe.
+      config: settings, from `config.default_config()` or a recipe.
       workdir: made where it is absent.
       on_line: called with each line of metrics.jsonl as it is written, {"step": 50,
         "split": "train", "elbo": ...}, in the first of several processes; to draw
@@ -267,10 +268,10 @@ def load(
     """Opens a trained run, without its pictures.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       checkpoint: "latest", or "best" by the validation loss of the EMA parameters.
-      data_dir: where the pictures are now, as in `config.dataset.data_dir`; None where
-        they were.
+      data_dir: folder where the pictures are now, as in `config.dataset.data_dir`; None
+        where they were.
 
     Raises:
       UserError: there is no run, no whole checkpoint or no such folder.

@@ -69,7 +69,7 @@ def places_here(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Returns which places of a batch this process's devices have, in order.
 
     Args:
-      mesh: of `data_mesh`.
+      mesh: a mesh made by `data_mesh`.
       batch_size: a multiple of the number of devices.
     """
     parts = cut_images(mesh).addressable_devices_indices_map((batch_size,))
@@ -81,9 +81,9 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     """Lays arrays out over the devices.
 
     Args:
-      tree: of what this process has: whole arrays where `sharding` replicates them, or
+      tree: the arrays that this process has: whole where `sharding` replicates them, or
         its `places_here`.
-      sharding: of all leaves.
+      sharding: sharding of all leaves.
     """
     return jax.tree.map(
         lambda a: jax.make_array_from_process_local_data(sharding, a), tree
