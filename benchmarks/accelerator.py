@@ -46,14 +46,15 @@ class Sizes:
     """How large the programme is; smaller ones rehearse it.
 
     Attributes:
-      num_steps: of the notebook's three epochs of CelebA, in batches of 64.
-      num_images: of CelebA's training split.
-      batch_sizes: of the trainings whose rates are taken, the most telling first.
-      pixels: of the conv VAE's images, on a side.
-      seconds: of a turn, about.
+      num_steps: updates of the notebook's three epochs of CelebA, in batches of 64.
+      num_images: pictures of CelebA's training split.
+      batch_sizes: batch sizes of the trainings whose rates are taken, the most telling
+        first.
+      pixels: sides of the conv VAE's images.
+      seconds: seconds that a turn takes, about.
       repeats: turns of each rival.
-      repeated_steps: of the trainings whose bits are compared.
-      drawn_faces: for those, by split.
+      repeated_steps: updates of the trainings whose bits are compared.
+      drawn_faces: faces drawn for those trainings, by split.
     """
 
     num_steps: int = 7630
@@ -113,10 +114,10 @@ def rate(
 
     Args:
       name: a key of `training.RECIPES`.
-      pixels: on a side; images of more than 64 have colour.
+      pixels: pixels on the side of an image; images of more than 64 have colour.
       precision: a key of `PRECISIONS`.
       batch_size: images in an update.
-      sizes: of the turns.
+      sizes: the programme's sizes: `seconds` and `repeats` of the turns.
     """
     config = training.plain(training.RECIPES[name](), batch_size)
     config.dataset.size, config.dataset.channels = pixels, 3 if pixels > 64 else 1
@@ -155,7 +156,7 @@ def repeated(sizes: Sizes, *, deterministic: bool) -> dict[str, Any]:
     """Says whether trainings end with the same bits: again, and stopped and resumed.
 
     Args:
-      sizes: how many steps, and of how many faces.
+      sizes: the programme's sizes: `repeated_steps` and `drawn_faces`.
       deterministic: whether `config.deterministic` is set.
 
     Returns:
@@ -238,10 +239,10 @@ def measure(
     """Measures what the budget allows, and returns and writes it.
 
     Args:
-      sizes: of the programme.
+      sizes: the programme's sizes.
       out: the file, written anew after each line.
       budget: seconds.
-      kinds: of the lines wanted.
+      kinds: kinds of the lines wanted, of `KINDS`.
 
     Returns:
       `machine`, `lines`, `failed` with each error, and `left_out`, how many lines there

@@ -35,8 +35,9 @@ def measure(
 
     Args:
       repeats: turns of each.
-      num_samples: of the smallest map; of others as many as have as many codes.
-      sides: of the maps.
+      num_samples: samples of the smallest map; of a larger one as many as have as many
+        codes.
+      sides: sides of the maps.
     """
     lines = []
     for side in sides:

@@ -96,7 +96,7 @@ def measure(explorer: Sequence[str], steps: int) -> dict[str, float]:
 
     Args:
       explorer: its flags.
-      steps: of its first slider.
+      steps: number of steps that its first slider takes.
 
     Returns:
       page_s: seconds from the command to a page whose sliders move.

@@ -47,7 +47,7 @@ def peer_figures(model: Any, images: Any, noise: Any) -> dict[str, Any]:
     """Returns the figures of `objectives.elbo_figures` by image, in PyTorch.
 
     Args:
-      model: of `training.new_peer`.
+      model: PyTorch's model, from `training.new_peer`.
       images: [B,C,H,W] in [0, 1].
       noise: [B,D], the posterior's.
     """
@@ -67,7 +67,7 @@ def peer_bound(model: Any, images: Any, noise: Any) -> Any:
     """Returns the sum over S samples of p(x,z)/q(z|x), its logarithm [B], in PyTorch.
 
     Args:
-      model: of `training.new_peer`.
+      model: PyTorch's model, from `training.new_peer`.
       images: [B,C,H,W] in [0, 1].
       noise: [S,B,D], the posterior's.
     """
@@ -187,7 +187,7 @@ def measure(
 
     Args:
       repeats: turns of each rival.
-      num_images: of noise, for no time depends on what is in them.
+      num_images: number of images, which are noise: no time depends on what is in them.
       name: one of `MODELS`.
     """
     config = training.plain(training.RECIPES[name](), 64)

@@ -38,9 +38,9 @@ def machine(
     """Returns FLOP/s of a matrix product and bytes/s of memory traffic.
 
     Args:
-      size: of the square matrices.
-      megabytes: of the array that is read, changed and written back.
-      dtype: of the matrices.
+      size: rows and columns of the square matrices.
+      megabytes: size of the array that is read, changed and written back.
+      dtype: type of the matrices.
     """
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)

@@ -247,8 +247,8 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
     """Draws a panel for each figure, four in a row, both axes logarithmic.
 
     Args:
-      figures: of `measure`.
-      path: of the PNG file.
+      figures: figures that `measure` returned.
+      path: path of the PNG file.
     """
     # Here, because it takes half as long to import as JAX.
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator

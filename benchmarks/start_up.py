@@ -41,10 +41,10 @@ def torch_first_update(
     Args:
       pictures: path of the [N,H,W,C] uint8 array.
       batch_size: pictures in the update.
-      hidden_dim: of the VAE.
-      latent_dim: of the VAE.
-      learning_rate: of AdamW.
-      weight_decay: of AdamW.
+      hidden_dim: hidden units of the VAE.
+      latent_dim: latent dimensions of the VAE.
+      learning_rate: learning rate of AdamW.
+      weight_decay: weight decay of AdamW.
       compiled: the best loop with torch.compile, or the one that most people write.
     """
     import torch  # pyright: ignore[reportMissingImports]
@@ -92,7 +92,7 @@ def _train(data_dir: Path, workdir: Path, caches: Path) -> None:
     """Starts the command line, and returns at its first line of metrics.jsonl.
 
     Args:
-      data_dir: with prepared synthetic faces.
+      data_dir: folder with prepared synthetic faces.
       workdir: emptied before.
       caches: the user's folder of caches.
     """

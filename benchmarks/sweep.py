@@ -20,8 +20,8 @@ def measure(*, repeats: int, num_runs: int = 4, num_steps: int = 100) -> dict[st
 
     Args:
       repeats: turns of each rival.
-      num_runs: in the program.
-      num_steps: of each run, a multiple of the recipe's steps per dispatch.
+      num_runs: number of runs in the program.
+      num_steps: updates of each run, a multiple of the recipe's steps per dispatch.
     """
     config = training.plain(training.RECIPES["VAE"](), 64)
     split = training.pictures(config, 20_000)

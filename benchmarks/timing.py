@@ -18,8 +18,8 @@ def step_times(
 
     Args:
       train: trains for a number of steps, and returns when they are done.
-      per_dispatch: how many at a time.
-      seconds: to go on for; three dispatches at least.
+      per_dispatch: steps in each call of `train`.
+      seconds: seconds to go on for; three dispatches at least.
     """
     train(per_dispatch)
     times, until = [], time.perf_counter() + seconds

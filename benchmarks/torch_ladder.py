@@ -67,7 +67,7 @@ def log_mixture_mass(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """Returns the log-probability of images [B,1,H,W] under mixtures of logistics.
 
     Args:
-      images: in [0, 1], on the grid of 256 levels.
+      images: pixels in [0, 1], on the grid of 256 levels.
       maps: [B,3K,H,W], the weight, the location and the scale of each component.
     """
     weight, location, scale = maps.unflatten(1, (-1, 3)).unbind(2)
@@ -86,11 +86,11 @@ class Ladder(nn.Module):
     """The ladder for gray images, with one block a resolution on the way up.
 
     Args:
-      size: of the images.
-      layers: how many there are at each resolution, the coarsest first.
+      size: side of the images in pixels.
+      layers: number of layers at each resolution, the coarsest first.
       widths: channels at each.
       dims: numbers in a code at each place.
-      num_components: of the likelihood's mixtures.
+      num_components: logistics in each of the likelihood's mixtures.
     """
 
     def __init__(

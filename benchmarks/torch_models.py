@@ -189,13 +189,13 @@ def trainer(
     """Returns train(num_steps) -> the last loss, with an EMA.
 
     Args:
-      model: with a loss, on its device already.
-      batches: of images.
-      learning_rate: of AdamW; Adam's where `weight_decay` is 0.
-      weight_decay: of AdamW.
+      model: a model with a loss, on its device already.
+      batches: batches of images.
+      learning_rate: learning rate of AdamW, or of Adam where `weight_decay` is 0.
+      weight_decay: weight decay of AdamW.
       best: fused optimiser and EMA; otherwise as most people write it.
-      compiled: by torch.compile in this mode, "default" or "reduce-overhead", which is
-        by CUDA graphs; None for eagerly.
+      compiled: mode of torch.compile, "default" or "reduce-overhead", which is by CUDA
+        graphs; None for eager execution.
       precision: "fp32"; "tf32"; "bf16" or "fp16" by autocast, the latter with a
         gradient scaler.
     """

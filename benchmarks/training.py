@@ -86,7 +86,7 @@ def new_peer(name: str, config: Config) -> Any:
 
     Args:
       name: a key of `RECIPES`.
-      config: of the recipe.
+      config: settings of the recipe.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -119,8 +119,8 @@ def peers(
 
     Args:
       name: a key of `RECIPES`.
-      config: of the recipe.
-      split: of images.
+      config: settings of the recipe.
+      split: split with the images.
       precision: see `torch_models.trainer`.
       with_loader: whether the loop with a DataLoader is among them.
     """
@@ -167,9 +167,9 @@ def measure(
     Args:
       name: a key of `RECIPES`.
       batch_size: pictures in an update.
-      seconds: of a turn of vae_jax, about; its rivals take as many steps.
+      seconds: seconds of a turn of vae_jax, about; its rivals take as many steps.
       repeats: turns of each rival.
-      num_images: to choose from.
+      num_images: number of images that batches are drawn from.
     """
     config = plain(RECIPES[name](), batch_size)
     split = pictures(config, num_images)

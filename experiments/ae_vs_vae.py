@@ -78,7 +78,7 @@ def open_run(kind: str, workdir: Path, settings: Settings) -> tuple[Run, dict]:
     Args:
       kind: "ae" or "vae".
       workdir: may hold a run of any recipe.
-      settings: that a new run gets, and that one which is there must have.
+      settings: settings that a new run gets, and that one which is there must have.
 
     Raises:
       UserError: the run is of another model or of other settings.
@@ -280,7 +280,7 @@ def write_tables(columns: dict[str, dict[str, Figures]], out: Path) -> str:
     """Writes OUT/table.md and OUT/table.csv; returns the table for a terminal.
 
     Args:
-      columns: by heading, the figures of each property.
+      columns: figures of each property, by the heading of the column.
       out: folder of the files.
     """
     told, exact = [], []

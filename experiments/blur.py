@@ -44,7 +44,8 @@ def blurred(
 
     Args:
       pictures: any.
-      sigma: of the Gaussian, in pixels; 0 leaves them as they are.
+      sigma: standard deviation of the Gaussian, in pixels; 0 leaves the pictures as
+        they are.
     """
     return ndimage.gaussian_filter(pictures, (0, sigma, sigma, 0))
 
@@ -57,9 +58,9 @@ def look(
     """Returns blur.json: what blur does to sharpness and to judges' distances.
 
     Args:
-      pictures: in [0, 1].
+      pictures: real pictures in [0, 1].
       others: real pictures, too.
-      judges: of classifiers, see `open_judge`.
+      judges: runs of classifiers, see `open_judge`.
     """
     real = [judge_images(judge.model(), pictures)[0] for judge in judges]
     floors = [

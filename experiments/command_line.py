@@ -29,7 +29,7 @@ def new_parser(module: str, description: str | None) -> Parser:
 
     Args:
       module: experiments.beta, say, whose results go to runs/beta.
-      description: of the experiment.
+      description: description of the experiment.
     """
     parser = Parser(
         prog=f"python -m {module}",
@@ -63,8 +63,8 @@ def add_judged_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
     """Adds --workdir, --judge and --seed, of an experiment with one trained run.
 
     Args:
-      parser: of the experiment, which then takes no settings of a recipe.
-      workdir: of the run where none is given.
+      parser: parser of the experiment, which then takes no settings of a recipe.
+      workdir: workdir of the run where none is given.
     """
     parser.epilog = None
     add_path_flag(parser, "--workdir", f"Of the run; {workdir}.", Path(workdir))

@@ -91,7 +91,7 @@ def tables_together(
 
     Args:
       reports: eval.json, by run.
-      words: on the metrics, a sentence or none.
+      words: words on the metrics, a sentence or none.
     """
     tested = {name: report["test"]["ema"] for name, report in reports.items()}
     sharp = {

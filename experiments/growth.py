@@ -72,7 +72,7 @@ def curve(workdir: Path, rates: Mapping[int, float]) -> tuple[list[float], list[
     """Returns the minutes of training, and the validation ELBO in nats at each.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       rates: images/s by size, the highest of all runs, because the run's own also tell
         what else its machine did. Runs of unlike machines do not compare.
     """
@@ -97,8 +97,8 @@ def draw(workdirs: Mapping[str, Sequence[Path]], path: Path) -> None:
     """Draws growth.png, a curve for each seed.
 
     Args:
-      workdirs: of the runs of each seed, by their key in `LABELS`.
-      path: of the picture.
+      workdirs: workdirs of the runs of each seed, by their key in `LABELS`.
+      path: path of the picture.
     """
     rates = fastest_rates([each for runs in workdirs.values() for each in runs])
     figure, [axis] = new_figure(1)

@@ -102,11 +102,11 @@ def look(
     """Returns guidance.json: what a judge says of samples under each guidance.
 
     Args:
-      run: of a flow that is told labels.
-      judge: of a classifier that knows all of them, see `open_judge`.
+      run: a run of a flow that is told labels.
+      judge: a run of a classifier that knows all of them, see `open_judge`.
       guidance: each W, see `FlowDensity.sample`.
-      num_images: of each attribute, half of them asked to have it; even.
-      seed: of the samples.
+      num_images: images for each attribute, half of them asked to have it; even.
+      seed: seed of the samples.
     """
     names = build.label_names(run.config.model)
     known = build.label_names(judge.config.model)

@@ -54,14 +54,14 @@ def nearest(
     place_of: Callable[[Images], Float[np.ndarray, "N F"]],
     space: str,
 ) -> dict[str, tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]]]:
-    """Returns, of each set, which training image each is nearest to, and how near.
+    """Returns the nearest training image to each image of each set, and how near it is.
 
     Training images count mirrored as well.
 
     Args:
       images: the sets by name, in [0, 1].
       train: the training images.
-      place_of: where images are, by which distances go.
+      place_of: function that maps images to the features by which distances go.
       space: its name, beside the progress bar.
     """
     places = {name: place_of(each) for name, each in images.items()}
@@ -87,10 +87,10 @@ def look(
     """Returns neighbours.json, and the picture of the nearest samples.
 
     Args:
-      run: of an autoencoder of any kind.
-      judge: of a classifier, see `open_judge`.
+      run: a run of an autoencoder of any kind.
+      judge: a run of a classifier, see `open_judge`.
       sampler: one of `SAMPLERS`.
-      seed: of the samples.
+      seed: seed of the samples.
 
     Returns:
       The report; and a row for each of `NUM_SHOWN` samples in each of `SPACES`: the

@@ -69,8 +69,8 @@ def point_of(pair: str, settings: Settings) -> dict[str, Any]:
 
     Args:
       pair: PERCEPTUAL:ADVERSARIAL.
-      settings: of the command line; those that have no use where a weight is 0 are left
-        out there.
+      settings: settings of the command line; those that have no use where a weight is 0
+        are left out there.
     """
     perceptual, adversarial = pair.split(":")
     useless = [

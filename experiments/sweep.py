@@ -72,8 +72,8 @@ def finish(config: Config, workdir: Path, judge: Path | None = None) -> dict[str
     """Trains and evaluates a run, as far as that is not done; returns eval.json.
 
     Args:
-      config: of the run.
-      workdir: of the run.
+      config: settings of the run.
+      workdir: workdir of the run.
       judge: the workdir of a classifier that judges it.
 
     Raises:
@@ -139,10 +139,10 @@ def sweep(
     settings are checked before any work.
 
     Args:
-      recipe: with words after a colon, if it takes them.
-      settings: of all runs.
-      points: by name, the settings in which they differ.
-      seeds: of each point.
+      recipe: path of the recipe, with words after a colon, if it takes them.
+      settings: settings of all runs.
+      points: settings in which the points differ, by the name of the point.
+      seeds: seeds of each point.
       out: folder of the runs.
       dry_run: print the runs' shell commands and do nothing else.
       judge: the workdir of a classifier that judges each run.
@@ -207,9 +207,9 @@ def write_table(
     """Writes OUT/table.md and OUT/table.csv; returns the table for a terminal.
 
     Args:
-      points: what `sweep` took.
-      results: what it returned.
-      names: of figures; those that the runs do not have are left out.
+      points: the points that `sweep` took.
+      results: the results that `sweep` returned.
+      names: names of figures; those that the runs do not have are left out.
       out: folder of the files.
     """
     some = next(iter(results.values()))
@@ -264,10 +264,10 @@ def draw_figure(
 
     Args:
       axis: logarithmic in the values, unless 0 is among them.
-      values: of the setting that the points differ in, in their order.
-      results: what `sweep` returned.
-      name: of the figure.
-      label: for a legend.
+      values: values of the setting that the points differ in, in their order.
+      results: the results that `sweep` returned.
+      name: name of the figure.
+      label: words for a legend.
     """
     x = np.array([float(value) for value in values])
     order = np.argsort(x)

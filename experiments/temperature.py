@@ -43,11 +43,11 @@ def look(
     """Returns temperature.json, and samples at each temperature in rows.
 
     Args:
-      run: of an autoencoder of any kind.
-      judge: of a classifier, see `open_judge`.
+      run: a run of an autoencoder of any kind.
+      judge: a run of a classifier, see `open_judge`.
       sampler: one of `SAMPLERS`.
       temperatures: see `samples.sample`.
-      seed: of the samples.
+      seed: seed of the samples.
     """
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, _ = judging.judge_images(judge.model(), pictures)
