@@ -280,15 +280,15 @@ def test_a_run_of_small_images_starts_one_of_larger_ones(whole, data_dir):
         ({"train.stages": "12:4"}, "divide it, 32, and 12 is none"),
         (
             {"train.stages": "8:4"},
-            "the network at 8 pixels must be a part of that at 32",
+            "the network at 8 pixels must be contained in the one at 32",
         ),
         (
             {"model.skips": False},
-            "at 16 pixels must be a part .* with model.skips=True",
+            "at 16 pixels must be contained .* with model.skips=True",
         ),
         (
             {"model.decoder": "style", "model.styles": "by_resolution"},
-            "is .*, then .*; allowed are",
+            "is .* in the one and .* in the other; allowed are",
         ),
         (
             {"dataset.size": 64, "model.code_size": 8},

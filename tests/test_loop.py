@@ -184,9 +184,9 @@ def test_too_many_faults_in_a_row_stop_where_the_same_command_stops_again(tmp_pa
         assert latest_step(tmp_path) == 56
     pictures = batches.batch_indices(0, 11, 1, 4, 30)[0].tolist()
     for part in (
-        "steps 11 to 63 were skipped, 53 in a row",
-        f"step 11 saw the training pictures {pictures}. ",
-        "The last checkpoint, of step 56, holds what was learnt",
+        "The last 53 updates (steps 11 to 63) were skipped",
+        f"Step 11 saw the training pictures {pictures}. ",
+        "The same command resumes at step 56, that of the last checkpoint,",
         "config.optimizer.learning_rate",
     ):
         assert part in messages[0]

@@ -1,4 +1,4 @@
-"""Whether the networks of a training in stages are parts of one another."""
+"""Whether each network of a training in stages is contained in the next."""
 
 import itertools
 from typing import NoReturn
@@ -12,7 +12,7 @@ from vae_jax.trees import by_name
 def check(config: Config) -> None:
     """Raises UserError where the networks of a training's phases do not grow.
 
-    Each must be a part of the next: all its arrays, with their shapes.
+    Each must be contained in the next: all its arrays, with their shapes.
     """
     *earlier, last = phases_of(config)
     if not earlier:
@@ -55,10 +55,11 @@ def check(config: Config) -> None:
     for (size, small), (larger, large) in itertools.pairwise(shapes.items()):
         for name, shape in small.items():
             if large.get(name) != shape:
-                there = "absent" if name not in large else list(large[name])
+                there = list(large[name]) if name in large else "absent"
                 refuse(
-                    f"the network at {size} pixels must be a part of that at {larger}, "
-                    f"and {name} is {list(shape)}, then {there}; allowed are "
-                    "convolutional networks with model.skips=True, with widths from "
-                    "the coarsest stage, and nothing else whose shape is the image's"
+                    f"the network at {size} pixels must be contained in the one at "
+                    f"{larger}, but {name} is {list(shape)} in the one and {there} in "
+                    "the other; allowed are convolutional networks with "
+                    "model.skips=True, widths from the coarsest stage, and no other "
+                    "part shaped like the image"
                 )

@@ -112,19 +112,22 @@ def is_first() -> bool:
 
 
 def any_of(flag: bool) -> bool:
-    """Says whether a flag is set in any process; all must ask."""
+    """Says whether a flag is set in any process.
+
+    A collective call: every process must make it.
+    """
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def wait_for_all() -> None:
-    """Returns once all processes are here."""
+    """Returns once all processes are here; a collective call, as `any_of`."""
     any_of(False)
 
 
 def _tell_all(text: str) -> str:
-    """Returns the first process's text in all."""
+    """Returns the first process's text in all; a collective call, as `any_of`."""
     content = np.frombuffer(text.encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     padded = np.zeros(length, np.uint8)
@@ -134,7 +137,9 @@ def _tell_all(text: str) -> str:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Works in the first process alone and returns its result in all; all must ask.
+    """Works in the first process alone and returns its result in all.
+
+    A collective call: every process must make it.
 
     Args:
       work: returns what JSON holds.

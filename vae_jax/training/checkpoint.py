@@ -51,7 +51,7 @@ class Checkpoints:
     saved; writing goes on in the background and is finished on leaving the context.
     What was written counts as saved once a reader has found it. Of several processes
     each writes its part, in the foreground, for Orbax has them wait for one another;
-    all must call alike.
+    every process must make the same calls.
 
     Args:
       folder: made where it is absent and `writable`.

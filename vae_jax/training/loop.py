@@ -120,19 +120,17 @@ def _check_faults(
         return
     first = step - faults
     pictures = feed.indices(first, 1)[0].tolist()
-    stands = (
-        f"The last checkpoint, of step {saved}, holds what was learnt: the same "
-        "command goes on from it and"
+    again = (
+        f"The same command resumes at step {saved}, that of the last checkpoint,"
         if saved
-        else "There is no checkpoint yet: the same command begins anew and"
+        else "There is no checkpoint yet: the same command begins anew"
     )
     raise UserError(
-        f"the updates of steps {first} to {step - 1} were skipped, {faults} in a row, "
-        "for their loss or gradients are not finite; that of step "
-        f"{first} saw the training pictures {pictures}. {stands} comes to the same "
-        "pictures with the same random numbers. In another workdir, a smaller "
-        "config.optimizer.learning_rate, config.optimizer.clip_norm or "
-        "config.precision=fp32 may help"
+        f"The last {faults} updates (steps {first} to {step - 1}) were skipped: their "
+        f"loss or gradients were not finite. Step {first} saw the training pictures "
+        f"{pictures}. {again} and fails again; in another workdir, try a smaller "
+        "config.optimizer.learning_rate or config.optimizer.clip_norm, or "
+        "config.precision=fp32"
     )
 
 

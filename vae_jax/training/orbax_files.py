@@ -59,7 +59,9 @@ def differences(expected: Any, found: Any) -> list[str]:
 
 @contextlib.contextmanager
 def reachable(folder: Path) -> Iterator[Path]:
-    """Yields a path of a folder by which Orbax finds it, absolute; all must ask.
+    """Yields a path of a folder by which Orbax finds it, absolute.
+
+    A collective call: every process must make it.
 
     One thread at a time: a load of another thread, which has Orbax count its
     operations on, was seen to have a save write before its folder was made.
