@@ -94,22 +94,24 @@ def main() -> None:
         "--only",
         choices=[*PARTS, "scaling", "profile"],
         nargs="+",
-        help="Some parts; all of them.",
+        help="Parts to run; all of them.",
     )
     parser.add_argument(
         "--models",
         choices=[*training.RECIPES],
         default=[*training.RECIPES],
         nargs="+",
-        help="Some of training and profile; all of them.",
+        help="Models of training and profile; all of them.",
     )
     parser.add_argument(
         "--batch_size",
         type=_batch_sizes,
         default="64,128,512",
-        help="Commas between; 64,128,512. The ladder has 16.",
+        help="Batch sizes with commas between; 64,128,512. The ladder has 16.",
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="Of a turn, about.")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="Seconds of a turn, about; 2."
+    )
     parser.add_argument(
         "--repeats", type=int, default=7, help="Turns of each rival; 7."
     )
@@ -117,13 +119,13 @@ def main() -> None:
         "--num_images",
         type=int,
         default=20_000,
-        help="Of data; exploring has a tenth; 20000.",
+        help="Images of the data; exploring has a tenth; 20000.",
     )
     parser.add_argument(
         "--out",
         type=lambda text: Path(text).expanduser(),
         default=Path("runs/benchmarks.json"),
-        help="Of the figures.",
+        help="File of the figures.",
     )
     arguments = parser.parse_args()
     if arguments.repeats < 1:

@@ -286,7 +286,7 @@ def main() -> None:
     )
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--all", action="store_true", help="Every kind of line.")
-    wanted.add_argument("--only", choices=KINDS, nargs="+", help="Some kinds.")
+    wanted.add_argument("--only", choices=KINDS, nargs="+", help="Kinds of lines.")
     parser.add_argument(
         "--out",
         type=lambda text: Path(text).expanduser(),

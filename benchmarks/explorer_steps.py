@@ -133,7 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument(
+        "--steps", type=int, default=60, help="Steps of the slider; 60."
+    )
     args, explorer = parser.parse_known_args()
     figures = measure(explorer, args.steps)
     print(json.dumps({name: round(float(each), 1) for name, each in figures.items()}))

@@ -5,15 +5,15 @@
 A workdir without a run gets one first, of configs/ae.py or configs/vae.py; settings
 such as --config.dataset.name=celeb_a go to both. Under --out come
 
-  table.md, table.csv   a row for each property, in the latter for each of its figures
+  table.md, table.csv   a row for each property; in table.csv for each of its figures
   probe.csv             the linear probe's accuracy by attribute
   reconstructions.png   test pictures, the autoencoder's reconstructions, the VAE's
   samples.png           the autoencoder's codes of N(0, I) decoded, and those of a
                         mixture fitted to its codes; then the same of the VAE
 
-All by the EMA parameters but the training loss, which is that of the last updates.
-Without a judge, the samples' Frechet distance from test pictures is that of thumbnails'
-pixels and not of a classifier's features.
+All entries are of the EMA parameters, but for the training loss, that of the last
+updates. Without a judge, the samples' Frechet distance from test pictures is that of
+thumbnails' pixels and not of a classifier's features.
 """
 
 import json
@@ -304,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.ae_vs_vae", __doc__)
     for kind in MODELS:
         workdir = Path("runs") / kind
-        add_path_flag(parser, f"--{kind}", f"Workdir; {workdir}.", workdir)
+        add_path_flag(parser, f"--{kind}", f"Workdir of a run; {workdir}.", workdir)
     add_path_flag(parser, "--judge", "Workdir of a run of configs/judge.py.")
     options, settings = parse(parser, argv)
     opened = {k: open_run(k, getattr(options, k), settings) for k in MODELS}

@@ -4,7 +4,7 @@
 
 trains a VAE for each weight and seed and writes, under --out, table.md, table.csv and
 beta.png: distortion against rate (Alemi et al. 2018), active units (Burda et al. 2016),
-and, of pictures whose factors are known, how well dimensions stand for factors.
+and how well dimensions stand for factors, where those of the pictures are known.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--beta",
         type=listed,
         default="0.25,0.5,1,2,4,8",
-        help="Commas between; 0.25,0.5,1,2,4,8.",
+        help="Weights of the KL, with commas between; 0.25,0.5,1,2,4,8.",
     )
     options, settings = parse(parser, argv)
     model = read_config(options.config, settings).model.name

@@ -45,7 +45,7 @@ def new_parser(module: str, description: str | None) -> Parser:
         "--format",
         choices=drawing.FORMATS,
         default=drawing.FORMATS[0],
-        help="Of pictures; in a pdf or svg words stay words. Default: png.",
+        help="Format of pictures; in a pdf or svg words stay words. Default: png.",
     )
     return parser
 
@@ -67,14 +67,14 @@ def add_judged_flags(parser: argparse.ArgumentParser, workdir: str) -> None:
       workdir: workdir of the run where none is given.
     """
     parser.epilog = None
-    add_path_flag(parser, "--workdir", f"Of the run; {workdir}.", Path(workdir))
+    add_path_flag(parser, "--workdir", f"Workdir of the run; {workdir}.", Path(workdir))
     parser.add_argument(
         "--judge",
         type=lambda text: local_path(text, "--judge"),
         required=True,
-        help="The workdir of a classifier, of configs/judge.py.",
+        help="Workdir of a classifier (configs/judge.py).",
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="Of the samples; 0.")
+    parser.add_argument("--seed", type=_seed, default=0, help="Seed of the samples; 0.")
 
 
 def _seed(text: str) -> int:
@@ -91,13 +91,16 @@ def add_sweep_flags(parser: argparse.ArgumentParser) -> None:
         "--config", default="configs/vae.py", help="The recipe; configs/vae.py."
     )
     parser.add_argument(
-        "--seeds", type=listed, default="0,1,2", help="Commas between; 0,1,2."
+        "--seeds",
+        type=listed,
+        default="0,1,2",
+        help="Seeds with commas between; 0,1,2.",
     )
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="Only print a command for each run. Run them anywhere, then this again "
-        "without the flag: it makes the table of what it finds.",
+        help="Prints a command for each run and does nothing else. Run those anywhere, "
+        "then this one again without the flag: it makes the table.",
     )
 
 

@@ -207,10 +207,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "runs",
         nargs="+",
         type=lambda text: local_path(text, "a run"),
-        help=f"The workdirs of trained runs, {charts.NUM_COLOURS} at most.",
+        help=f"Workdirs of trained runs, {charts.NUM_COLOURS} at most.",
     )
     out = Path("compare.html")
-    add_path_flag(parser, "--out", f"The file of the page; {out}.", out)
+    add_path_flag(parser, "--out", f"File of the page; {out}.", out)
     options = parser.parse_args(argv)
     if len({path.absolute() for path in options.runs}) < max(2, len(options.runs)):
         told = " ".join(map(str, options.runs))

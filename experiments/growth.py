@@ -118,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.growth", __doc__)
     add_sweep_flags(parser)
     parser.set_defaults(config="configs/progressive_vae.py")
-    add_path_flag(parser, "--judge", "The workdir of a classifier; none.")
+    add_path_flag(parser, "--judge", "Workdir of a classifier; none.")
     parser.add_argument(
         "--stages",
         default="16:200,32:800",
-        help="Of the run that grows, as config.train.stages; 16:200,32:800.",
+        help="Stages of the run that grows, as config.train.stages; 16:200,32:800.",
     )
     parser.add_argument(
         "--num_steps",

@@ -208,10 +208,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.guidance", __doc__)
     add_judged_flags(parser, "runs/labelled_flow")
     parser.add_argument(
-        "--guidance", type=scales, default="0,1,2,4", help="Commas between; 0,1,2,4."
+        "--guidance",
+        type=scales,
+        default="0,1,2,4",
+        help="Strengths with commas between; 0,1,2,4.",
     )
     parser.add_argument(
-        "--num_images", type=even, default="200", help="Of each attribute; 200."
+        "--num_images", type=even, default="200", help="Images for each attribute; 200."
     )
     options = parser.parse_args(argv)
     run = run_lib.load(options.workdir)

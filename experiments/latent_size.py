@@ -4,7 +4,7 @@
 
 trains a model for each size and seed and writes, under --out, table.md, table.csv and
 latent_size.png: elbo, bits/dim, mse and active units (Burda et al. 2016) against size,
-of an autoencoder its mse alone.
+or mse alone for an autoencoder.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--latent_dim",
         type=listed,
         default="8,16,32,64,128",
-        help="Commas between; 8,16,32,64,128.",
+        help="Sizes with commas between; 8,16,32,64,128.",
     )
     options, settings = parse(parser, argv)
     points = {

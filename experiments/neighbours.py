@@ -5,10 +5,10 @@
 finds the training image nearest to each sample, mirrored ones included, in a judge's
 features and in pixels, and does the same for reconstructions: of test images, which the
 run has not seen, and of training images, which is what it would draw if it had learnt
-codes by heart. Of the first a hundredth is nearer than some distance. About as many
-samples are where nothing was learnt by heart, and of the reconstructions of training
-images far more. Under --out come neighbours.json and neighbours.png, which has the
-samples that are nearest to training images.
+codes by heart. A hundredth of the reconstructions of test images is nearer than some
+distance. About as many samples are nearer where nothing was learnt by heart, and far
+more reconstructions of training images. Under --out come neighbours.json and
+neighbours.png, which has the samples that are nearest to training images.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.neighbours", __doc__)
     add_judged_flags(parser, "runs/latent_flow")
     parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="As of --mode=sample; the best."
+        "--sampler", choices=SAMPLERS, help="Sampler as of --mode=sample; the best."
     )
     options = parser.parse_args(argv)
     run = run_lib.load(options.workdir)

@@ -112,12 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser("experiments.realism", __doc__)
     add_sweep_flags(parser)
     parser.set_defaults(config="configs/sharp_vae.py")
-    add_path_flag(parser, "--judge", "The workdir of a classifier; it is needed.")
+    add_path_flag(parser, "--judge", "Workdir of a classifier; it is needed.")
     parser.add_argument(
         "--weights",
         type=weights,
         default="0:0,0.5:0,0:0.2,0.5:0.2",
-        help="PERCEPTUAL:ADVERSARIAL, commas between; 0:0,0.5:0,0:0.2,0.5:0.2.",
+        help="Pairs PERCEPTUAL:ADVERSARIAL with commas between; "
+        "0:0,0.5:0,0:0.2,0.5:0.2.",
     )
     options, settings = parse(parser, argv)
     if options.judge is None:

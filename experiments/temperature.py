@@ -80,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--temperature",
         action="append",
         type=TemperatureParser().parse,
-        help="As of --mode=sample, 0.8 or 4:1,16:0.7; once for each. Default: 1, 0.8 "
-        "and 0.6.",
+        help="Temperature as of --mode=sample, 0.8 or 4:1,16:0.7; one flag for each. "
+        "Default: 1, 0.8 and 0.6.",
     )
     parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="As of --mode=sample; the best."
+        "--sampler", choices=SAMPLERS, help="Sampler as of --mode=sample; the best."
     )
     options = parser.parse_args(argv)
     temperatures = options.temperature or USUAL

@@ -259,13 +259,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="of the run")
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--to", required=True, help="a new or empty folder")
     parser.add_argument(
         "--format",
         choices=("safetensors", *KINDS),
         default="safetensors",
-        help="onnx, stablehlo: encoder and decoder as programs as well",
+        help="the format; with onnx or stablehlo programs of encoder and decoder are "
+        "written as well",
     )
     print_any_name()
     try:

@@ -41,8 +41,8 @@ SETTINGS = gather(
         ),
         "deterministic": switch(
             False,
-            "Only kernels whose results are the same bits each time, which are slower "
-            "on a GPU; a CPU has no others.",
+            "Restriction to kernels whose results are the same bits each time; they "
+            "are slower on a GPU, and a CPU has no others.",
         ),
         "init_from": path("Workdir of a run whose EMA parameters start this one."),
         **_section("dataset", cache.SETTINGS | batches.SETTINGS),
@@ -74,7 +74,7 @@ SETTINGS = gather(
         ),
         "train.num_epochs": resumable(positive(3.0, "Passes over the training split.")),
         "train.num_steps": resumable(
-            optional(int, whole(1, "Updates; where they are set, epochs do not count."))
+            optional(int, whole(1, "Updates; where set, num_epochs does not count."))
         ),
         "train.stages": growth.STAGES,
         "train.sharding": resumable(sharding.SETTING),

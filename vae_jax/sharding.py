@@ -60,7 +60,7 @@ STATE_SHARDINGS: dict[str, Callable[[Mesh, tuple[int, ...]], NamedSharding]] = {
 
 SETTING = choice(
     "data_parallel",
-    "What each of several devices holds: the whole state, or its part of it.",
+    "Layout of the state over several devices: whole on each, or a part on each.",
     STATE_SHARDINGS,
 )
 

@@ -55,19 +55,19 @@ FEWEST_FACTOR_IMAGES = 200
 def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
     """Evaluates the EMA and raw parameters on whole splits; returns eval.json.
 
-    Of several processes all must ask; the figures that follow those by split are the
-    first one's alone.
+    A collective call: every process must make it. The figures that follow those by
+    split are returned in the first process alone.
 
-    By split and parameters: means over images, each with its `standard_errors`; of a
-    VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
-    posterior mean varies over images by more than `ACTIVE_VARIANCE`; of discrete codes
+    Means over images come by split and parameters, each with its `standard_errors`; for
+    a VAE also `kl_by_dimension` in nats and `active_units`, the dimensions whose
+    posterior mean varies over images by more than `ACTIVE_VARIANCE`; for discrete codes
     `rate` and `distortion` in bits an image and `codes`, how each map of them is used;
-    of a classifier `accuracy_by_attribute`.
+    for a classifier `accuracy_by_attribute`.
 
-    Of what decodes, `sharpness`: what the EMA parameters' reconstructions of the test
-    split, from the posterior's mean, come to beside the pictures themselves, see
-    `sharpness.compare`, with their `psnr` in dB; the same of as many training pictures,
-    and of samples where there is a judge.
+    `sharpness`, where the model decodes, compares the EMA parameters' reconstructions
+    of the test split, from the posterior's mean, with the pictures themselves, see
+    `sharpness.compare`, and has their `psnr` in dB; it has the same of as many training
+    pictures, and of samples where there is a judge.
 
     Args:
       run: the run that is evaluated.
@@ -284,7 +284,8 @@ COMMAND = Command(
     example="--workdir=runs/vae --judge=runs/judge",
     flags={
         "judge": "Several have commas between. Without it, there is no judge.",
-        "realism": "It is of what is looked at; the bounds are at 0. Default: 0.",
+        "realism": "It applies to reconstructions and samples; ELBO and bounds are "
+        "always at 0. Default: 0.",
         "checkpoint": "Default: latest.",
     },
     work=_work,

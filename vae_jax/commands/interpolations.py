@@ -205,8 +205,8 @@ COMMAND = Command(
     example="--workdir=runs/vae --spherical",
     flags={
         "indices": f"Default: the first {NUM_WAY_POINTS} of them.",
-        "pictures": "Instead of test images.",
-        "seeds": "Instead of test images.",
+        "pictures": "They replace test images.",
+        "seeds": "The samples replace test images.",
         "num_steps": f"Default: {NUM_STEPS.default}.",
         "spherical": "Default: straight lines.",
         "realism": "Default: 0.",

@@ -162,7 +162,7 @@ COMMAND = Command(
     example="--workdir=runs/hvae --indices=0,1",
     flags={
         "indices": f"Default: the first {NUM_FACES} of them.",
-        "pictures": "Instead of test images.",
+        "pictures": "They replace test images.",
         "seed": "Default: 0.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",

@@ -155,8 +155,8 @@ COMMAND = Command(
     example="--workdir=runs/hvae --indices=0,1,2,3",
     flags={
         "indices": f"Default: the first {NUM_FACES} of them.",
-        "pictures": "Instead of test images.",
-        "seeds": "Instead of test images.",
+        "pictures": "They replace test images.",
+        "seeds": "The samples replace test images.",
         "up_to": "Default: where both faces count about as much.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",

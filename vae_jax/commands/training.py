@@ -69,7 +69,8 @@ COMMAND = Command(
     example="--config=configs/vae.py --config.train.num_steps=2000",
     flags={
         "num_images": "Default: as many as fit on a screen.",
-        "seed": "It is of the samples alone. Default: 0.",
+        "seed": "It is that of the samples drawn after training; config.seed is that "
+        "of training. Default: 0.",
     },
     work=_work,
     several_processes=True,

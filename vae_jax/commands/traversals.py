@@ -186,7 +186,7 @@ COMMAND = Command(
     flags={
         "num_images": f"Here it counts dimensions. Default: {NUM_DIMENSIONS}.",
         "indices": "One is allowed. Default: 0.",
-        "pictures": "One is allowed, instead of a test image.",
+        "pictures": "One is allowed; it replaces the test image.",
         "realism": "Default: 0.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",

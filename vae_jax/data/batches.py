@@ -90,8 +90,8 @@ SETTINGS = {
     "feed": resumable(
         choice(
             "auto",
-            "Place that batches come from; auto is the memory of the device, if the "
-            "data set fits.",
+            "Place that batches come from: the device's memory, or a stream from the "
+            "host; auto is device if the data set fits there.",
             ("auto", "device", "stream"),
         )
     )

@@ -47,8 +47,8 @@ SETTINGS = {
     ),
     "data_dir": resumable(
         path(
-            "Folder of tfds, None for its usual one; of the data set folder, the "
-            "folder or zip that the pictures are in."
+            "Folder of tfds, None for its usual one; with dataset.name=folder the "
+            "folder or zip that holds the pictures."
         )
     ),
     "size": whole(64, "Height and width of the images in pixels.", low=8, high=512),
@@ -60,8 +60,8 @@ SETTINGS = {
     ),
     "crop": choice(
         "auto",
-        "Part of a picture that is looked at: a box in one of 178x218, or the centre "
-        "square; auto is centre for the data set folder, otherwise notebook.",
+        "Part of a picture that models see: a box in a picture of 178x218, or the "
+        "centre square; auto is centre with dataset.name=folder, otherwise notebook.",
         ("auto", *crops.CROPS),
     ),
     "resampler": choice(

@@ -29,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "CelebA's page, Google Drive or Kaggle; or the path of the zip",
     )
     parser.add_argument(
-        "--data_dir", help="where tfds keeps its data sets; default: tfds' own"
+        "--data_dir",
+        help="the folder where tfds keeps its data sets; default: tfds' own",
     )
     parser.add_argument(
         "--allow_missing",
         action="store_true",
-        help="prepare what is there, though the label files list more pictures",
+        help="prepares the pictures that are there, though the label files list more",
     )
     args = parser.parse_args(argv)
     try:

@@ -53,23 +53,30 @@ def _parser() -> Parser:
     add("--workdir", help="the folder of a run, or of an exported model")
     add("--demo", action="store_true", help="the model in examples/demo_model")
     add(
-        "--checkpoint", choices=("latest", "best"), help="of the run; latest by default"
+        "--checkpoint",
+        choices=("latest", "best"),
+        help="the checkpoint of the run; latest by default",
     )
-    add("--data_dir", help="where the run's data set is now, if not where it was")
+    add(
+        "--data_dir", help="the folder where the run's data set is now, if it was moved"
+    )
     add("--host", help=f"the address that the page is served at; {HOST} by default")
-    add("--port", type=_port, help=f"its port; {PORT} by default")
+    add("--port", type=_port, help=f"the port of the page; {PORT} by default")
     picture = parser.add_argument_group("one picture")
     add = picture.add_argument
     add("--to", help="the PNG file that is written, instead of a page")
-    add("--face", help="seed=5, test=3 or picture=me.jpg")
+    add("--face", help="the face: seed=5, test=3 or picture=me.jpg")
     add("--toward", help="a second face")
-    add("--share", type=float, help="of the way to the second face, from 0 to 1")
-    add("--sampler", help="what samples are drawn from, prior or gaussian")
-    add("--temperature", help="of samples: 0.8, or by resolution 4:1,16:0.7")
-    add("--attribute", help="what is added: Smiling=1.5,Male=-0.5")
-    add("--estimator", help="of the directions of attributes")
-    add("--dimensions", help="standard deviations that are added: 3=1.5,12=-2")
-    add("--realism", type=float, help="of a decoder with a dial, from 0 to 1")
+    add("--share", type=float, help="the share of the way to it, from 0 to 1")
+    add("--sampler", help="the source of samples, prior or gaussian")
+    add(
+        "--temperature",
+        help="the temperature of samples: 0.8, or by resolution 4:1,16:0.7",
+    )
+    add("--attribute", help="the attributes that are added: Smiling=1.5,Male=-0.5")
+    add("--estimator", help="the estimator of the directions of attributes")
+    add("--dimensions", help="the standard deviations that are added: 3=1.5,12=-2")
+    add("--realism", type=float, help="the dial of a decoder that has one, from 0 to 1")
     return parser
 
 

@@ -59,7 +59,7 @@ SETTINGS = {
     ),
     "latent_dim": whole(
         100,
-        "Numbers in a code, or at each place of a spatial one; of a classifier, its "
+        "Numbers in a code, or at each place of a spatial one; or a classifier's "
         "features.",
     ),
     "network": choice(

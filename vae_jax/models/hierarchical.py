@@ -288,8 +288,8 @@ HIERARCHICAL = Option(
         "likelihood": LIKELIHOOD,
         "drop_layers": text(
             "",
-            "Shares of a batch that a ladder tells without its layers from a "
-            "resolution on, so that coarser ones tell more.",
+            "Shares of each batch that a ladder encodes without its layers from a "
+            "resolution on, so that coarse layers hold more.",
             "empty, or numbers above 0 and below 1 by resolution, 8:0.25,16:0.4 say, "
             "the finer the larger",
             _are_shares,

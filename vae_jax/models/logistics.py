@@ -289,7 +289,10 @@ LOGISTIC_MIXTURE = Option(
     {
         "num_components": whole(3, "Logistics in a mixture for each pixel."),
         "bits": whole(
-            8, "Bits of the levels whose probability a mixture of logistics is.", 1, 8
+            8,
+            "Bits of the levels whose probability a mixture of logistics gives.",
+            1,
+            8,
         ),
     },
 )

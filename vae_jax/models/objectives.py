@@ -232,7 +232,7 @@ CAPACITY = with_sharpening(
         {
             "capacity": weight(25.0, "Nats at which the mean KL is held in the end."),
             "capacity_steps": whole(
-                5000, "Steps over which that capacity rises from 0.", low=0
+                5000, "Steps over which the capacity rises from 0.", low=0
             ),
             "gamma": weight(
                 100.0, "Weight of the distance between the mean KL and the capacity."

@@ -116,7 +116,9 @@ QUANTISED = with_sharpening(
         lambda num_images, **own: quantised_elbo(**own),
         {
             "pull_weight": weight(
-                30.0, "Nats for a squared distance of 1 between a vector and its code."
+                30.0,
+                "Weight of the pull between a vector and its code: the nats that a "
+                "squared distance of 1 costs.",
             )
         },
         terms="codes",

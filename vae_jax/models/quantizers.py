@@ -109,7 +109,8 @@ QUANTIZERS = {
         {
             "levels": Setting(
                 "8,8,8",
-                "Levels of each number of a vector; codes are their product.",
+                "Levels of each number of a vector; there are as many codes as their "
+                "product.",
                 f"whole numbers of at least 3, commas between, of a product of at most "
                 f"{MOST_CODES}",
                 lambda value: isinstance(value, str) and _are_levels(value),

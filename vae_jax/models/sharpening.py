@@ -35,20 +35,20 @@ SETTINGS = {
     "perceptual_weight": weight(
         0.0,
         "Pull of the perceptual distance between reconstructions and images, as a "
-        "share of the likelihood's; 0 is without.",
+        "share of the likelihood's; 0 leaves it out.",
     ),
     # Not looked at again once it has been copied.
     "guide": resumable(
         path(
-            "Workdir of the classifier, of configs/judge.py, in whose features that "
-            "distance is taken; it is copied when training begins."
+            "Workdir of a classifier (configs/judge.py) in whose features the "
+            "perceptual distance is taken; it is copied when training begins."
         )
     ),
     "guide_width": whole(32, "Width of the guide's network, as its model.width."),
     "adversarial_weight": weight(
         0.0,
         "Pull of a critic, which learns to tell reconstructions from images, as a "
-        "share of the likelihood's; 0 is without.",
+        "share of the likelihood's; 0 leaves it out.",
     ),
     "critic_width": whole(32, "Channels of the critic's first layer."),
     "critic_penalty": weight(

@@ -50,7 +50,7 @@ PRIORS = {
 }
 LIKELIHOOD = choice("gaussian", "Likelihood p(x|z).", LIKELIHOODS)
 PRIOR = choice(
-    "normal", "Prior p(z); that of an autoencoder is a flow, or there is none.", PRIORS
+    "normal", "Prior p(z); an autoencoder's is a flow, or it has none.", PRIORS
 )
 
 
@@ -240,7 +240,7 @@ def _build(
 
 DROPOUT = share(
     0.1,
-    "Share of the images that train without labels, and in the mean of the labels left "
+    "Share of the images that train without labels, and mean share of the labels left "
     "out of the others.",
 )
 

@@ -62,9 +62,8 @@ def _accepts(stages: str) -> bool:
 
 STAGES: Setting = text(
     "",
-    "Sizes of images to begin with, the updates at each, and the images in each of "
-    "them where they are not batch_size, for example 16:500:256,32:2000; those of "
-    "dataset.size follow, up to num_steps.",
+    "Image sizes to begin with, each with its number of updates and, if it differs, "
+    "its batch size: 16:500:256,32:2000. Later updates use dataset.size.",
     "SIZE:UPDATES or SIZE:UPDATES:BATCH with commas between, sizes rising, or nothing",
     _accepts,
 )

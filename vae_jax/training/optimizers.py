@@ -49,7 +49,7 @@ SETTINGS = {
         0, "Steps over which the learning rate rises from 0, linearly.", low=0
     ),
     "optimizer.b1": share(0.9, "Decay of Adam's mean of the gradients."),
-    "optimizer.b2": share(0.999, "Decay of Adam's mean of their squares."),
+    "optimizer.b2": share(0.999, "Decay of Adam's mean of the gradients' squares."),
     "optimizer.clip_norm": optional(
         float, positive(1.0, "Bound on the global norm of the gradients.")
     ),

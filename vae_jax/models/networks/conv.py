@@ -249,7 +249,7 @@ CONV = Option(
     {
         "width": width_setting(
             "A quarter of the channels of conv's coarsest stage; no stage has fewer, "
-            "but for that of decoder_patch."
+            "except the one that decoder_patch adds."
         ),
         "width_from": choice(
             "auto",

@@ -270,8 +270,8 @@ STYLE = Option(
     {
         "styles": choice(
             "shared",
-            "Styles of a style decoder: of the whole code at each resolution, or of "
-            "a part of it.",
+            "Part of the code that sets a style decoder's styles at each resolution: "
+            "the whole code, or a part for each.",
             STYLES,
         )
     },
