@@ -25,7 +25,7 @@ from benchmarks import (
     training,
 )
 
-# From the command line's arguments to lines of the table.
+# Functions from the command line's arguments to lines of the table.
 PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "training": lambda arguments: [
         training.measure(

@@ -31,7 +31,7 @@ from vae_jax import run
 from vae_jax.data import synthetic_faces
 from vae_jax.experiment import assemble
 
-# From a line's precision to the activations' and to that of float32's products.
+# The precision of the activations and that of float32's products, by that of a line.
 PRECISIONS = {
     "bf16": ("bf16", None),
     "tf32": ("fp32", "tensorfloat32"),

@@ -60,7 +60,7 @@ def official_files(folder: Path, count: int) -> None:
     rows = [f"{name} {' '.join(row)}" for name, row in zip(names, bits, strict=True)]
     header = [str(count), " ".join(celeba_files.ATTRIBUTES)]
     (folder / celeba_files.ATTRIBUTE_FILE).write_text("\n".join(header + rows))
-    # Of 10 pictures 8, 1 and 1.
+    # The splits get 8, 1 and 1 of 10 pictures.
     rows = [f"{name} {max(0, i % 10 - 7)}" for i, name in enumerate(names)]
     (folder / celeba_files.PARTITION_FILE).write_text("\n".join(rows))
 

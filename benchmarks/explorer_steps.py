@@ -115,7 +115,7 @@ def measure(explorer: Sequence[str], steps: int) -> dict[str, float]:
             page_s = time.perf_counter() - begun
             browser.set_script_timeout(PATIENCE + steps)
             found = np.array(browser.execute_async_script(STEP, steps))
-        # Of children that have ended, which the browser has not.
+        # The peak is of children that have ended, which the browser has not.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     median, ninth = np.percentile(found, [50, 90])
     return {

@@ -170,10 +170,10 @@ def against_remat(
 ) -> dict[str, Any]:
     """Returns the memory of a conv VAE's gradient by resolution, and what remat saves.
 
-    Of loss and gradient: the bytes that the backward pass keeps of the forward one, by
-    JAX's account, parameters included; those that XLA's compiled program needs beside
-    its arguments and results; and where the device counts, the most that it held while
-    that program ran.
+    The figures are of loss and gradient: the bytes that the backward pass keeps of the
+    forward one, by JAX's account, parameters included; those that XLA's compiled
+    program needs beside its arguments and results; and where the device counts, the
+    most that it held while that program ran.
     """
     curves: dict[str, list[dict[str, Any]]] = {}
     programs = []

@@ -145,9 +145,10 @@ def _in_new_folder(train: Callable[[Path], None], parent: Path) -> None:
 def measure(repeats: int) -> list[dict[str, Any]]:
     """Returns the seconds to the imports' end, and to the end of the first update.
 
-    Of the notebook's VAE on drawn faces that are prepared: vae_jax by its command line,
-    with its cache of compiled programs and with an empty one; PyTorch as most people
-    write it, and by torch.compile, with its cache of kernels and with an empty one.
+    The update is of the notebook's VAE on drawn faces that are prepared: vae_jax by its
+    command line, with its cache of compiled programs and with an empty one; PyTorch as
+    most people write it, and by torch.compile, with its cache of kernels and with an
+    empty one.
 
     Args:
       repeats: processes of each rival, after one that is not counted.

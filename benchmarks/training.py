@@ -26,7 +26,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "conv VAE": lambda: conv_vae.get_config("gaussian"),
     "ladder": hvae.get_config,
 }
-# Of models that train in batches of these sizes alone.
+# Models that train in batches of these sizes alone.
 BATCH_SIZES = {"ladder": [16]}
 
 

@@ -17,7 +17,7 @@ def get_config(words=""):
     config = default_config()
     config.model.name = "hierarchical"
     config.model.network = "ladder"
-    # Of two layers at 4x4 the first one told nothing, but for the word faces.
+    # The first of two layers at 4x4 told nothing, but for the word faces.
     config.model.layers = "4:1,8:3,16:4"
     config.model.latent_dim = 16
     config.model.likelihood = "logistic_mixture"

@@ -68,7 +68,7 @@ THUMBNAIL_SIZE = 16
 
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 Codes: TypeAlias = Float[np.ndarray, "N D"]
-# By the figure's name, which is empty where a property has but one.
+# Figures by name, which is empty where a property has but one.
 Figures: TypeAlias = dict[str, int | float]
 
 
@@ -127,8 +127,8 @@ def linear_probe(
 ) -> Float[np.ndarray, " A"]:
     """Returns the share of test pictures of which a hyperplane tells each attribute.
 
-    By ridge regression of the attributes, as -1 and 1, on standardised codes of the
-    training pictures. A linear probe as of Alain & Bengio (2017), in closed form.
+    It is found by ridge regression of the attributes, as -1 and 1, on standardised
+    codes of the training pictures: a linear probe (Alain & Bengio 2017) in closed form.
     """
     if not attributes.shape[1]:
         return np.empty(0)
@@ -199,7 +199,7 @@ def _dimensions(run: Run, report: dict[str, Any]) -> dict[str, Figures]:
 
 def _latent_space(run: Run, accuracy: np.ndarray, majority: np.ndarray) -> Figures:
     """Returns how near the codes are to N(0, I), and how linear attributes are."""
-    # Of a VAE, samples of the posteriors: the codes that its decoder learnt from.
+    # A VAE's codes are samples of the posteriors, which its decoder learnt from.
     _, codes = sampling.encode_and_sample(
         run.model(),
         run.dataset.splits["train"].images,

@@ -33,7 +33,7 @@ from vae_jax.run import Run
 
 # Samples, and as many test images at most.
 NUM_IMAGES = 2500
-# Of the reconstructions of test images, by which others are measured.
+# Share of the reconstructions of test images by which others are measured.
 SHARE = 0.01
 NUM_SHOWN = 6
 # Training images whose features or pixels are in memory at once.

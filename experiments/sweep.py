@@ -28,7 +28,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.report import drawing
 
-# By the point's name, then by the figure's: a value for each seed.
+# A value for each seed, by the point's name, then by the figure's.
 Results: TypeAlias = dict[str, dict[str, Float[np.ndarray, " seeds"]]]
 
 

@@ -282,7 +282,7 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Density:
     exported_files.check(path, known, expected)
     if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
-    # Of one component the weight is known.
+    # The weight of a single component is known.
     found = Density(np.ones(1), known["means"], known["covariances"])
     try:
         _ = found.factors

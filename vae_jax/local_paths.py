@@ -35,7 +35,7 @@ def is_local(text: str) -> bool:
     try:
         Path(text).expanduser()
     except RuntimeError:
-        # Of nobody's home.
+        # It is the home of nobody.
         return False
     return True
 

@@ -9,7 +9,7 @@ from vae_jax.report.words import figure, meaning
 from vae_jax.run import Run
 
 NAME, PICTURE = "README.md", "samples.png"
-# By data set: the licence that a card names, and what it says of it.
+# The licence that a card names, and what it says of it, by data set.
 LICENCES = {
     "celeb_a": (
         "other",

@@ -14,7 +14,7 @@ from vae_jax.trees import by_name
 def check_init_from(config: Config) -> None:
     """Says what a run starts from, or raises UserError where that cannot be.
 
-    Of the run in `config.init_from` it takes all arrays whose names and shapes this
+    It takes all arrays of the run in `config.init_from` whose names and shapes this
     model has, too.
     """
     workdir = local_path(config.init_from, "config.init_from")

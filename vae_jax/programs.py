@@ -96,7 +96,7 @@ def _onnx(name: str, part: Part) -> bytes:
             graph = onnx_ir.from_proto(proto)
             onnx_ir.passes.common.RemoveUnusedNodesPass()(graph)
             proto = onnx_ir.to_proto(graph)
-            # Of some models it has another name, which says nothing.
+            # In some models this axis has another name, which says nothing.
             (made,) = proto.graph.output
             made.type.tensor_type.shape.dim[0].dim_param = "batch"
             program = proto.SerializeToString()

@@ -97,7 +97,7 @@ SETTINGS = gather(
         ),
     }
 )
-# Which choices bring a setting in; elsewhere it stays at its default.
+# The choices that bring a setting in; elsewhere it stays at its default.
 ONLY_WITH = goes_with(SETTINGS)
 
 _HEAD = """# Settings

@@ -57,7 +57,7 @@ ESTIMATOR = flags.DEFINE_enum(
     flag_values=VALUES,
 )
 
-# Of flags, which the command in a caption need not give.
+# Values of flags that the command in a caption need not give.
 USUAL = {
     "estimator": ESTIMATOR.default,
     "up_to": None,

@@ -30,9 +30,10 @@ from vae_jax.run import Run
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 
 EVALUATED_SPLITS = ("validation", "test")
-# Of the posterior's mean over images: the bound of Burda et al. (2016), appendix C.
+# Least variance of an active unit's posterior mean over images (Burda et al. 2016,
+# appendix C).
 ACTIVE_VARIANCE = 0.01
-# Of the drawn faces, what a model of small gray pictures can see.
+# Factors of the drawn faces that a model of small gray pictures can see.
 VISIBLE_FACTORS = (
     "yaw",
     "pitch",
@@ -48,7 +49,7 @@ VISIBLE_FACTORS = (
 )
 NUM_FACTOR_IMAGES = 5000
 NUM_LOOKED_AT = 1000
-# Of fewer, counts in 20 bins say nothing.
+# With fewer images, counts in 20 bins say nothing.
 FEWEST_FACTOR_IMAGES = 200
 
 
@@ -119,7 +120,7 @@ def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
 def write_evaluation(run: Run, report: dict[str, Any]) -> Path:
     """Writes what `evaluate_run` returned to eval.json; returns its path.
 
-    Of several processes the first one writes.
+    The first of several processes writes.
 
     Raises:
       UserError: the operating system refuses.

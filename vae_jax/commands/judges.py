@@ -67,7 +67,7 @@ def check_judged(run: Run, judges: tuple[Run, ...]) -> None:
 def is_guide(run: Run, judge: Run) -> bool:
     """Says whether a judge is the guide that a run learnt from, in which it looks well.
 
-    By the arrays, as the guide may have been moved or copied.
+    The arrays are compared, as the guide may have been moved or copied.
     """
     held = run.variables["ema"].state.get("guide")
     if held is None:

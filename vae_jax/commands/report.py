@@ -30,7 +30,7 @@ from vae_jax.run import Run
 NUM_RECONSTRUCTIONS = 12
 NUM_SAMPLES = 24
 NUM_DIMENSIONS = 8
-# Of a traversal, and the distances of an edit.
+# Values of a traversal, and distances of an edit.
 NUM_VALUES = 11
 ALPHAS = tuple(float(alpha) for alpha in np.arange(-3, 3.25, 0.5))
 NUM_EDITED = 4
@@ -64,7 +64,7 @@ def _reconstructions(run: Run) -> dict[str, Any]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    # Which says why there is none.
+    # This one says why there is none.
     samplers = samples.samplers_at_hand(run) or ["gaussian"]
     drawn = samples.sample_each(run, samplers, NUM_SAMPLES)
     return [

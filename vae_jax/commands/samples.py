@@ -276,7 +276,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         # A fitted density takes labels where it is named.
         samplers = ["prior"]
     else:
-        # Which says why there is none.
+        # This one says why there is none.
         samplers = samplers_at_hand(run) or ["gaussian"]
     sampler, folder = samplers[0], FOLDER.value
     if asked and sampler != "prior":

@@ -40,7 +40,7 @@ OFFICIAL_MD5 = {
     IDENTITY_FILE: "32bd1bd63d3c78cd57e08160ec5ed1e2",
 }
 
-# Of pictures; some convert them to PNG. Labels name them as JPEGs all the same.
+# Suffixes of pictures, which some convert to PNG. Labels name JPEGs all the same.
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 

@@ -23,7 +23,8 @@ from vae_jax.data.celeba_files import (
 )
 from vae_jax.errors import UserError
 
-# By the official name: Kaggle's comes second, and has no identities.
+# Names of each label file, by the official one: Kaggle's comes second, and has no
+# identities.
 FILES = {
     PARTITION_FILE: (PARTITION_FILE, "list_eval_partition.csv"),
     ATTRIBUTE_FILE: (ATTRIBUTE_FILE, "list_attr_celeba.csv"),
@@ -133,7 +134,7 @@ def _read_table(
             )
         faults += _header_faults(counted + 1, header, columns)
         widths.add(len(header))
-    # Of a column too many the header tells, not each row.
+    # The header tells of a column too many, not each row.
     lines_of, flat, row_faults = _read_rows(lines[first - 1 :], first, widths, values)
     if not lines_of:
         faults.append(f"it lists no picture; get it again from {HOMEPAGE}")

@@ -23,7 +23,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ATTRIBUTE_FILE = "attributes.csv"
 ALLOWED = f"a folder or a zip of pictures ({', '.join(EXTENSIONS)})"
 
-# Of a link that leads nowhere: to what is gone, in a circle, or through a file.
+# Errors of a link that leads nowhere: to what is gone, in a circle, or through a file.
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 
 _File = TypeVar("_File")

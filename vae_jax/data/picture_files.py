@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
-# By EXIF orientation, what brings a picture upright.
+# The turn that brings a picture upright, by EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,7 +28,7 @@ _TURNS = {
 }
 
 
-# Of Python's filters, which all threads share: each puts back what it found.
+# Lock of Python's filters, which all threads share: each puts back what it found.
 _FILTERS = threading.Lock()
 
 
@@ -67,7 +67,7 @@ def to_stored(file: bytes) -> bytes:
 
 
 def _open(file: bytes) -> Image.Image:
-    # Of other formats some are programs, which PIL has others run.
+    # Some other formats are programs, which PIL has others run.
     return Image.open(io.BytesIO(file), formats=FORMATS)
 
 
@@ -99,7 +99,7 @@ def _checked(file: bytes) -> bytes:
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    # Of damaged EXIF data too PIL raises what comes. The picture itself is whole.
+    # PIL raises anything for damaged EXIF data, too. The picture itself is whole.
     except Exception:
         return None
 

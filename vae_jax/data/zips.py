@@ -10,7 +10,8 @@ import zlib
 
 from vae_jax.errors import UserError, shown
 
-# Of a picture's file. A whole picture of this size would be hundreds of megapixels.
+# Most bytes of a picture's file. A whole picture of this size would be hundreds of
+# megapixels.
 LARGEST = 2**28
 
 # What opening and reading may raise: ValueError for a name that is no UTF-8, or an

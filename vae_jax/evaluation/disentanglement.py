@@ -17,7 +17,7 @@ Factors = Real[np.ndarray, "N K"] | Bool[np.ndarray, "N K"]
 
 # As disentanglement_lib has it (Locatello et al. 2019).
 NUM_BINS = 20
-# Of each forest of `dci`: a second or so for 20 values and 100 dimensions.
+# Trees in each forest of `dci`: a second or so for 20 values and 100 dimensions.
 NUM_TREES = 20
 # No leaf with less of the training pictures than this. A deeper tree spends its splits
 # on noise, which a hundred useless dimensions offer plenty of.
@@ -177,10 +177,10 @@ def factor_vae_score(
     """
     codes = codes.astype(np.float64)
     std = np.std(codes, axis=0)
-    # Of equal numbers the standard deviation need not round to 0.
+    # The standard deviation of equal numbers need not round to 0.
     varies = (np.ptp(codes, axis=0) > 0) & (std >= min_std)
     codes = codes[:, varies] / std[varies]
-    # Of each factor the labels, and the pictures that share theirs with another.
+    # The labels of each factor, and the pictures that share theirs with another.
     pairs = [
         (labels, np.flatnonzero(np.bincount(labels)[labels] > 1))
         for labels in _labels_of_factors(factors)

@@ -23,15 +23,15 @@ from vae_jax.models.contract import Autoencoder, Judge
 Codes = Float[np.ndarray, "N D"]
 Attributes = Bool[np.ndarray, "N A"]
 Directions = Float[np.ndarray, "A D"]
-# From codes to the direction at each.
+# Function from codes to the direction at each.
 Direction = Callable[[Codes], Float[Array | np.ndarray, "N D"]]
 # Pictures with and without the attribute that the notebook's estimator takes.
 NOTEBOOK_EXAMPLES = 10
-# Of `held_direction`: codes that are looked at, in batches, over so many updates.
+# `held_direction` looks at so many codes, in batches, over so many updates.
 HELD_CODES, HELD_BATCH, HELD_STEPS = 20_000, 64, 1200
 HELD_HIDDEN, HELD_RATE, LEAK_WEIGHT = 64, 0.005, 3.0
-# Of `flow_direction`: the time a code is taken back to (0 is noise), the steps from
-# there to the code, and the guidance.
+# The time that `flow_direction` takes a code back to (0 is noise), the steps from there
+# to the code, and the guidance.
 REDRAWN_FROM, REDRAWN_STEPS, REDRAWN_GUIDANCE = 0.5, 8, 2.0
 
 

@@ -15,7 +15,7 @@ from vae_jax.errors import UserError
 from vae_jax.explorer.looks import Look
 from vae_jax.explorer.source import Source
 
-# Of attributes and dimensions to either side, and of a temperature.
+# Bounds of attributes and dimensions to either side, and of a temperature.
 REACH, HOTTEST = 3.0, 2.0
 NUM_DIMENSIONS = 10
 # Fraction digits of a value, so that the command tells it exactly.

@@ -27,7 +27,8 @@ Indices = Int[Array, "*batch N"]
 # the log-odds of all of them, of which samples of many codes have many.
 ROWS = 64
 LOGITS = 2**24
-# Of each map, after which a memory grows: a step attends to all that it has room for.
+# Stretches of each map, after which a memory grows: a step attends to all that it has
+# room for.
 STRETCHES = 4
 
 

@@ -113,7 +113,7 @@ class AveragedCodebook(Codebook):
       rngs: random numbers of the first codes.
     """
 
-    # Of the mean count of a code: below it a code is dead.
+    # Share of the mean count of a code below which a code is dead.
     FEWEST = 0.01
 
     def __init__(

@@ -52,9 +52,9 @@ def perceptual_distance(
 ) -> Float[Array, " B"]:
     """Returns how far images are apart in a guide's features.
 
-    By layer, the squared distance of features that are scaled to length 1 over the
-    channels of each place, its mean over places, and the sum over layers: LPIPS (Zhang
-    et al. 2018, equation 1) without its weights by channel.
+    Features are scaled to length 1 over the channels of each place. Their squared
+    distance is averaged over places and summed over layers: LPIPS (Zhang et al. 2018,
+    equation 1) without its weights by channel.
     """
 
     def unit(features: Array) -> Array:

@@ -41,7 +41,7 @@ from vae_jax.options import (
     text,
 )
 
-# Of each layer, the first one first.
+# The code of each layer, the first one first.
 Codes = tuple[Float[Array, "*batch _ _ _"], ...]
 
 

@@ -108,7 +108,7 @@ class DiscretizedLogistic:
 
 @struct.dataclass
 class LogisticMixture:
-    """For each pixel one of K logistics, integrated over the levels of its channels.
+    """One of K logistics for each pixel, integrated over the levels of its channels.
 
     The channels of a pixel have the component in common, and its location in a channel
     moves with the channels before, equation 3: for channel c by

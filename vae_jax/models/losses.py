@@ -45,8 +45,8 @@ def mean_squared_error(
 ) -> Objective:
     """The autoencoder's loss: the mean over pixels, channels and images.
 
-    With weights the regularised autoencoder of Ghosh et al. (2020), equation 4:
-    mse + code_weight |z|^2 / 2 + decoder_weight R.
+    With weights it is that of the regularised autoencoder of Ghosh et al. (2020),
+    equation 4: mse + code_weight |z|^2 / 2 + decoder_weight R.
 
     Args:
       code_weight: weight of half the code's squared norm.

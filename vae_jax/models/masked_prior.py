@@ -18,7 +18,7 @@ from vae_jax.models.contract import Labels
 from vae_jax.models.networks.transformer import Maps, PlaceSequence, log_prob_of
 from vae_jax.options import Option, whole
 
-# Of the noise on how sure a pass is, at its start; it falls to 0.
+# Scale of the noise on how sure a pass is, at its start; it falls to 0.
 NOISE = 4.5
 
 

@@ -19,7 +19,7 @@ from vae_jax.models.contract import code_size
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.options import Option, Refusal, Values, whole
 
-# From images to the posterior of each.
+# Function from images to the posterior of each.
 Encode = Callable[[Float[Array, "K H W C"]], DiagonalGaussian]
 
 

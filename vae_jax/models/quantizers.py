@@ -35,7 +35,7 @@ def parse_levels(text: str) -> tuple[int, ...]:
       ValueError: there are none, or one is no whole number of at least 3.
     """
     levels = tuple(map(int, text.split(",")))
-    # Of 2 levels all vectors would have the same one at first.
+    # With 2 levels all vectors would have the same one at first.
     if min(levels) < 3 or math.prod(levels) > MOST_CODES:
         raise ValueError(text)
     return levels

@@ -61,7 +61,7 @@ SETTINGS = {
         low=0,
     ),
 }
-# Of the critic: no weight decay and little momentum, for what it learns against moves.
+# The critic has no weight decay and little momentum: what it learns against moves.
 OPTIMIZER = {
     "name": "adam",
     "learning_rate": 5e-4,
@@ -76,7 +76,7 @@ OPTIMIZER = {
 # others in the next step: lazily, as StyleGAN2 does in some of its steps (Karras et al.
 # 2020, section 3.1), but at a cost that is the same in each.
 _PENALISED = 8
-# Of a term's scale: how far a batch moves its running mean, how many times that mean a
+# How far a batch moves the running mean of a term's scale, how many times that mean a
 # batch may ask for, and the scale beyond which a term is taken not to pull.
 _RATE, _MOST = 0.05, 4.0
 _LARGEST_SCALE = 1e6

@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 from vae_jax.report.words import meaning
 
-# Of a chart, in units of its own: its size, and what its axes take.
+# Size of a chart in units of its own, and the room that its axes take.
 WIDTH, HEIGHT = 440, 250
 LEFT, RIGHT, TOP, BOTTOM = 62, 22, 10, 30
 # Points of a curve that is longer are left out, evenly.
 MOST_POINTS = 400
-# In templates/page.css.
+# Colours in templates/page.css.
 NUM_COLOURS = 6
 
 # Steps are whole numbers.

@@ -17,9 +17,9 @@ from vae_jax.report.grids import to_levels
 from vae_jax.report.words import meaning
 from vae_jax.report.writer import writing
 
-# Of a log, what is no metric; and skipped updates, which are none as a rule.
+# Parts of a log that are no metrics; and skipped updates, which are 0 as a rule.
 COUNTED = ("step", "epoch", "split", "size", "skipped")
-# By the name of a split in metrics.jsonl.
+# Words for a split, by its name in metrics.jsonl.
 SPLITS = {"train": "training", "validation": "validation (EMA)"}
 LONGEST_ROW = 4
 
@@ -59,7 +59,7 @@ def animation(
 def logged_metrics(lines: list[dict[str, Any]]) -> list[str]:
     """Returns the names of the metrics in metrics.jsonl.
 
-    What both splits have comes first: it is what most want to see.
+    Metrics that both splits have come first: they are what most want to see.
     """
     names = [n for n in dict.fromkeys(chain(*lines)) if n not in COUNTED]
     held_out = {*chain(*(line for line in lines if line["split"] == "validation"))}
@@ -71,8 +71,8 @@ def curves(
 ) -> dict[tuple[str, int | None], list[tuple[int, int | float]]]:
     """Returns the steps and values of a metric, where those are finite.
 
-    By split, and where images grow by their size: what is summed or averaged over the
-    pixels of another size does not compare.
+    The curves are by split, and by the size of images where these grow: sums and means
+    over the pixels of another size do not compare.
     """
     found: dict[tuple[str, int | None], list[tuple[int, int | float]]] = {}
     for line in lines:

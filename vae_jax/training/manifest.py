@@ -15,8 +15,8 @@ from typing import Any
 from vae_jax.errors import UserError
 from vae_jax.report.writer import write_whole
 
-# Of the layout of a checkpoint. Whatever comes later keeps `format` and `sha256`, so
-# that this program can tell a newer checkpoint from a damaged one.
+# Version of the layout of a checkpoint. Whatever comes later keeps `format` and
+# `sha256`, so that this program can tell a newer checkpoint from a damaged one.
 FORMAT = 2
 NAME = "manifest.json"
 

@@ -21,7 +21,7 @@ def _check_adam(values: Values) -> Refusal | None:
     return None
 
 
-# From the learning rate, the weight decay, b1 and b2.
+# Optimisers made from the learning rate, the weight decay, b1 and b2.
 OPTIMIZERS = {
     "adam": Option(
         lambda rate, weight_decay, **betas: optax.adam(rate, **betas), check=_check_adam

@@ -135,8 +135,8 @@ def _next_loss_scale(old: LossScale, finite: Array) -> LossScale:
 def _all_finite(grads: PyTree) -> Bool[Array, ""]:
     """Says whether all gradients are finite, and so are their squares, as Adam's are.
 
-    By products with a vector, which run at the speed of memory, as XLA's reductions on
-    a CPU do not; in a sum, what overflows or is no number stays so.
+    Products with a vector find it at the speed of memory, which XLA's reductions on a
+    CPU do not reach; in a sum, what overflows or is no number stays so.
     """
     sums = [
         jnp.sum(jnp.atleast_1d(g) @ jnp.full(g.shape[-1:] or 1, 2.0**64, g.dtype))

@@ -31,7 +31,8 @@ def cosine_basis(patch: int) -> Float[np.ndarray, "P P"]:
 def to_cosines(images: Float[Array, "B H W C"], patch: int) -> Float[Array, "B h w F"]:
     """Returns the coefficients of each patch; F = P^2 C.
 
-    Of faces their variance is about 1, since that of gray faces is 1/16.
+    The coefficients of faces have a variance of about 1, since that of gray faces is
+    1/16.
     """
     basis = cosine_basis(patch)
     dual = basis / np.sum(np.square(basis), axis=1, keepdims=True)

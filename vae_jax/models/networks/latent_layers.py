@@ -19,7 +19,8 @@ FARTHEST = 6.0
 WIDEST, NARROWEST = 1.0, -20.0
 # The largest factor on a layer's code, which starts at 1.
 LARGEST_GAIN = 4.0
-# Of the layers that tell a posterior's departure and a code's factor, beside LeCun's.
+# Gain, relative to LeCun's, of the layers that make a posterior's departure and the
+# factor on a code.
 SMALL_GAIN = 0.1
 
 

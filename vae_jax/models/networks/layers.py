@@ -193,7 +193,7 @@ def mix_channels(
 ) -> Float[Array, "*places F"]:
     """Applies a linear layer at each place, as one matrix product.
 
-    Of arrays with more axes XLA on a CPU copies the transposed gradient first.
+    With more axes, XLA on a CPU copies the transposed gradient first.
     """
     return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 

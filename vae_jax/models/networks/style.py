@@ -110,10 +110,10 @@ def modulated(
 class StyleDecoder(nnx.Module):
     """Codes to `num_maps` maps of the image's shape, in float32, by styles.
 
-    From learned maps at the coarsest stage on, the code says nothing of places: only
-    which channels are strong. Each stage adds to an image of its own resolution, and
-    all but the coarsest begin by adding nothing, so that a decoder of smaller images is
-    a part of this one.
+    The maps of the coarsest stage are learned, and the code says nothing of places:
+    only which channels are strong. Each stage adds to an image of its own resolution,
+    and all but the coarsest begin by adding nothing, so that a decoder of smaller
+    images is a part of this one.
 
     Args:
       latent_dim: numbers in a code.

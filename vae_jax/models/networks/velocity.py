@@ -116,7 +116,7 @@ class Velocity(nnx.Module):
         *sides, dims = code_shape
         self.place_shape = (math.prod(sides), dims)
         self.enter = nnx.Linear(dims, width, **common)
-        # Of a flat code it is one more bias.
+        # For a flat code this is one more bias.
         self.places = nnx.Param(
             0.02 * jax.random.normal(rngs.params(), (math.prod(sides), width))
         )

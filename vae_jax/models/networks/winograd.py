@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 
 # Outputs and inputs along a side of a square.
 OUT, IN = 4, 6
-# Infinity is the sixth. Of points that lie symmetrically these round least: the error
-# is 3 times that of a sum of products, where that of 0, 1, -1, 2, -2 is 6 times.
+# Infinity is the sixth. Among symmetric points these round least: the error is 3
+# times that of a sum of products, where that of 0, 1, -1, 2, -2 is 6 times.
 POINTS = (0.0, 0.65, -0.65, 1.5, -1.5)
-# Of fewer, squares cost more than the multiplications that they save.
+# With fewer channels, squares cost more than the multiplications that they save.
 LEAST_CHANNELS = 16
 
 
