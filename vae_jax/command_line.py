@@ -59,7 +59,7 @@ def parse_flags(
     Without --config the settings are those of the run in --workdir.
 
     Args:
-      values: where the flags are defined.
+      values: the flags, as they are defined.
       config: the flag "config" among them, of `DEFINE_config_file`.
       argv: the program's name and its arguments.
 

@@ -31,13 +31,13 @@ class Experiment:
     Attributes:
       config: the resolved settings.
       graphdef: the model's structure.
-      shapes: of its variables.
+      shapes: shapes of its variables.
       objective: what training minimises.
-      optimizer: of the whole training.
+      optimizer: the optimiser of the whole training.
       frozen: parts of the model that are not trained.
-      phase: of the training that it is, the only one or one of several.
-      first_steps: of a training in phases, the step from which on each parameter is
-        trained, by name; empty otherwise.
+      phase: the phase of the training that it is, the only one or one of several.
+      first_steps: step at which each parameter starts to train, by name, in a training
+        in phases; empty otherwise.
     """
 
     config: Config
@@ -64,7 +64,7 @@ class Experiment:
         Args:
           given: arrays on the host to start from, by name, see `by_name`; others are
             new.
-          shardings: of the state's leaves; None leaves them to XLA.
+          shardings: shardings of the state's leaves; None leaves them to XLA.
         """
 
         # One program: leaf by leaf its zeros and copies would be one each.
@@ -83,8 +83,8 @@ class Experiment:
         number, and those in a row saw images of one size.
 
         Args:
-          before: in the end of the phase before; its arrays are this one's.
-          shardings: of the state's leaves; None leaves them to XLA.
+          before: the last state of the phase before; its arrays are taken over.
+          shardings: shardings of the state's leaves; None leaves them to XLA.
         """
 
         @functools.partial(jax.jit, out_shardings=shardings)
@@ -123,7 +123,7 @@ class Experiment:
         """Returns the loss of a batch, see `build.build_loss_fn`.
 
         Args:
-          label_columns: where a batch has the attributes that the model is given.
+          label_columns: columns of a batch's attributes that the model is given.
         """
         return build.build_loss_fn(
             self.graphdef,
@@ -187,7 +187,7 @@ def assemble(
 
     Args:
       config: resolved.
-      num_images: in the training split.
+      num_images: images in the training split.
       phase: one of its `phases_of`; None for the last.
     """
     phase = phase or phases_of(config)[-1]
@@ -239,11 +239,11 @@ def abstract_model(config: Config) -> tuple[nnx.GraphDef, Variables]:
 
 
 def fitting(shapes: Variables, there: Variables) -> dict[str, Any]:
-    """Returns the arrays of another model that fit one, by name and shape.
+    """Returns the arrays of another model that fit this one, by name and shape.
 
     Args:
-      shapes: of the one.
-      there: the other's.
+      shapes: shapes of this model's variables.
+      there: variables of the other.
     """
     found = by_name(there)
     return {

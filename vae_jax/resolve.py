@@ -24,7 +24,7 @@ def load_dataset(settings: Config, fingerprint: str | None = None) -> cache.Data
 
     Args:
       settings: these.
-      fingerprint: of the pictures that a run began with, see `cache.load`.
+      fingerprint: fingerprint of the pictures that a run began with, see `cache.load`.
     """
     load = functools.partial(
         cache.load,
@@ -46,7 +46,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
     """Returns the resolved config of a training, and its data set.
 
     Args:
-      config: that `config.validate` has passed.
+      config: settings that `config.validate` has passed.
       workdir: new, or of a run to go on with.
 
     Raises:
@@ -155,8 +155,8 @@ def attribute_index(
     """Returns an attribute's place among those of a data set.
 
     Args:
-      names: of all its attributes.
-      name: that is looked for.
+      names: names of all its attributes.
+      name: the attribute that is looked for.
       setting: or flag that has the name, for errors.
       dataset: the data set's name, for errors.
 
@@ -214,7 +214,7 @@ def _tell_schedule(config: Config, before: Config) -> None:
 
     Args:
       config: resolved.
-      before: as the run had it so far.
+      before: the config that the run had so far.
     """
     optimizer, num_steps = config.optimizer, config.train.num_steps
     schedule, asked = optimizer.schedule, optimizer.warmup_steps

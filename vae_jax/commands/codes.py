@@ -84,7 +84,7 @@ def encode_train(
     """Returns training pictures' codes and samples of their posteriors, [N,F].
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
       sampler: a key of `FITTED`; of each code there are the numbers that it is of.
       purpose: see `Run.dataset_for`.
       which: an index of the pictures; the first of them, `directions.most_codes`.
@@ -107,7 +107,7 @@ def fitted_density(run: Run, sampler: str) -> Density:
     It is read from codes.npz, and put there where it is new.
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
       sampler: a key of `FITTED`.
 
     Raises:
@@ -188,8 +188,8 @@ def spread(
     """Returns the prior's mean and standard deviation of each dimension, [D].
 
     Args:
-      run: of an autoencoder of any kind.
-      known: from `dimensions`; codes without such a prior have no other scale than
+      run: a run of an autoencoder of any kind.
+      known: what `dimensions` returns; codes without such a prior have no scale but
         their own.
       label: [A] of a conditional prior; None for unknown.
     """
@@ -203,7 +203,7 @@ def keep(run: Run) -> None:
     """Writes codes.npz and directions.npz, for use where the pictures are not.
 
     Args:
-      run: of an autoencoder of any kind.
+      run: a run of an autoencoder of any kind.
 
     Raises:
       UserError: the pictures are needed and not there.

@@ -19,7 +19,7 @@ def open_run(config: Config | None, workdir: Path) -> Run:
     Args:
       config: the settings of --config; they say how the run is evaluated and where its
         data set is. None for those of the run.
-      workdir: of the run.
+      workdir: the run's folder.
 
     Raises:
       UserError: there is no run, or one of other settings.

@@ -157,7 +157,7 @@ class Judged(NamedTuple):
     """What a judge said of a run.
 
     Attributes:
-      name: of the judge, its workdir.
+      name: the judge's workdir.
       is_guide: whether the run was trained with it, so that its figures flatter.
       by_images: blocks of figures, by the set of images that they are of.
     """

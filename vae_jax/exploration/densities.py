@@ -26,9 +26,9 @@ class Density:
     drawn from their prior N(0, I).
 
     Attributes:
-      weights: of the Gaussians; their sum is 1.
-      means: of each.
-      covariances: of each.
+      weights: weight of each Gaussian; their sum is 1.
+      means: mean of each.
+      covariances: covariance of each.
     """
 
     weights: Float[np.ndarray, " K"]
@@ -68,7 +68,7 @@ class Density:
         Args:
           size: D.
           num_samples: N.
-          seed: of the codes.
+          seed: seed of the codes.
           temperature: below 1 narrows each Gaussian around its mean, and the prior of
             the other numbers around 0.
         """
@@ -96,9 +96,9 @@ def fit_density(
     """Fits a mixture of Gaussians of full covariances to codes, by scikit-learn.
 
     Args:
-      codes: of real images.
+      codes: codes of real images.
       num_components: 1 is a Gaussian with the codes' mean and covariance.
-      seed: of the initial components.
+      seed: seed of the initial components.
     """
     # Here, because it takes as long to import as JAX.
     from sklearn.mixture import GaussianMixture
