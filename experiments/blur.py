@@ -28,8 +28,8 @@ from vae_jax.evaluation.sharpness import compare
 from vae_jax.exploration.judging import judge_images
 from vae_jax.local_paths import split_paths
 from vae_jax.report import drawing
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # Standard deviations of the Gaussians, in pixels; the first is no blur.
 SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)

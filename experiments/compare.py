@@ -22,8 +22,9 @@ from vae_jax.commands import abilities, reconstructions, recorded, samples
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.report import charts, page, plots
-from vae_jax.report.writer import read_lines, write_whole
+from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
+from vae_jax.storage import write_whole
 
 NUM_FACES = 12
 NUM_SAMPLES = 18

@@ -35,8 +35,8 @@ from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
 from vae_jax.report import drawing
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # A Frechet distance depends on how many images there are; more take longer.
 NUM_COMPARED = 2500

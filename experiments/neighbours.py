@@ -28,8 +28,8 @@ from vae_jax.commands.samples import SAMPLERS, best_samplers, sample
 from vae_jax.exploration import sampling
 from vae_jax.exploration.judging import judge_images
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # Samples, and as many test images at most.
 NUM_IMAGES = 2500

@@ -26,8 +26,8 @@ from vae_jax.evaluation import sharpness
 from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 Temperatures = Sequence[float | Mapping[int, float]]
 

@@ -30,7 +30,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 # Imported once, and forked: JAX starts its threads with its first array, in a child.
-from vae_jax import phases, record, run  # noqa: E402
+from vae_jax import phases, record, run, storage  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import synthetic_faces  # noqa: E402
 from vae_jax.evaluation import evaluate  # noqa: E402
@@ -38,12 +38,10 @@ from vae_jax.experiment import assemble  # noqa: E402
 from vae_jax.report import writer  # noqa: E402
 from vae_jax.training import checkpoint, loop, manifest  # noqa: E402
 
-FILES = {
-    Path(module.__file__).name: module.__file__
-    for module in (checkpoint, evaluate, writer, manifest, loop, record, run, phases)
-}
+MODULES = [checkpoint, evaluate, writer, manifest, loop, record, run, phases, storage]
+FILES = {Path(module.__file__).name: module.__file__ for module in MODULES}
 MOMENTS = ["checkpoint.py", "in a write", "evaluate.py", "writer.py", "manifest.py"]
-MOMENTS += ["loop.py", "at any time", "record.py", "run.py", "phases.py"]
+MOMENTS += ["loop.py", "at any time", "record.py", "run.py", "phases.py", "storage.py"]
 
 
 def config_of(folder):

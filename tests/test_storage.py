@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -224,6 +225,23 @@ def test_a_process_that_decodes_says_which_refusal_it_was(monkeypatch, capsys):
     monkeypatch.setattr(decoding, "_fill", refuse(errno.ENOENT))
     with pytest.raises(FileNotFoundError):
         decoding._main(["a", "b", "{}", "0", "1", "2"])
+
+
+# Whole files
+
+
+@pytest.mark.parametrize("step", ["open", "fsync", "rename"])
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch, step):
+    path = tmp_path / "run.json"
+    storage.write_json(path, {"seed": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os if step == "fsync" else Path, step, refuse(errno.EROFS))
+        with pytest.raises(
+            UserError, match=r"cannot write .*run\.json: Read-only file"
+        ):
+            storage.write_json(path, {"seed": 2})
+    assert json.loads(path.read_text()) == {"seed": 1}
+    assert [*tmp_path.iterdir()] == [path]
 
 
 # Locks

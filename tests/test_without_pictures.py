@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from conftest import new_tiny_config
 from PIL import Image
 
+from tests.test_checkpoint import files_of_at_most
 from vae_jax import main
 from vae_jax import run as run_lib
 from vae_jax.commands import (
@@ -23,6 +24,7 @@ from vae_jax.commands import (
     samples,
     traversals,
 )
+from vae_jax.commands import kept as kept_lib
 from vae_jax.commands.reconstructions import reconstruct
 from vae_jax.errors import UserError
 
@@ -146,6 +148,16 @@ def test_a_workdir_that_is_only_to_be_read_costs_what_is_kept_alone(
     assert "note: cannot write" in capsys.readouterr().out
     with pytest.raises(UserError, match="cannot write .*directions.npz"):
         directions.write_directions(run, 0)
+
+
+def test_a_full_disk_leaves_no_part_of_what_is_kept(kept, tmp_path):
+    run = dataclasses.replace(kept, workdir=tmp_path)
+    with (
+        pytest.raises(UserError, match="cannot write .*codes.npz: File too large"),
+        files_of_at_most(1_000),
+    ):
+        kept_lib.write(run, "codes.npz", {"mean": np.zeros(1_000)})
+    assert not [*tmp_path.iterdir()]
 
 
 def test_attributes_are_found_by_name_in_other_pictures(kept):

@@ -13,7 +13,6 @@ encoder.stablehlo and decoder.stablehlo, which need JAX alone.
 import argparse
 import contextlib
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,8 @@ from vae_jax.exported_files import CODES, CONFIG, WEIGHTS, safetensors
 from vae_jax.local_paths import local_path
 from vae_jax.programs import KINDS, PARTS, programs
 from vae_jax.report import grids
-from vae_jax.report.writer import UNFINISHED, write_json, write_whole, writing
 from vae_jax.run import Run
-from vae_jax.storage import locked
+from vae_jax.storage import UNFINISHED, locked, write_json, write_whole, writing
 from vae_jax.trees import by_name
 
 ESTIMATOR = directions.ESTIMATORS[0]
@@ -92,9 +90,9 @@ def export(run: Run, folder: Path, *, kind: str | None = None) -> list[Path]:
                 whole = {n: np.asarray(array, order="C") for n, array in each.items()}
                 data = save(whole, {"format": "np"})
                 content["sha256"][name] = hashlib.sha256(data).hexdigest()
-                _write(unfinished / name, data)
+                write_whole(unfinished / name, data)
             for name, program in written.items():
-                _write(unfinished / name, program)
+                write_whole(unfinished / name, program)
             write_json(unfinished / CONFIG, content)
             if images is not None:
                 grids.image_grid(grids.wide(images), unfinished / model_card.PICTURE)
@@ -161,14 +159,6 @@ def _check_empty(folder: Path) -> None:
     if others:
         names = sorted(str(path.relative_to(folder)) for path in others)
         raise UserError(f"--to is '{folder}', which holds {few(names)}; {allowed}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file that is there even after a power cut."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _is_of_ours(name: str) -> bool:

@@ -19,8 +19,8 @@ from vae_jax import config as config_lib
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.models import build
-from vae_jax.report.writer import write_json
 from vae_jax.settings import SETTINGS
+from vae_jax.storage import write_json
 
 PACKAGES = (
     "jax",

@@ -33,7 +33,8 @@ from vae_jax.models import build, guide
 from vae_jax.models.contract import Variables
 from vae_jax.models.labels import to_labels
 from vae_jax.report.drawing import FORMATS
-from vae_jax.report.writer import OnLine, writing
+from vae_jax.report.writer import OnLine
+from vae_jax.storage import writing
 from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.step import TrainState
 

@@ -1,14 +1,70 @@
-"""What is asked of file systems: the user's cache folder, and locks."""
+"""What is asked of file systems: whole files, locks, and the user's cache folder."""
 
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from vae_jax.errors import UserError
+
+# What a file ends with that is not whole yet.
+UNFINISHED = ".unfinished"
 # A mount of NFS without its lock daemon, FUSE, and what knows no locks at all.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            # Orbax has waited for another process.
+            raise
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. What was saved before is "
+            "whole: when this is mended, give the same command again"
+        ) from error
+
+
+def to_disk(path: Path) -> None:
+    """Returns once a file, or the entries of a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file that is whole or not there, even after a power cut.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    if isinstance(content, str):
+        # Names of files may be no text.
+        content = content.encode("utf-8", "backslashreplace")
+    # Of a name of its own, for another command may be writing the same.
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
+    with writing(path):
+        try:
+            unfinished.write_bytes(content)
+            to_disk(unfinished)
+            unfinished.rename(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file that is whole or not there; raises as `write_whole`."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def user_cache(kind: str) -> Path | None:

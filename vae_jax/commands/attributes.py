@@ -16,8 +16,8 @@ from vae_jax.exploration import attributes, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.models import build
 from vae_jax.report import tables
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # Draws of the notebook's few pictures that its figures are averaged over.
 NOTEBOOK_DRAWS = 20

@@ -17,8 +17,8 @@ from vae_jax.exploration.batching import map_batches
 from vae_jax.models.contract import Quantizer
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 NUM_FACES = 8
 NUM_CODES = 64

@@ -30,8 +30,8 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 NUM_EDITED = 6
 ALPHAS = "-2,-1,0,1,2"

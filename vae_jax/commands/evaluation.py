@@ -24,8 +24,8 @@ from vae_jax.models import build
 from vae_jax.models.contract import DiscreteCodes
 from vae_jax.models.likelihoods import ROUNDING_STD
 from vae_jax.report import tables
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 

@@ -22,8 +22,8 @@ from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import interpolation, sampling
 from vae_jax.report import grids, plots
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # Way points where none are given.
 NUM_WAY_POINTS = 8

@@ -4,7 +4,7 @@ codes.npz and directions.npz: what sampling, edits and traversals need of the co
 the pictures. Each is of the EMA parameters of one checkpoint.
 """
 
-import uuid
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from vae_jax.errors import UserError
-from vae_jax.report.writer import writing
 from vae_jax.run import Run
+from vae_jax.storage import write_whole
 
 
 def read(run: Run, name: str) -> dict[str, np.ndarray]:
@@ -70,10 +70,7 @@ def write(run: Run, name: str, arrays: dict[str, Any]) -> None:
     Raises:
       UserError: the operating system refuses.
     """
-    path: Path = run.workdir / name
-    # Its own, for another command may be writing the same.
-    unfinished = path.with_suffix(f".{uuid.uuid4().hex[:12]}.unfinished.npz")
+    content = io.BytesIO()
     stamp = {"attribute_names": np.array(run.attribute_names), "step": run.step}
-    with writing(path):
-        np.savez(unfinished, **arrays, **stamp)
-        unfinished.rename(path)
+    np.savez(content, **arrays, **stamp)
+    write_whole(run.workdir / name, content.getvalue())

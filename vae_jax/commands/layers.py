@@ -20,8 +20,8 @@ from vae_jax.exploration import sampling, stacks
 from vae_jax.keys import Stream, key
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 NUM_FACES = 3
 # Columns between the face and a sample; of more layers, some are passed over.

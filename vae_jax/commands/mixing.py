@@ -17,8 +17,8 @@ from vae_jax.config import Config
 from vae_jax.exploration import sampling, stacks
 from vae_jax.models.contract import Autoencoder
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 NUM_FACES = 6
 

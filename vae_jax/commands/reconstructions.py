@@ -15,8 +15,8 @@ from vae_jax.config import Config
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.report import grids
 from vae_jax.report.grids import Bar
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 # Standard deviations of the likelihood.
 MOST_INVENTED = 3.0

@@ -24,8 +24,9 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.report import charts, grids, page, plots
 from vae_jax.report.drawing import FORMATS
-from vae_jax.report.writer import read_lines, write_whole
+from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
+from vae_jax.storage import write_whole
 
 NUM_RECONSTRUCTIONS = 12
 NUM_SAMPLES = 24

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from vae_jax.errors import UserError
 from vae_jax.report import grids
-from vae_jax.report.writer import write_json, writing
 from vae_jax.run import Run
+from vae_jax.storage import write_json, writing
 
 # Beside the samples: what they are.
 RECORD = "samples.json"

@@ -38,8 +38,8 @@ from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
 from vae_jax.report import grids
 from vae_jax.report.drawing import FORMATS
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 

@@ -17,8 +17,8 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling
 from vae_jax.report import grids, plots
-from vae_jax.report.writer import write_json
 from vae_jax.run import Run
+from vae_jax.storage import write_json
 
 NUM_DIMENSIONS = 6
 # A traversal goes so many standard deviations from the mean to either side.

@@ -24,7 +24,7 @@ from vae_jax.explorer import server
 from vae_jax.explorer.looks import Face, Look, parse_face
 from vae_jax.explorer.source import Source, is_exported, open_source, plain
 from vae_jax.local_paths import local_path
-from vae_jax.report.writer import writing
+from vae_jax.storage import writing
 
 DEMO = Path(vae_jax.__file__).parents[1] / "examples" / "demo_model"
 HOST, PORT = "127.0.0.1", 7860

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_jax.report.writer import writing
+from vae_jax.storage import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vae_jax.report import drawing
-from vae_jax.report.writer import writing
+from vae_jax.storage import writing
 
 # A line of text and where it is: its left end and its top, in pixels.
 Word: TypeAlias = tuple[int | float, int | float, str]

@@ -15,7 +15,7 @@ from PIL import Image
 from vae_jax.report import drawing
 from vae_jax.report.grids import to_levels
 from vae_jax.report.words import meaning
-from vae_jax.report.writer import writing
+from vae_jax.storage import writing
 
 # Parts of a log that are no metrics; and skipped updates, which are 0 as a rule.
 COUNTED = ("step", "epoch", "split", "size", "skipped")

@@ -5,16 +5,13 @@ import os
 import socket
 import struct
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vae_jax.errors import UserError
-
-# What a file ends with that is not whole yet.
-UNFINISHED = ".unfinished"
+from vae_jax.storage import write_whole, writing
 
 OnLine: TypeAlias = Callable[[dict[str, Any]], object]
 
@@ -38,48 +35,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 f"{path} is damaged in line {number}: mend it by hand or from a copy"
             ) from error
     return objects
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the operating system refuses into a UserError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, TimeoutError) and error.errno is None:
-            # Orbax has waited for another process.
-            raise
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. What was saved before is "
-            "whole: when this is mended, give the same command again"
-        ) from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is whole or not there, even after a power cut.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
-    # Of a name of its own, for another command may be writing the same.
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
-    with writing(path):
-        try:
-            # Names of files may be no text.
-            with unfinished.open(
-                "w", encoding="utf-8", errors="backslashreplace"
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.rename(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file that is whole or not there; raises as `write_whole`."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -19,11 +19,12 @@ import numpy as np
 
 from vae_jax import processes, storage
 from vae_jax.errors import UserError
-from vae_jax.report.writer import writing
 from vae_jax.training import format_1, manifest, orbax_files
 from vae_jax.training.step import TrainState
 
-_UNFINISHED, _DELETED, _DAMAGED = ".unfinished", ".deleted", ".damaged"
+_DELETED, _DAMAGED = ".deleted", ".damaged"
+# What a killed process leaves; the last is what Orbax alone leaves of a save.
+_LEFT = (storage.UNFINISHED, _DELETED, ".orbax-checkpoint-tmp")
 # What of a manifest comes first; a checkpoint without a loss is taken for the worst.
 _ORDERS = {
     "latest": lambda m: -m["step"],
@@ -87,7 +88,7 @@ class Checkpoints:
 
     def _take(self) -> None:
         """Locks the folder, and removes what a killed process left in it."""
-        with writing(self._folder):
+        with storage.writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock = storage.locked(self._folder / "lock", wait=False)
@@ -98,8 +99,7 @@ class Checkpoints:
                     "for it, stop it, or choose another workdir"
                 ) from error
             for left in list(self._folder.iterdir()):
-                # The last is what Orbax alone leaves of a save.
-                if left.suffix in (_UNFINISHED, _DELETED, ".orbax-checkpoint-tmp"):
+                if left.suffix in _LEFT:
                     # Writes that Orbax began before it failed may still go on.
                     shutil.rmtree(left, ignore_errors=True)
 
@@ -224,28 +224,28 @@ class Checkpoints:
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Renames what training, which goes on from before it, will save again."""
-        with writing(self._folder):
+        with storage.writing(self._folder):
             for path in damaged:
                 aside = path.with_name(path.name + _DAMAGED)
                 shutil.rmtree(aside, ignore_errors=True)
                 manifest.rename(path, aside.name)
 
     def _write(self, state: TrainState, step: int, loss: float | None) -> None:
-        unfinished = self._folder / f"{step}{_UNFINISHED}"
+        unfinished = self._folder / f"{step}{storage.UNFINISHED}"
 
         def begin():
-            with writing(self._folder):
+            with storage.writing(self._folder):
                 unfinished.mkdir()
 
         def end():
-            with writing(self._folder):
+            with storage.writing(self._folder):
                 ranked = None if loss is None or not math.isfinite(loss) else loss
                 manifest.write(unfinished, step=step, loss=ranked)
                 manifest.rename(unfinished, str(step))
                 self._delete_old()
 
         processes.on_first(begin)
-        with writing(self._folder), ExitStack() as stack:
+        with storage.writing(self._folder), ExitStack() as stack:
             place = unfinished
             if not self._locked and jax.process_count() == 1:
                 # Orbax wants a lock, be it of a folder where nobody else is.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_jax.errors import UserError
-from vae_jax.report.writer import write_whole
+from vae_jax.storage import to_disk, write_whole
 
 # Version of the layout of a checkpoint. Whatever comes later keeps `format` and
 # `sha256`, so that this program can tell a newer checkpoint from a damaged one.
@@ -36,15 +36,6 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
-def _to_disk(path: Path) -> None:
-    """Returns once a file, or the entries of a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write(folder: Path, *, step: int, loss: float | None) -> None:
     """Writes the manifest of all files in a folder, once they are on the disk.
 
@@ -55,7 +46,7 @@ def write(folder: Path, *, step: int, loss: float | None) -> None:
     """
     paths = sorted(folder.rglob("*"))
     for path in paths:
-        _to_disk(path)
+        to_disk(path)
     files = {
         path.relative_to(folder).as_posix(): _describe(path)
         for path in paths
@@ -63,13 +54,13 @@ def write(folder: Path, *, step: int, loss: float | None) -> None:
     }
     content = {"format": FORMAT, "step": step, "loss": loss, "files": files}
     write_whole(folder / NAME, _text(content))
-    _to_disk(folder)
+    to_disk(folder)
 
 
 def rename(folder: Path, name: str) -> None:
     """Renames a folder beside itself, for good."""
     folder.rename(folder.with_name(name))
-    _to_disk(folder.parent)
+    to_disk(folder.parent)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax
 
 from vae_jax import processes, trees
 from vae_jax.errors import UserError
-from vae_jax.report.writer import writing
+from vae_jax.storage import writing
 from vae_jax.training.step import TrainState
 
 # Orbax 0.12 looks for what it has written by a pattern that begins with the path, and
