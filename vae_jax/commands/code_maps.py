@@ -82,7 +82,7 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
     )
     size = images.shape[1]
     faces = np.asarray(to_unit_interval(jnp.asarray(images[:num_faces])))
-    rows, codebooks, maps = [_as_rgb(faces)], [], []
+    rows, codebooks, maps = [grids.as_rgb(faces)], [], []
     for part, shape, quantizer in zip(
         model.by_map(indices), model.code_shape, model.quantizers, strict=True
     ):
@@ -90,7 +90,7 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
         cell = size // shape[0]
         coloured = _colours(quantizer)[part[: len(faces)]]
         coloured = coloured.repeat(cell, axis=1).repeat(cell, axis=2)
-        rows += [coloured, 0.6 * _as_rgb(decoded[: len(faces)]) + 0.4 * coloured]
+        rows += [coloured, 0.6 * grids.as_rgb(decoded[: len(faces)]) + 0.4 * coloured]
         counts = np.bincount(part.ravel(), minlength=quantizer.num_codes)
         used = np.argsort(-counts, kind="stable")[:NUM_CODES]
         used = used[counts[used] > 0]
@@ -104,10 +104,6 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
         )
     record = {"checkpoint_step": run.step, "num_images": len(images), "maps": maps}
     return CodeMaps(np.stack(rows), codebooks, record)
-
-
-def _as_rgb(images: Float[np.ndarray, "N H W C"]) -> Float[np.ndarray, "N H W 3"]:
-    return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
 def _drawn_by(

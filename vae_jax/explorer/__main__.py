@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 import vae_jax
 from vae_jax.command_line import Parser, keep_compiled_programs, print_any_name
 from vae_jax.commands.flags import parse_numbers
@@ -24,6 +22,7 @@ from vae_jax.explorer import server
 from vae_jax.explorer.looks import Face, Look, parse_face
 from vae_jax.explorer.source import Source, is_exported, open_source, plain
 from vae_jax.local_paths import local_path
+from vae_jax.report import grids
 from vae_jax.storage import writing
 
 DEMO = Path(vae_jax.__file__).parents[1] / "examples" / "demo_model"
@@ -209,9 +208,7 @@ def work(argv: Sequence[str] | None = None) -> None:
     picture = source.picture(look_of(source, args))
     path = local_path(args.to, "--to")
     with writing(path):
-        Image.fromarray(
-            picture.squeeze(-1) if picture.shape[-1] == 1 else picture
-        ).save(path, "PNG")
+        grids.to_picture(picture).save(path, "PNG")
     print(path)
 
 

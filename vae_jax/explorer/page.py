@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vae_jax.errors import UserError
 from vae_jax.explorer import controls
@@ -46,9 +45,7 @@ def gradio() -> ModuleType:
 def _png(image: np.ndarray) -> str:
     """Returns [H,W,C] 8-bit levels as an address that holds them."""
     file = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-        file, "PNG"
-    )
+    grids.to_picture(image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

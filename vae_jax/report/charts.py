@@ -113,8 +113,6 @@ def chart(
         colour = (number if colours is None else colours[number]) % NUM_COLOURS
         path = " ".join(f"{x},{y}" for x, y in places)
         drawn.append(Curve(label, colour, path, places if len(places) <= 40 else []))
-    known = meaning(title)
-    better = f"{known.better} is better" if known.better else ""
     ends = [
         f"{label} from {points[0][1]:.5g} to {points[-1][1]:.5g}"
         for label, points in thin.items()
@@ -122,7 +120,7 @@ def chart(
     ]
     return Chart(
         title=title,
-        unit=", ".join(filter(None, (known.unit, better))),
+        unit=meaning(title).label,
         along=along,
         curves=drawn,
         x_ticks=[(place(x, 0)[0], f"{x:g}") for x in _ticks(x_low, x_high)],

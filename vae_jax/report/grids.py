@@ -56,14 +56,17 @@ def to_levels(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     return np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
 
 
+def to_picture(levels: UInt8[np.ndarray, "H W C"]) -> Image.Image:
+    """Returns 8-bit levels, gray or RGB, as a picture that can be saved."""
+    return Image.fromarray(levels.squeeze(-1) if levels.shape[-1] == 1 else levels)
+
+
 def single_images(images: Float[np.ndarray, "N H W C"], folder: Path) -> None:
     """Writes each image as a PNG file of its own, 00000.png and so on."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(to_levels(images)):
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                folder / f"{number:05d}.png"
-            )
+            to_picture(image).save(folder / f"{number:05d}.png")
 
 
 def as_rgb(

@@ -15,10 +15,9 @@ from typing import Any
 import jinja2
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from vae_jax.report import charts
-from vae_jax.report.grids import arranged, heat, tiled, to_levels
+from vae_jax.report.grids import arranged, heat, tiled, to_levels, to_picture
 from vae_jax.report.words import figure, meaning
 
 # Images of more pixels a side are JPEGs: PNGs of a page of them take too much.
@@ -126,8 +125,7 @@ def picture(
       enlarged: pixels of the page that a pixel takes, at most.
       quality: quality of the JPEG.
     """
-    levels, file = to_levels(image), io.BytesIO()
-    shown = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    shown, file = to_picture(to_levels(image)), io.BytesIO()
     kind = "png" if lossless else "jpeg"
     how = {"optimize": True} if lossless else {"quality": quality, "subsampling": 0}
     shown.save(file, kind, **how)

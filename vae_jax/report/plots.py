@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from vae_jax.report import drawing
-from vae_jax.report.grids import to_levels
+from vae_jax.report.grids import to_levels, to_picture
 from vae_jax.report.words import meaning
 from vae_jax.storage import writing
 
@@ -42,10 +41,7 @@ def animation(
       scale: whole factor of enlargement, without smoothing.
     """
     levels = to_levels(frames).repeat(scale, axis=1).repeat(scale, axis=2)
-    gray = levels.shape[-1] == 1
-    first, *others = [
-        Image.fromarray(frame[..., 0] if gray else frame) for frame in levels
-    ]
+    first, *others = map(to_picture, levels)
     with writing(path):
         first.save(
             path,
@@ -128,10 +124,7 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
                 axis.plot(steps, values, style, markersize=4, label=legend(split, size))
         axis.set_ylim(*limits(lines, name))
         axis.set_title(name, fontsize=11)
-        known = meaning(name)
-        better = f"{known.better} is better" if known.better else ""
-        label = ", ".join(filter(None, (known.unit, better)))
-        axis.set_ylabel(label, fontsize=8)
+        axis.set_ylabel(meaning(name).label, fontsize=8)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

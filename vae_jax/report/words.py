@@ -29,6 +29,12 @@ class Meaning(NamedTuple):
     better: str
     words: str
 
+    @property
+    def label(self) -> str:
+        """The unit of the numbers, and which of them are better."""
+        better = f"{self.better} is better" if self.better else ""
+        return ", ".join(filter(None, (self.unit, better)))
+
 
 METRICS = {
     "loss": Meaning("", "lower", "What training minimises."),
