@@ -20,7 +20,7 @@ from experiments.command_line import add_judged_flags, cli, new_parser
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
 from vae_jax.commands.pictures import in_unit_interval
-from vae_jax.commands.prior_flags import TemperatureParser, by_number, told
+from vae_jax.commands.prior_flags import by_number, parse_temperature, temperature_text
 from vae_jax.commands.samples import SAMPLERS, best_samplers, said_of, sample
 from vae_jax.evaluation import sharpness
 from vae_jax.evaluation.distances import likeness
@@ -58,7 +58,7 @@ def look(
         features, _ = judging.judge_images(judge.model(), images)
         sharp = {"sharpness": sharpness.sharpness(images) / of_pictures}
         figures = likeness(real, features) | sharp
-        rows.append({"temperature": told(each)} | figures)
+        rows.append({"temperature": temperature_text(each)} | figures)
         shown.append(images[:NUM_SHOWN])
     report = {
         "workdir": str(run.workdir),
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--temperature",
         action="append",
-        type=TemperatureParser().parse,
+        type=parse_temperature,
         help="Temperature as of --mode=sample, 0.8 or 4:1,16:0.7; one flag for each. "
         "Default: 1, 0.8 and 0.6.",
     )

@@ -199,10 +199,10 @@ def test_a_temperature_by_resolution_narrows_the_layers_there(run):
 
 @pytest.mark.parametrize("text", ["4:1,4:2", "4:-1", "nan", "warm", "4:", "8:nan"])
 def test_a_temperature_that_is_none(text):
-    parser = prior_flags.TemperatureParser()
-    assert parser.parse("0.8") == 0.8 and parser.parse("4:1,16:0.7") == {4: 1, 16: 0.7}
+    parse = prior_flags.parse_temperature
+    assert parse("0.8") == 0.8 and parse("4:1,16:0.7") == {4: 1, 16: 0.7}
     with pytest.raises(UserError, match=f"^--temperature is '{text}'; allowed is"):
-        parser.parse(text)
+        parse(text)
 
 
 def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(

@@ -33,7 +33,7 @@ from vae_jax.commands.prior_flags import (
     TEMPERATURE,
     TOP_K,
     parse_labels,
-    told,
+    temperature_text,
 )
 from vae_jax.config import Config
 from vae_jax.errors import UserError
@@ -220,8 +220,8 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     temperature = 1.0 if TEMPERATURE.value is None else TEMPERATURE.value
     if isinstance(temperature, dict):
         raise UserError(
-            f"--temperature is {told(temperature)}; with --mode=complete allowed is "
-            "one number"
+            f"--temperature is {temperature_text(temperature)}; with --mode=complete "
+            "allowed is one number"
         )
     if own is None:
         names = INDICES.value

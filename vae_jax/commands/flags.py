@@ -4,6 +4,7 @@ The flags of the commands have a place of their own, `VALUES`: importing a comma
 function, in a notebook say, defines no flag of the program. `main` adds them to those.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -70,94 +71,63 @@ def check_given(commands: Mapping[str, Command], mode: str) -> None:
             )
 
 
-class PathParser(flags.ArgumentParser[Path]):
-    """Turns the text of a flag into a path on this machine, see `local_path`."""
+class Parser(flags.ArgumentParser[Any]):
+    """Turns the text of a flag into its value, see `define`."""
 
-    syntactic_help = "a path"
-
-    def __init__(self, flag: str):
+    def __init__(self, name: str, convert: Callable[[Any, str], Any], form: str):
         super().__init__()
-        self._flag = flag
+        self.syntactic_help = form
+        self._name, self._convert = f"--{name}", convert
 
-    def parse(self, argument: str | Path) -> Path:
-        """Returns the path, or raises UserError in the flag's name."""
-        return local_path(argument, f"--{self._flag}")
+    def parse(self, argument: Any) -> Any:
+        """Returns the value, or raises UserError in the flag's name."""
+        return self._convert(argument, self._name)
 
-    def flag_type(self) -> str:
-        """Returns what absl's help says of the flag."""
-        return "path"
+
+def define(
+    name: str,
+    meaning: str,
+    convert: Callable[[Any, str], Any],
+    form: str,
+    default: str | None = None,
+) -> flags.FlagHolder[Any]:
+    """Defines a flag whose value is what a function makes of its text, or None.
+
+    Args:
+      name: of the flag.
+      meaning: for the help.
+      convert: takes the text, and --name to raise UserError in.
+      form: of the text, for the help.
+      default: such a text, or None.
+    """
+    parser = Parser(name, convert, form)
+    return flags.DEFINE(parser, name, default, meaning, flag_values=VALUES)
 
 
 def define_path(name: str, meaning: str) -> flags.FlagHolder[Path | None]:
     """Defines a flag whose value is a path on this machine, or None."""
-    return flags.DEFINE(PathParser(name), name, None, meaning, flag_values=VALUES)
-
-
-class FoldersParser(flags.ArgumentParser[list[Path]]):
-    """Turns the text of a flag into folders on this machine, see `split_paths`."""
-
-    syntactic_help = "paths with commas between"
-
-    def __init__(self, flag: str):
-        super().__init__()
-        self._flag = flag
-
-    def parse(self, argument: str) -> list[Path]:
-        """Returns the paths, or raises UserError in the flag's name."""
-        return split_paths(argument, f"--{self._flag}", os.path.isdir)
-
-    def flag_type(self) -> str:
-        """Returns what absl's help says of the flag."""
-        return "paths"
-
-
-def define_folders(name: str, meaning: str) -> flags.FlagHolder[list[Path] | None]:
-    """Defines a flag whose value is a list of folders on this machine, or None."""
-    return flags.DEFINE(FoldersParser(name), name, None, meaning, flag_values=VALUES)
-
-
-class NumbersParser(flags.ArgumentParser[list[Any]]):
-    """Turns the text of a flag into numbers, those that are not whole bounded."""
-
-    syntactic_help = "numbers with commas between"
-
-    def __init__(self, flag: str, kind: type[int] | type[float]):
-        super().__init__()
-        self._flag, self._kind = flag, kind
-
-    def parse(self, argument: str) -> list[Any]:
-        """Returns the numbers, or raises UserError in the flag's name."""
-        try:
-            numbers = [self._kind(text) for text in argument.split(",")]
-            if self._kind is float and not all(abs(n) <= LARGEST for n in numbers):
-                raise ValueError("one is too large, or none")
-            return numbers
-        except ValueError as error:
-            allowed = f"numbers with commas between, none above {LARGEST:g}"
-            if self._kind is int:
-                allowed = "whole numbers with commas between"
-            raise UserError(
-                f"--{self._flag} is {argument!r}; allowed are {allowed}"
-            ) from error
-
-    def flag_type(self) -> str:
-        """Returns what absl's help says of the flag."""
-        return "numbers"
+    return define(name, meaning, local_path, "a path")
 
 
 def define_numbers(
     name: str, meaning: str, kind: type[int] | type[float], default: str | None = None
 ) -> flags.FlagHolder[Any]:
-    """Defines a flag whose value is a list of numbers, or None.
+    """Defines a flag whose value is a list of numbers of a kind, or None."""
+    form, numbers = "numbers with commas between", functools.partial(_numbers, kind)
+    return define(name, meaning, numbers, form, default)
 
-    Args:
-      name: of the flag.
-      meaning: for the help.
-      kind: of the numbers.
-      default: numbers with commas between, or None.
-    """
-    parser = NumbersParser(name, kind)
-    return flags.DEFINE(parser, name, default, meaning, flag_values=VALUES)
+
+def _numbers(kind: type[int] | type[float], text: str, name: str) -> list[Any]:
+    try:
+        numbers = [kind(each) for each in text.split(",")]
+        if kind is float and not all(abs(n) <= LARGEST for n in numbers):
+            raise ValueError("one is too large, or none")
+        return numbers
+    except ValueError as error:
+        allowed = f"numbers with commas between, none above {LARGEST:g}"
+        if kind is int:
+            allowed = "whole numbers with commas between"
+        raise UserError(f"{name} is {text!r}; allowed are {allowed}") from error
 
 
 def parse_numbers(
@@ -256,7 +226,9 @@ flags.register_validator(
 ATTRIBUTE = flags.DEFINE_string(
     "attribute", None, "The attribute that is edited.", flag_values=VALUES
 )
-JUDGE = define_folders(
+JUDGE = define(
     "judge",
     "The workdir of a classifier (configs/judge.py) that judges what the run makes.",
+    functools.partial(split_paths, is_there=os.path.isdir),
+    "paths with commas between",
 )

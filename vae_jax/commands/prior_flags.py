@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from vae_jax.commands import abilities
-from vae_jax.commands.flags import LARGEST, VALUES
+from vae_jax.commands.flags import LARGEST, VALUES, define
 from vae_jax.errors import UserError
 from vae_jax.exploration import stacks
 from vae_jax.models import build
@@ -19,33 +19,30 @@ from vae_jax.options import parse_by_resolution
 from vae_jax.run import Run
 
 
-class TemperatureParser(flags.ArgumentParser[float | dict[int, float]]):
-    """Turns "0.8" into a number, and "4:1,16:0.7" into numbers by resolution."""
+def parse_temperature(
+    text: str, name: str = "--temperature"
+) -> float | dict[int, float]:
+    """Returns a number of "0.8", and numbers by resolution of "4:1,16:0.7".
 
-    syntactic_help = "a number, or numbers by resolution: 4:1,16:0.7"
-
-    def parse(self, argument: str | float) -> float | dict[int, float]:
-        """Returns the number or numbers, or raises UserError in the flag's name."""
-        try:
-            if ":" not in str(argument):
-                found: Any = float(argument)
-                numbers = [found]
-            else:
-                found = parse_by_resolution(str(argument), float)
-                numbers = [*found.values()]
-            # NaN is in no range.
-            if not all(0 <= number <= LARGEST for number in numbers):
-                raise ValueError("one is out of range")
-            return found
-        except ValueError as error:
-            raise UserError(
-                f"--temperature is {argument!r}; allowed is a number from 0 to "
-                f"{LARGEST:g}, or such numbers by resolution: 4:1,16:0.7"
-            ) from error
-
-    def flag_type(self) -> str:
-        """Returns what absl's help says of the flag."""
-        return "temperature"
+    Raises:
+      UserError: in the flag's name, the text is no such thing.
+    """
+    try:
+        if ":" not in text:
+            found: Any = float(text)
+            numbers = [found]
+        else:
+            found = parse_by_resolution(text, float)
+            numbers = [*found.values()]
+        # NaN is in no range.
+        if not all(0 <= number <= LARGEST for number in numbers):
+            raise ValueError("one is out of range")
+        return found
+    except ValueError as error:
+        raise UserError(
+            f"{name} is {text!r}; allowed is a number from 0 to {LARGEST:g}, or such "
+            "numbers by resolution: 4:1,16:0.7"
+        ) from error
 
 
 ATTRIBUTES = flags.DEFINE_string(
@@ -54,12 +51,11 @@ ATTRIBUTES = flags.DEFINE_string(
     "Attributes asked for: Smiling=1,Male=0.",
     flag_values=VALUES,
 )
-TEMPERATURE = flags.DEFINE(
-    TemperatureParser(),
+TEMPERATURE = define(
     "temperature",
-    None,
     "The spread of codes; by resolution 4:1,16:0.7.",
-    flag_values=VALUES,
+    parse_temperature,
+    "a number, or numbers by resolution: 4:1,16:0.7",
 )
 TOP_K = flags.DEFINE_integer(
     "top_k",
@@ -118,7 +114,7 @@ def parse_labels(run: Run, text: str | None) -> jax.Array | None:
     return jnp.asarray(labels)
 
 
-def told(temperature: float | Mapping[int, float]) -> str:
+def temperature_text(temperature: float | Mapping[int, float]) -> str:
     """Returns a temperature as the flag takes it."""
     if isinstance(temperature, Mapping):
         return ",".join(f"{at}:{number:g}" for at, number in temperature.items())
@@ -127,7 +123,7 @@ def told(temperature: float | Mapping[int, float]) -> str:
 
 def by_number(run: Run, temperature: Mapping[int, float]) -> jax.Array:
     """Returns the temperature of each number in a code, from those by resolution."""
-    asked = f"--temperature is {told(temperature)}"
+    asked = f"--temperature is {temperature_text(temperature)}"
     sizes = abilities.check_hierarchical(run, asked)
     there = ", ".join(map(str, dict.fromkeys(sizes)))
     for at, number in temperature.items():

@@ -29,7 +29,7 @@ from vae_jax.commands.prior_flags import (
     TOP_K,
     by_number,
     parse_labels,
-    told,
+    temperature_text,
 )
 from vae_jax.commands.sample_files import check_folder, write_samples
 from vae_jax.config import Config
@@ -244,7 +244,7 @@ def draw_samples(
         if (value := drawn_by.get(name, usual.get(name))) != usual.get(name)
     }
     if "temperature" in given:
-        given["temperature"] = told(given["temperature"])
+        given["temperature"] = temperature_text(given["temperature"])
     if name != SAMPLES:
         given["sampler"] = next(iter(drawn))
     grids.image_grid(

@@ -16,7 +16,7 @@ from pathlib import Path
 import vae_jax
 from vae_jax.command_line import Parser, keep_compiled_programs, print_any_name
 from vae_jax.commands.flags import parse_numbers
-from vae_jax.commands.prior_flags import TemperatureParser
+from vae_jax.commands.prior_flags import parse_temperature
 from vae_jax.errors import UserError, naming_files
 from vae_jax.explorer import server
 from vae_jax.explorer.looks import Face, Look, parse_face
@@ -122,7 +122,7 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
     sampler = begun.sampler if args.sampler is None else args.sampler
     temperature = 1.0
     if args.temperature is not None:
-        temperature = TemperatureParser().parse(args.temperature)
+        temperature = parse_temperature(args.temperature)
     if args.sampler is not None or temperature != 1.0:
         source.check_sampling(sampler, temperature)
     realism = 0.0 if args.realism is None else args.realism

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from vae_jax.commands.prior_flags import told
+from vae_jax.commands.prior_flags import temperature_text
 from vae_jax.errors import UserError
 
 PROGRAM = "vae_jax.explorer"
@@ -75,7 +75,7 @@ class Look:
         if "seed" in (self.face.kind, self.goal and self.goal.kind):
             flags["sampler"] = self.sampler
             if self.temperature != 1:
-                flags["temperature"] = told(self.temperature)
+                flags["temperature"] = temperature_text(self.temperature)
         if self.attributes:
             flags |= {
                 "attribute": _numbers(self.attributes),
