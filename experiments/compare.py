@@ -171,9 +171,8 @@ def compare(runs: Sequence[Run]) -> str:
             left_out.append(("faces", str(error)))
     for run in makers:
         try:
-            (sampler, images), *_ = samples.sample_each(
-                run, samples.best_samplers(run)[:1] or ["gaussian"], NUM_SAMPLES
-            ).items()
+            sampler = samples.samplers_at_hand(run)[0]
+            images = samples.sample(run, sampler, NUM_SAMPLES, 0)
         except UserError as error:
             left_out.append((f"samples of {run.workdir}", str(error)))
             continue

@@ -24,7 +24,7 @@ from experiments.command_line import add_judged_flags, cli, new_parser
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
 from vae_jax.commands.pictures import in_unit_interval
-from vae_jax.commands.samples import SAMPLERS, best_samplers, sample
+from vae_jax.commands.samples import SAMPLERS, sample, samplers_at_hand
 from vae_jax.exploration import sampling
 from vae_jax.exploration.judging import judge_images
 from vae_jax.report import grids
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge = judges.open_judge("judge", options.judge, run)
     run.dataset_for("looking for the nearest training images")
     judges.check_judged(run, (judge,))
-    sampler = options.sampler or (best_samplers(run) or ["gaussian"])[0]
+    sampler = options.sampler or samplers_at_hand(run)[0]
     report, shown = look(run, judge, sampler, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "neighbours.json", report)

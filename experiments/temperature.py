@@ -21,7 +21,7 @@ from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.prior_flags import by_number, parse_temperature, temperature_text
-from vae_jax.commands.samples import SAMPLERS, best_samplers, said_of, sample
+from vae_jax.commands.samples import SAMPLERS, said_of, sample, samplers_at_hand
 from vae_jax.evaluation import sharpness
 from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge = judges.open_judge("judge", options.judge, run)
     run.dataset_for("comparing samples with test images")
     judges.check_judged(run, (judge,))
-    sampler = options.sampler or (best_samplers(run) or ["gaussian"])[0]
+    sampler = options.sampler or samplers_at_hand(run)[0]
     report, shown = look(run, judge, sampler, temperatures, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "temperature.json", report)

@@ -212,8 +212,12 @@ def _best_sampler(run: Run) -> tuple[str | None, Density | None]:
 
     Where it cannot be fitted, because the images are not there, it is the next one.
     """
-    found = samples.samplers_at_hand(run) if abilities.can_decode(run) else []
-    best = next(iter(found), None)
+    best = None
+    if abilities.can_decode(run):
+        try:
+            best, *_ = samples.samplers_at_hand(run)
+        except UserError as error:
+            print(f"note: there is no sampler: {error}")
     return best, codes.fitted_density(run, best) if best in codes.FITTED else None
 
 

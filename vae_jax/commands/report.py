@@ -65,9 +65,7 @@ def _reconstructions(run: Run) -> dict[str, Any]:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    # This one says why there is none.
-    samplers = samples.samplers_at_hand(run) or ["gaussian"]
-    drawn = samples.sample_each(run, samplers, NUM_SAMPLES)
+    drawn = samples.sample_each(run, samples.samplers_at_hand(run), NUM_SAMPLES)
     return [
         {
             "told": samples.said_of(run, sampler),

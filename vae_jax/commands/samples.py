@@ -88,16 +88,21 @@ def best_samplers(run: Run) -> list[str]:
 
 
 def samplers_at_hand(run: Run) -> list[str]:
-    """Returns the best samplers but those that lack the pictures they are fitted to."""
-    found = []
-    for sampler in best_samplers(run):
-        try:
-            if sampler in codes_lib.FITTED:
-                codes_lib.fitted_density(run, sampler)
-            found.append(sampler)
-        except UserError as error:
-            print(f"note: samples are not of the fitted Gaussian: {error}")
-    return found
+    """Returns the best samplers but those that lack the pictures they are fitted to.
+
+    Raises:
+      UserError: there is none, because no Gaussian can be fitted.
+    """
+    best = best_samplers(run) or ["gaussian"]
+    try:
+        if "gaussian" in best:
+            codes_lib.fitted_density(run, "gaussian")
+        return best
+    except UserError as error:
+        if best == ["gaussian"]:
+            raise
+        print(f"note: samples are not of the fitted Gaussian: {error}")
+        return ["prior"]
 
 
 def said_of(run: Run, sampler: str) -> str:
@@ -276,8 +281,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         # A fitted density takes labels where it is named.
         samplers = ["prior"]
     else:
-        # This one says why there is none.
-        samplers = samplers_at_hand(run) or ["gaussian"]
+        samplers = samplers_at_hand(run)
     sampler, folder = samplers[0], FOLDER.value
     if asked and sampler != "prior":
         first = next(iter(asked.values()))
