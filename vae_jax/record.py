@@ -90,11 +90,11 @@ def read(workdir: Path) -> dict[str, Any]:
 
 
 def _read(workdir: Path, part: str) -> dict[str, Any]:
-    path = workdir / "run.json"
+    content = read(workdir)
     try:
-        return read(workdir)[part]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        return content[part]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
 
 
 def read_recipe(workdir: Path) -> dict[str, Any]:

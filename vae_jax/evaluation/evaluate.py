@@ -19,11 +19,10 @@ from flax import nnx
 from tqdm import tqdm
 
 from vae_jax import processes, sharding
-from vae_jax.evaluation import metrics
 from vae_jax.keys import Stream, key
 from vae_jax.models.build import merge
 from vae_jax.models.contract import DiscreteCodes, Flow, Variables, flatten
-from vae_jax.models.elbo import elbo_figures, kl_per_image, log_weights
+from vae_jax.models.elbo import bits_per_dim, elbo_figures, kl_per_image, log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.models.objectives import Objective
@@ -77,7 +76,7 @@ def bound_figures(num_samples: int, chunk: int) -> PerImage:
         log_sum, _ = jax.lax.scan(add, -jnp.inf, chunks)
         terms = model(images, image_key, labels)
         return {
-            "bits_per_dim": metrics.bits_per_dim(terms)[0],
+            "bits_per_dim": bits_per_dim(terms)[0],
             "iw_bound": log_sum - jnp.log(num_samples),
         }
 
@@ -115,7 +114,7 @@ def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
         "rate": jnp.sum(jnp.stack(rates)),
         "rate_by_map": jnp.stack(rates),
         "distortion": -terms.log_mass[0, 0] / math.log(2),
-        "bits_per_dim": metrics.bits_per_dim(terms)[0],
+        "bits_per_dim": bits_per_dim(terms)[0],
         "indices": model.indices(terms.code)[0, 0],
     }
 
@@ -160,9 +159,9 @@ def flow_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
     by_normal = dataclasses.replace(terms, layers=(layer.replace(kl=kl),))
     figures, normal_kl = elbo_figures(terms, images), kl_per_image(by_normal)
     found = {name: figures[name] for name in ("elbo", "log_px", "kl")} | {
-        "bits_per_dim": metrics.bits_per_dim(terms),
+        "bits_per_dim": bits_per_dim(terms),
         "normal_kl": normal_kl,
-        "normal_bits_per_dim": metrics.bits_per_dim(by_normal),
+        "normal_bits_per_dim": bits_per_dim(by_normal),
         "saved": normal_kl - figures["kl"],
     }
     return {name: figure[0] for name, figure in found.items()}

@@ -1,5 +1,7 @@
 """The ELBO and its parts by image, from what a model returns."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -37,6 +39,17 @@ def kl_by_dimension(terms: Terms) -> Float[Array, "B G"] | None:
     if not by_layer or len(analytic) < len(by_layer):
         return None
     return jnp.concatenate(analytic, axis=-1)
+
+
+def bits_per_dim(terms: Terms) -> Float[Array, " B"]:
+    """Returns the negative ELBO of the 8-bit levels, in bits per pixel and channel.
+
+    The likelihood is the discretised one, which sums to 1 over the 256 levels; for a
+    density on [0, 1] this is another figure than its ELBO on another scale.
+    """
+    assert terms.log_mass is not None
+    elbo = jnp.mean(terms.log_mass, axis=0) - kl_per_image(terms)
+    return -elbo / (math.prod(terms.mean.shape[2:]) * math.log(2))
 
 
 def log_weights(terms: Terms) -> Float[Array, "S B"]:
