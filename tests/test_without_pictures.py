@@ -62,12 +62,14 @@ def test_what_needs_no_pictures(kept, bare):
     for sampler in ("prior", "gaussian") if is_vae else ("gaussian",):
         found, expected = (samples.sample(r, sampler, 5, 3) for r in (bare, kept))
         np.testing.assert_array_equal(found, expected)
-    edits.edit(bare, {"Smiling": 1.0}, [0.0, 1.0], pictures=PICTURES)
-    interpolations.interpolate(bare, pictures=(["a", "b"], PICTURES))
+    edited = edits.edit(bare, {"Smiling": 1.0}, [0.0, 1.0], pictures=PICTURES)
+    way = interpolations.interpolate(bare, pictures=(["a", "b"], PICTURES))
     if is_vae:
         interpolations.interpolate(bare, seeds=[1, 2])
     here, there = (traversals.traverse(r, 3, picture=PICTURES[0]) for r in (bare, kept))
     assert here.record == there.record
+    for found in (edited, way, here, reconstruct(kept, 2)):
+        assert found.record["checkpoint_step"] == kept.step
 
 
 def test_what_needs_them_says_what_for(bare):

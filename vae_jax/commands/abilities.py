@@ -31,6 +31,11 @@ def dial_of(run: Run) -> dict[str, float]:
     return {"realism": run.realism} if run.config.model.realism else {}
 
 
+def made_by(run: Run) -> dict[str, int | float]:
+    """Returns what a record says of the model: the step of its checkpoint, its dial."""
+    return {"checkpoint_step": run.step, **dial_of(run)}
+
+
 def check_decoder(run: Run, asked: str) -> None:
     """Raises UserError where what was asked for takes an autoencoder."""
     if not can_decode(run):

@@ -102,7 +102,7 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
                 "shares": (counts[used] / part.size).tolist(),
             }
         )
-    record = {"checkpoint_step": run.step, "num_images": len(images), "maps": maps}
+    record = {**abilities.made_by(run), "num_images": len(images), "maps": maps}
     return CodeMaps(np.stack(rows), codebooks, record)
 
 

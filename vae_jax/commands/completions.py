@@ -165,7 +165,7 @@ def complete(
     drawn = decoded.reshape(*z.shape[:2], *originals.shape[1:]).swapaxes(0, 1)
     rows = np.concatenate([originals[:, None], kept[:, None], drawn], axis=1)
     record = {
-        "checkpoint_step": run.step,
+        **abilities.made_by(run),
         "prior": run.config.model.prior,
         "new_codes": int(is_new.sum()),
         "codes": len(is_new),

@@ -162,7 +162,7 @@ def edit(
         edited = attributes.moved(codes, direction, alpha)
         columns.append(sampling.decode_codes(model, edited, labels))
     record = {
-        **abilities.dial_of(run),
+        **abilities.made_by(run),
         "attributes": weights,
         "estimator": estimator,
         "up_to": up_to,

@@ -135,7 +135,7 @@ def interpolate(
             row = np.concatenate([ends[:1], row, ends[1:]])
         rows.append(row)
     record = {
-        **abilities.dial_of(run),
+        **abilities.made_by(run),
         "way_points": {points.kind: names},
         "interpolation": "spherical" if spherical else "linear",
         "num_steps": num_steps,

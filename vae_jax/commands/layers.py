@@ -96,7 +96,7 @@ def look_into_layers(
         return np.moveaxis(images.reshape(len(cuts), number, *images.shape[1:]), 0, 1)
 
     record = {
-        "checkpoint_step": run.step,
+        **abilities.made_by(run),
         "faces": {points.kind: points.names},
         "seed": seed,
         "kept": cuts.tolist(),

@@ -100,7 +100,7 @@ def mix(
     if points.images is not None:
         faces = in_unit_interval(points.images)
     record = {
-        "checkpoint_step": run.step,
+        **abilities.made_by(run),
         "faces": {points.kind: points.names},
         "up_to": up_to,
         "resolutions": sizes,

@@ -79,7 +79,7 @@ def reconstruct(run: Run, num_images: int | None = None) -> Reconstructions:
         # A saturated Bernoulli has none.
         invented = np.abs(means - before) / np.maximum(widths, ROUNDING_STD)
     originals = np.asarray(originals)
-    record = abilities.dial_of(run) | {
+    record = abilities.made_by(run) | {
         "mse": float(np.mean(np.square(originals - means)))
     }
     if stds is not None:

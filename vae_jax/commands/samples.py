@@ -208,8 +208,7 @@ def describe(
       **how: further arguments, as `sample` takes them.
     """
     return {
-        "checkpoint_step": run.step,
-        **abilities.dial_of(run),
+        **abilities.made_by(run),
         "num_images": len(images),
         "seed": seed,
         "temperature": temperature,

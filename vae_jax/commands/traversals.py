@@ -92,7 +92,7 @@ def traverse(
     changed = interpolation.traversal(code, drawn, values)
     decoded = sampling.decode_codes(model, changed.reshape(-1, len(code)), label)
     record = {
-        **abilities.dial_of(run),
+        **abilities.made_by(run),
         "image_index": image_index if picture is None else None,
         "ordered_by": ordered_by,
         "order": order.tolist(),
