@@ -11,10 +11,16 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from vae_jax import config as config_lib
-from vae_jax.command_line import Parser, parse_flags, quieten_failed_saves
+from vae_jax.command_line import (
+    Parser,
+    exit_status,
+    keep_compiled_programs,
+    parse_flags,
+    quieten_failed_saves,
+)
 from vae_jax.commands.flags import LARGEST_SEED
 from vae_jax.config import Config
-from vae_jax.errors import UserError, naming_files
+from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.report import drawing
 
@@ -143,16 +149,8 @@ def cli(main: Callable[[], None]) -> NoReturn:
     """Runs `main`; a user's mistake ends with its message and exit status 2."""
     logging.set_verbosity(logging.WARNING)
     quieten_failed_saves()
-    try:
-        with naming_files():
-            main()
-    except UserError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print(f"experiments: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+    keep_compiled_programs()
+    sys.exit(exit_status("experiments", main))
 
 
 def config_arguments(recipe: str, settings: Settings) -> list[str]:

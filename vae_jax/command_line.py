@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from vae_jax import config as config_lib
 from vae_jax import record, storage
-from vae_jax.errors import UserError
+from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
 from vae_jax.settings import SETTINGS
 
@@ -37,6 +37,29 @@ def print_any_name() -> None:
     """Has names of files printed that are no text, which are an error otherwise."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def exit_status(program: str, work: Callable[[], object]) -> int:
+    """Does the work of a command line; a user's mistake ends with its message.
+
+    Args:
+      program: name of the program, for its messages.
+      work: the work, the parsing of flags included.
+
+    Returns:
+      0, or 2 if the user has to change something, or 130 after Ctrl-C.
+    """
+    print_any_name()
+    try:
+        with naming_files():
+            work()
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"{program}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def define_config() -> flags.FlagHolder[Any]:

@@ -23,9 +23,9 @@ import numpy as np
 
 from vae_jax import model_card
 from vae_jax import run as run_lib
-from vae_jax.command_line import Parser, print_any_name
+from vae_jax.command_line import Parser, exit_status
 from vae_jax.commands import abilities, codes, directions, kept, samples
-from vae_jax.errors import UserError, few, naming_files
+from vae_jax.errors import UserError, few
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import densities
 from vae_jax.exploration.densities import Density
@@ -241,11 +241,11 @@ def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
     return known
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line, `argv` without the program's name.
+def work(argv: Sequence[str] | None = None) -> None:
+    """Writes what flags name.
 
-    Returns:
-      The exit code: 0, or 2 if the user has to change something.
+    Raises:
+      UserError: a flag is to be changed, or as `export`.
     """
     parser = Parser(
         prog="python -m vae_jax.export",
@@ -262,19 +262,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the format; with onnx or stablehlo programs of encoder and decoder are "
         "written as well",
     )
-    print_any_name()
-    try:
-        args = parser.parse_args(argv)
-        with naming_files():
-            run = run_lib.load(local_path(args.workdir, "--workdir"))
-            folder = local_path(args.to, "--to")
-            kind = args.format if args.format in KINDS else None
-            for path in export(run, folder, kind=kind):
-                print(path)
-    except UserError as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args(argv)
+    run = run_lib.load(local_path(args.workdir, "--workdir"))
+    kind = args.format if args.format in KINDS else None
+    for path in export(run, local_path(args.to, "--to"), kind=kind):
+        print(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line, `argv` without the program's name.
+
+    Returns:
+      The exit code, see `exit_status`.
+    """
+    return exit_status("export", lambda: work(argv))
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     be told from what is in use by nobody, and a killed run would be locked for ever.
 
     Args:
-      path: of the file, made where it is absent and left there.
-      wait: for another that has the lock.
+      path: path of the file, made where it is absent and left there.
+      wait: whether to wait for another that has the lock.
 
     Yields:
       Whether it is locked: False, with a note, on a file system without locks.

@@ -35,9 +35,9 @@ class CodeMaps:
     Attributes:
       rows: faces; for each map their codes, near ones in similar colours; and those
         over the reconstruction. RGB.
-      codebooks: of each map, for its most used codes, what the decoder draws around a
-        place where the code stands, in the mean over all such places.
-      record: which codes those are, and how often each stands in the split.
+      codebooks: images for each map, of its most used codes: what the decoder draws
+        around a place where the code stands, in the mean over all such places.
+      record: the numbers of those codes, and how often each stands in the split.
     """
 
     rows: Float[np.ndarray, "rows faces H W 3"]
@@ -67,8 +67,8 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
     """Shows the codes of validation images, of the first `NUM_COUNTED` of them.
 
     Args:
-      run: of a model with discrete codes.
-      num_faces: of the split, the first ones.
+      run: a run of a model with discrete codes.
+      num_faces: images of the split, the first ones.
 
     Raises:
       UserError: the codes are not discrete, or the data set is not there.

@@ -131,14 +131,14 @@ def complete(
     masked prior sees all that is kept.
 
     Args:
-      run: with a learned prior over discrete codes.
+      run: a run with a learned prior over discrete codes.
       pictures: P of them, as the model sees images.
-      hidden: which pixels are.
-      labels: that the prior is told, of all pictures.
-      num_completions: of each picture.
-      seed: of what is drawn.
+      hidden: the pixels that are hidden.
+      labels: labels that the prior is told, the same of all pictures.
+      num_completions: completions of each picture.
+      seed: seed of what is drawn.
       temperature: see `sampling.sample_prior`.
-      top_k: as the temperature.
+      top_k: see `sampling.sample_prior`.
 
     Raises:
       UserError: there is no such prior.
@@ -181,7 +181,7 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
     """Writes the picture completions to the run's images/, and its record beside it.
 
     Args:
-      run: that drew them.
+      run: the run that drew them.
       found: the completions.
       of: the flags by which they are drawn anew, None where there is no need of one.
 
@@ -257,11 +257,11 @@ COMMAND = Command(
     meaning="Completes faces by a learned prior over discrete codes.",
     example="--workdir=runs/vq_prior --pictures=me.jpg --keep=top",
     flags={
-        "pictures": "Instead of test images.",
+        "pictures": "They replace test images.",
         "indices": f"Default: the first {NUM_COMPLETED} of them.",
         "keep": "Default: top.",
-        "box": "Instead of --keep.",
-        "num_images": f"Of each picture. Default: {NUM_COMPLETIONS}.",
+        "box": "It replaces --keep.",
+        "num_images": f"Completions of each picture. Default: {NUM_COMPLETIONS}.",
         "seed": "Default: 0.",
         "temperature": "Default: 1.",
         "top_k": "Default: all.",

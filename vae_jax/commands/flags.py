@@ -53,8 +53,8 @@ def check_given(commands: Mapping[str, Command], mode: str) -> None:
     """Raises UserError where a flag is given that a mode has no use for.
 
     Args:
-      commands: by mode.
-      mode: that is to be done.
+      commands: every command, by mode.
+      mode: the mode that is to be done.
     """
     for name in VALUES:
         modes = [each for each, command in commands.items() if name in command.flags]
@@ -94,10 +94,10 @@ def define(
     """Defines a flag whose value is what a function makes of its text, or None.
 
     Args:
-      name: of the flag.
-      meaning: for the help.
-      convert: takes the text, and --name to raise UserError in.
-      form: of the text, for the help.
+      name: the flag's name.
+      meaning: words for the help.
+      convert: function of the text, and of --name, to raise UserError in.
+      form: form of the text, for the help.
       default: such a text, or None.
     """
     parser = Parser(name, convert, form)
@@ -136,8 +136,8 @@ def parse_numbers(
     """Returns what "Smiling,Male=-0.5" stands for: {"Smiling": 1, "Male": -0.5}.
 
     Args:
-      text: that was given.
-      flag: of it, for errors.
+      text: the text that was given.
+      flag: the flag's name, for errors.
       name_of: turns the text of a name into the name, or raises UserError.
 
     Raises:

@@ -76,7 +76,7 @@ PRIOR_STEPS = flags.DEFINE_integer(
 GUIDANCE = flags.DEFINE_float(
     "guidance",
     None,
-    "How far a flow follows --attributes: 0 not, above 1 further.",
+    "Guidance of a flow by --attributes: 0 none, 1 as trained, above 1 more.",
     lower_bound=0.0,
     upper_bound=LARGEST,
     flag_values=VALUES,

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import vae_jax
-from vae_jax.command_line import Parser, keep_compiled_programs, print_any_name
+from vae_jax.command_line import Parser, exit_status, keep_compiled_programs
 from vae_jax.commands.flags import parse_numbers
 from vae_jax.commands.prior_flags import parse_temperature
-from vae_jax.errors import UserError, naming_files
+from vae_jax.errors import UserError
 from vae_jax.explorer import server
 from vae_jax.explorer.looks import Face, Look, parse_face
 from vae_jax.explorer.source import Source, is_exported, open_source, plain
@@ -216,19 +216,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line, `argv` without the program's name.
 
     Returns:
-      The exit code: 0, 2 if the user has to change something, or 130 if interrupted.
+      The exit code, see `exit_status`.
     """
-    print_any_name()
     keep_compiled_programs()
-    try:
-        with naming_files():
-            work(argv)
-    except UserError as error:
-        print(f"explorer: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status("explorer", lambda: work(argv))
 
 
 if __name__ == "__main__":

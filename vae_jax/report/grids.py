@@ -41,7 +41,7 @@ class Bar:
     """What the colours of `heat` stand for, from the lowest to the highest.
 
     Attributes:
-      meaning: of the numbers.
+      meaning: meaning of the numbers.
       low: text of the lowest.
       high: text of the highest.
     """
@@ -124,14 +124,14 @@ def image_grid(
 
     Args:
       images: gray or RGB; values outside [0, 1] are clipped.
-      path: of the file; in a .pdf or .svg words stay words.
+      path: path of the file; in a .pdf or .svg words stay words.
       scale: whole factor of enlargement, without smoothing; None for the largest at
         which the grid fits a screen, so that an image is no larger than `LARGEST_CELL`.
       caption: lines below the grid; what is too long for one goes on in the next.
       columns: headings, each over as many columns as the others.
       rows: the names of the rows.
-      groups: of columns, with a gap between two of them.
-      bars: what colours stand for.
+      groups: groups of columns, with a gap between two of them.
+      bars: bars that say what colours stand for.
     """
     num_rows, num_columns, height, width, channels = images.shape
     if scale is None:

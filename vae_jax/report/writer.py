@@ -78,11 +78,11 @@ class Writer:
 
     Args:
       workdir: the run's folder.
-      step: of the state that training goes on from; lines past it are dropped, since
-        those steps will be taken again.
+      step: step of the state that training goes on from; lines past it are dropped,
+        since those steps will be taken again.
       tensorboard: write event files under `workdir`/tensorboard as well.
       muted: write nothing, as all processes but the first do.
-      size: of the images in a training whose images grow, for each line of metrics.
+      size: size of the images, for each line of metrics, where images grow.
       on_line: called with each line of metrics.jsonl once it can be read there; not
         where this is muted.
 
