@@ -13,7 +13,6 @@ import pytest
 from conftest import new_tiny_config
 from PIL import Image
 
-from vae_jax import export
 from vae_jax import run as run_lib
 from vae_jax.commands import codes, edits, interpolations, samples
 from vae_jax.errors import UserError
@@ -24,6 +23,7 @@ from vae_jax.explorer import controls, page, server
 from vae_jax.explorer.looks import Face, Look
 from vae_jax.explorer.session import MOST_STEPS, Session
 from vae_jax.explorer.source import first_look, open_source, plain
+from vae_jax.export import writing
 from vae_jax.report import grids
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def workdirs(small_runs, data_dir, tmp_path_factory):
         if kind.startswith("exported"):
             if not (folder / kind).exists():
                 of = "dial" if kind == "exported dial" else "vae"
-                export.export(small_runs(of), folder / kind)
+                writing.export(small_runs(of), folder / kind)
             return folder / kind
         if kind != "stack":
             return small_runs(kind).workdir

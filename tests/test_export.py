@@ -20,10 +20,11 @@ from conftest import new_small_config
 from PIL import Image
 
 import vae_jax
-from vae_jax import export, exported_files
 from vae_jax import run as run_lib
 from vae_jax.commands import captions, codes, directions, kept, samples
 from vae_jax.errors import UserError
+from vae_jax.export import files, writing
+from vae_jax.export.__main__ import main as export_main
 from vae_jax.models.contract import flatten
 
 st = pytest.importorskip("safetensors.numpy")
@@ -38,7 +39,7 @@ def folders(small_runs, tmp_path_factory):
 
     def folder_of(kind):
         if not (folder / kind).exists():
-            export.export(small_runs(kind), folder / kind)
+            writing.export(small_runs(kind), folder / kind)
         return folder / kind
 
     return folder_of
@@ -75,7 +76,7 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     known = codes.dimensions(run)
     np.testing.assert_array_equal(found.order, codes.leading_first(known))
     np.testing.assert_array_equal(found.std, np.float32(codes.spread(run, known)[1]))
-    known = directions.read_directions(run, export.ESTIMATOR, 0)
+    known = directions.read_directions(run, writing.ESTIMATOR, 0)
     assert found.directions.keys() == known.keys()
     zeros = np.zeros((1, len(found.directions["Smiling"])), np.float32)
     np.testing.assert_array_equal(
@@ -124,11 +125,11 @@ def test_a_folder_is_whole_or_as_it_was(small_runs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export.grids, "image_grid", full)
+    monkeypatch.setattr(writing.grids, "image_grid", full)
     (tmp_path / "there").mkdir()
     for name in ("new", "there"):
         with pytest.raises(UserError, match=f"cannot write .*{name}: No space"):
-            export.export(small_runs("vae"), tmp_path / name)
+            writing.export(small_runs("vae"), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert not [*(tmp_path / "there").iterdir()]
 
@@ -142,7 +143,7 @@ def test_without_images_to_fit_the_prior_is_the_best_there_is(
 
     run = dataclasses.replace(small_runs(kind), open_dataset=gone)
     monkeypatch.setattr(kept, "read", lambda run, name: {})
-    export.export(run, tmp_path / "to")
+    writing.export(run, tmp_path / "to")
     assert "--sampler=gaussian needs the pictures" in capsys.readouterr().out
     found = vae_jax.load(tmp_path / "to")
     assert found.sampler == sampler and found.density is None
@@ -152,7 +153,7 @@ def test_without_images_to_fit_the_prior_is_the_best_there_is(
 def test_a_card_of_celeba_says_what_its_licence_allows(small_runs, tmp_path):
     run = small_runs("ae")
     run = dataclasses.replace(run, recipe={**run.recipe, "name": "celeb_a"})
-    export.export(run, tmp_path / "to")
+    writing.export(run, tmp_path / "to")
     card = (tmp_path / "to" / "README.md").read_text()
     assert "license: other" in card and "non-commercial research only" in card
 
@@ -162,8 +163,8 @@ def test_what_trained_beside_the_model_stays_behind(data_dir, tmp_path):
     config.objective.adversarial_weight, config.objective.critic_width = 0.2, 4
     run = run_lib.train(config, tmp_path / "run")
     assert "critic" in run.variables["ema"].params
-    export.export(run, tmp_path / "to")
-    weights = tmp_path / "to" / exported_files.WEIGHTS
+    writing.export(run, tmp_path / "to")
+    weights = tmp_path / "to" / files.WEIGHTS
     assert not [name for name in st.load_file(weights) if "critic" in name]
     images = jnp.float32(run.dataset.splits["test"].images) / 255
     ours = vae_jax.load(tmp_path / "to").model.encode(images)
@@ -349,9 +350,9 @@ def test_no_folder_is_left_of_an_export_that_failed(small_runs, tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export.grids, "image_grid", full)
+    monkeypatch.setattr(writing.grids, "image_grid", full)
     with pytest.raises(UserError, match="No space left"):
-        export.export(small_runs("ae"), tmp_path / "mine" / "a" / "b")
+        writing.export(small_runs("ae"), tmp_path / "mine" / "a" / "b")
     assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
 
 
@@ -360,9 +361,10 @@ def test_what_a_killed_export_left_is_as_if_it_were_not_there(small_runs, tmp_pa
     # It is killed as it writes, and so with the lock.
     code = f"""
 import os, pathlib, signal
-from vae_jax import export, run
-export.grids.image_grid = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-export.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder)!r}))
+from vae_jax import run
+from vae_jax.export import writing
+writing.grids.image_grid = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writing.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder)!r}))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == [".unfinished"]
@@ -370,7 +372,7 @@ export.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder
     assert {"lock", "config.json", "model.safetensors"} <= left
     # As a write that was torn leaves it.
     (folder / ".unfinished" / "README.md.0a1b2c.unfinished").write_text("# A")
-    paths = export.export(small_runs("ae"), folder)
+    paths = writing.export(small_runs("ae"), folder)
     assert sorted(folder.iterdir()) == paths
     vae_jax.load(folder)
 
@@ -382,22 +384,22 @@ def test_nothing_is_deleted_that_may_be_a_users(small_runs, tmp_path, name):
     for each in (".unfinished/README.md", name):
         (tmp_path / each).write_text("mine")
     with pytest.raises(UserError, match=f"--to is .*, which holds {name}; allowed is"):
-        export.export(small_runs("ae"), tmp_path)
+        writing.export(small_runs("ae"), tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     assert (tmp_path / ".unfinished" / "README.md").exists()
 
 
 def test_of_two_exports_into_a_folder_one_is_refused(small_runs, tmp_path, monkeypatch):
-    real, refused = export.grids.image_grid, []
+    real, refused = writing.grids.image_grid, []
 
     def meanwhile(*arguments):
         with pytest.raises(UserError, match="where another export is at work"):
-            export.export(small_runs("vae"), tmp_path / "to")
+            writing.export(small_runs("vae"), tmp_path / "to")
         refused.append(True)
         real(*arguments)
 
-    monkeypatch.setattr(export.grids, "image_grid", meanwhile)
-    paths = export.export(small_runs("ae"), tmp_path / "to")
+    monkeypatch.setattr(writing.grids, "image_grid", meanwhile)
+    paths = writing.export(small_runs("ae"), tmp_path / "to")
     assert refused and sorted((tmp_path / "to").iterdir()) == paths
     assert vae_jax.load(tmp_path / "to").config.model.name == "ae"
 
@@ -411,9 +413,9 @@ def test_without_locks_what_is_unfinished_is_let_be(small_runs, tmp_path, monkey
     left.parent.mkdir()
     left.write_text("# A")
     with pytest.raises(UserError, match=r"at work or was killed; .*/\.unfinished$"):
-        export.export(small_runs("ae"), tmp_path)
+        writing.export(small_runs("ae"), tmp_path)
     assert left.read_text() == "# A"
-    assert len(export.export(small_runs("ae"), tmp_path / "to")) == 5
+    assert len(writing.export(small_runs("ae"), tmp_path / "to")) == 5
 
 
 @pytest.mark.parametrize("how", ["a file of a user", "a refusal"])
@@ -434,9 +436,9 @@ def test_what_hinders_the_last_moves_leaves_all_as_it_was(
     if how == "a refusal":
         monkeypatch.setattr(Path, "rename", refused)
     else:
-        monkeypatch.setattr(export.grids, "image_grid", meanwhile)
+        monkeypatch.setattr(writing.grids, "image_grid", meanwhile)
     with pytest.raises(UserError, match="Input/output|which holds README.md"):
-        export.export(small_runs("ae"), folder)
+        writing.export(small_runs("ae"), folder)
     left = [path.read_text() for path in folder.iterdir()]
     assert left == ([] if how == "a refusal" else ["mine"])
 
@@ -444,7 +446,7 @@ def test_what_hinders_the_last_moves_leaves_all_as_it_was(
 def test_a_folder_that_holds_something_is_refused(small_runs, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     given = [f"--workdir={small_runs('vae').workdir}", f"--to={tmp_path}"]
-    assert export.main(given) == 2
+    assert export_main(given) == 2
     said = capsys.readouterr().err
     assert said.startswith("export: --to is ") and "new or empty folder" in said
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
@@ -453,10 +455,10 @@ def test_a_folder_that_holds_something_is_refused(small_runs, tmp_path, capsys):
 def test_without_the_library_the_extra_is_named(small_runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
-        export.export(small_runs("vae"), tmp_path / "to")
+        writing.export(small_runs("vae"), tmp_path / "to")
     assert not (tmp_path / "to").exists()
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
-        exported_files.safetensors()
+        files.safetensors()
 
 
 def test_importing_the_package_imports_nothing_large():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from conftest import new_tiny_config
 
-from vae_jax import export, exported
 from vae_jax import run as run_lib
 from vae_jax.commands import (
     codes,
@@ -23,6 +22,7 @@ from vae_jax.commands import (
 )
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling, stacks
+from vae_jax.export import loading, writing
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import unflatten
 from vae_jax.report.writer import read_lines
@@ -250,8 +250,8 @@ def test_an_exported_model_samples_by_a_density_of_the_first_layers(
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
     monkeypatch.setattr(codes.kept, "read", lambda *_: {})
     monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
-    export.export(run, tmp_path / "model")
-    found = exported.load(tmp_path / "model")
+    writing.export(run, tmp_path / "model")
+    found = loading.load(tmp_path / "model")
     assert found.density.means.shape == (1, 12)
     expected = samples.sample(run, "gaussian", 3, 5)
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-5)

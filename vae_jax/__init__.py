@@ -4,8 +4,8 @@ from typing import Any
 
 
 def load(folder: Any) -> Any:
-    """Opens what `python -m vae_jax.export` has written, see `exported.load`."""
+    """Opens what `python -m vae_jax.export` has written, see `export.loading`."""
     # Here, as importing the package is to take no time.
-    from vae_jax import exported
+    from vae_jax.export import loading
 
-    return exported.load(folder)
+    return loading.load(folder)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vae_jax import exported, exported_files, record
+from vae_jax import record
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, codes, directions, recorded, samples
 from vae_jax.commands.flags import LARGEST_SEED
@@ -20,6 +20,7 @@ from vae_jax.exploration import attributes, interpolation, sampling, stacks
 from vae_jax.exploration.attributes import Direction
 from vae_jax.exploration.densities import Density
 from vae_jax.explorer.looks import Face, Look
+from vae_jax.export import files, loading
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
 from vae_jax.report import grids
@@ -252,7 +253,7 @@ def of_run(run: Run, opened: Sequence[str]) -> Source:
     )
 
 
-def of_exported(found: exported.Exported, name: str, opened: Sequence[str]) -> Source:
+def of_exported(found: loading.Exported, name: str, opened: Sequence[str]) -> Source:
     """Returns a model that has left its run.
 
     Args:
@@ -312,7 +313,7 @@ def plain(source: Source, face: Face) -> Look:
 
 def is_exported(workdir: Path) -> bool:
     """Says whether a folder has an exported model, rather than a run."""
-    return (workdir / exported_files.CONFIG).is_file() and not record.exists(workdir)
+    return (workdir / files.CONFIG).is_file() and not record.exists(workdir)
 
 
 def open_source(
@@ -330,7 +331,7 @@ def open_source(
     """
     opened = [f"--workdir={workdir}"]
     if is_exported(workdir):
-        return of_exported(exported.load(workdir), workdir.resolve().name, opened)
+        return of_exported(loading.load(workdir), workdir.resolve().name, opened)
     if checkpoint != "latest":
         opened.append(f"--checkpoint={checkpoint}")
     if data_dir is not None:

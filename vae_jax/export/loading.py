@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vae_jax import config as config_lib
-from vae_jax import exported_files
 from vae_jax.config import SETTINGS, Config
 from vae_jax.errors import UserError
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import densities, sampling, stacks
 from vae_jax.exploration.densities import Density
-from vae_jax.exported_files import CODES, CONFIG, LARGEST_HEADER, WEIGHTS
+from vae_jax.export import files
+from vae_jax.export.files import CODES, CONFIG, LARGEST_HEADER, WEIGHTS
 from vae_jax.keys import Stream, key
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
@@ -162,7 +162,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
             f"python -m vae_jax.export --workdir={folder} --to=DIR has written"
         )
     try:
-        if exported_files.num_bytes(path) > LARGEST_HEADER:
+        if files.num_bytes(path) > LARGEST_HEADER:
             raise UserError(f"it has more than {LARGEST_HEADER:,} bytes")
         content = json.loads(path.read_text())
         if not isinstance(content, dict):
@@ -185,8 +185,8 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         raise UserError(f"{path} describes no model: {told[0]}") from error
     expected = by_name(shapes)
     largest = sum(a.size * a.dtype.itemsize for a in expected.values())
-    found = exported_files.read(folder / WEIGHTS, largest, sums)
-    exported_files.check(folder / WEIGHTS, found, expected)
+    found = files.read(folder / WEIGHTS, largest, sums)
+    files.check(folder / WEIGHTS, found, expected)
     leaves = [jnp.asarray(found[name]) for name in expected]
     variables: Variables = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     model = build.merge(graphdef, variables)
@@ -197,7 +197,7 @@ def load(folder: str | os.PathLike[str]) -> Exported:
         code, number = _code_size(path, model), len(names)
         largest = np.float32().itemsize * (number * code + 2 * code)
         largest += np.float64().itemsize * (1 + code + code**2)
-        known = exported_files.read(folder / CODES, largest, sums)
+        known = files.read(folder / CODES, largest, sums)
         if "directions" in known:
             directions = _directions(folder / CODES, known, names, code)
         if sampler == "gaussian":
@@ -256,7 +256,7 @@ def _directions(
     path: Path, known: dict[str, np.ndarray], names: list[str], size: int
 ) -> dict[str, np.ndarray]:
     """Returns the directions of those attributes that have one."""
-    exported_files.check(path, known, {"directions": _floats(len(names), size)})
+    files.check(path, known, {"directions": _floats(len(names), size)})
     return {
         name: each
         for name, each in zip(names, known["directions"], strict=True)
@@ -279,7 +279,7 @@ def _density(path: Path, known: dict[str, np.ndarray], model: Any) -> Density:
         name: each.astype(np.float64) if each.dtype == np.float32 else each
         for name, each in known.items()
     }
-    exported_files.check(path, known, expected)
+    files.check(path, known, expected)
     if not all(np.isfinite(known[name]).all() for name in expected):
         raise UserError(f"{path} has a Gaussian of numbers that are not finite")
     # The weight of a single component is known.
@@ -296,7 +296,7 @@ def _dimensions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the order of the dimensions and the standard deviation of each."""
     whole = jax.ShapeDtypeStruct((size,), np.int32)
-    exported_files.check(path, known, {"order": whole, "std": _floats(size)})
+    files.check(path, known, {"order": whole, "std": _floats(size)})
     order, std = known["order"], known["std"]
     if not np.array_equal(np.sort(order), np.arange(size)):
         raise UserError(f"{path} has an order that is none of {size} dimensions")

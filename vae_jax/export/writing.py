@@ -1,38 +1,23 @@
-"""Writes the model of a run to a folder that stands alone.
+"""A run to a folder that stands alone, which is whole or as it was."""
 
-  python -m vae_jax.export --workdir=runs/vae --to=DIR [--format=onnx]
-
-The folder has model.safetensors (the EMA of the parameters), config.json, a model card
-(README.md) with a picture of samples, and codes.safetensors: directions of attributes,
-the density of codes and the order of their dimensions. It is laid out as model hubs
-expect. `vae_jax.load(DIR)` opens it. With --format=onnx encoder.onnx and decoder.onnx,
-which need onnxruntime alone, are there as well; with --format=stablehlo
-encoder.stablehlo and decoder.stablehlo, which need JAX alone.
-"""
-
-import argparse
 import contextlib
 import hashlib
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vae_jax import model_card
-from vae_jax import run as run_lib
-from vae_jax.command_line import Parser, exit_status
 from vae_jax.commands import abilities, codes, directions, kept, samples
 from vae_jax.errors import UserError, few
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import densities
 from vae_jax.exploration.densities import Density
-from vae_jax.exported import FORMAT, OF_TRAINING, Exported, described
-from vae_jax.exported_files import CODES, CONFIG, WEIGHTS, safetensors
-from vae_jax.local_paths import local_path
-from vae_jax.programs import KINDS, PARTS, programs
+from vae_jax.export import model_card
+from vae_jax.export.files import CODES, CONFIG, WEIGHTS, safetensors
+from vae_jax.export.loading import FORMAT, OF_TRAINING, Exported, described
+from vae_jax.export.programs import KINDS, PARTS, programs
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import UNFINISHED, locked, write_json, write_whole, writing
@@ -239,44 +224,3 @@ def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
         known["order"] = codes.leading_first(figures).astype(np.int32)
         known["std"] = codes.spread(run, figures)[1].astype(np.float32)
     return known
-
-
-def work(argv: Sequence[str] | None = None) -> None:
-    """Writes what flags name.
-
-    Raises:
-      UserError: a flag is to be changed, or as `export`.
-    """
-    parser = Parser(
-        prog="python -m vae_jax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument("--to", required=True, help="a new or empty folder")
-    parser.add_argument(
-        "--format",
-        choices=("safetensors", *KINDS),
-        default="safetensors",
-        help="the format; with onnx or stablehlo programs of encoder and decoder are "
-        "written as well",
-    )
-    args = parser.parse_args(argv)
-    run = run_lib.load(local_path(args.workdir, "--workdir"))
-    kind = args.format if args.format in KINDS else None
-    for path in export(run, local_path(args.to, "--to"), kind=kind):
-        print(path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line, `argv` without the program's name.
-
-    Returns:
-      The exit code, see `exit_status`.
-    """
-    return exit_status("export", lambda: work(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
