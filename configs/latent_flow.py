@@ -3,10 +3,10 @@
   python -m vae_jax.main --config=configs/sharp_vae.py
   python -m vae_jax.main --config=configs/latent_flow.py
 
-Words after a colon are those that the first run was trained with; plain where it was
-conv_vae.py, spatial where its code is a map of 8x8 places with 8 numbers, ae or rae
-alone where it was one of these, and labelled for a flow that is told the attributes of
-a face:
+Words after a colon are those that the first run was trained with, and name its workdir,
+runs/sharp_vae_colour say; plain where it was conv_vae.py, spatial where its code is a
+map of 8x8 places with 8 numbers, ae or rae alone where it was one of these, and
+labelled for a flow that is told the attributes of a face:
 
   python -m vae_jax.main --config=configs/sharp_vae.py --config.model.code_size=8 \
     --config.model.latent_dim=8
@@ -28,13 +28,14 @@ def get_config(words=""):
             f"configs/latent_flow.py has the words {told!r}; with {first[0]} allowed "
             "is labelled"
         )
+    shared = [word for word in words if word and word not in OWN]
     try:
-        config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
+        config = conv_vae.get_config(",".join(shared))
     except UserError as error:
         raise UserError(f"{error}; or of latent_flow.py: {', '.join(OWN)}") from error
-    config.init_from = "runs/conv_vae"
+    config.init_from = "_".join(["runs/conv_vae", *shared])
     if "plain" not in words:
-        config.init_from = "runs/sharp_vae"
+        config.init_from = "_".join(["runs/sharp_vae", *shared])
         config.model.decoder_patch = 2
     if first:
         config.init_from = f"runs/{first[0]}"

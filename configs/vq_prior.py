@@ -3,7 +3,8 @@
   python -m vae_jax.main --config=configs/vq_vae.py
   python -m vae_jax.main --config=configs/vq_prior.py
 
-Words after a colon are those that the VQ-VAE was trained with, sharp among them;
+Words after a colon are those that the VQ-VAE was trained with, sharp among them, and
+name its workdir, runs/vq_vae_sharp;
 two_maps where it was vq_vae_2.py, masked for a prior that sees codes on all sides, and
 labelled for one that is told the attributes of a face.
 """
@@ -21,7 +22,8 @@ def get_config(words=""):
         config = base.get_config(",".join(w for w in words if w not in OWN))
     except UserError as error:
         raise UserError(f"{error}; or of vq_prior.py: {', '.join(OWN)}") from error
-    config.init_from = f"runs/{name}"
+    first = [word for word in words if word == "sharp" or word not in OWN]
+    config.init_from = "_".join([f"runs/{name}", *filter(None, first)])
     if "sharp" in words:
         config.model.decoder_patch = 2
     # What has parameters or state, and is not the prior.

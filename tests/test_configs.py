@@ -10,6 +10,7 @@ import pytest
 from configs import conv_vae, judge
 from vae_jax import config as config_lib
 from vae_jax import run as run_lib
+from vae_jax.command_line import workdir_of
 from vae_jax.data import celeba
 from vae_jax.errors import UserError
 from vae_jax.models import build
@@ -126,6 +127,22 @@ def test_a_prior_knows_the_decoder_of_a_sharp_vq_vae():
     assert {name for name in found if found[name] != of_first[name]} == {"prior"}
     # Nothing is decoded that could be pulled at.
     assert first.objective.guide and not prior.objective.guide
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "first"),
+    [
+        ("vq_prior", "sharp,masked", "vq_vae:sharp"),
+        ("vq_prior", "colour,128,labelled", "vq_vae:colour,128"),
+        ("vq_prior", "two_maps,fsq", "vq_vae_2:fsq"),
+        ("vq_prior", "", "vq_vae"),
+        ("latent_flow", "colour,labelled", "sharp_vae:colour"),
+        ("latent_flow", "plain,128", "conv_vae:128"),
+        ("latent_flow", "spatial", "sharp_vae"),
+    ],
+)
+def test_a_second_run_starts_from_the_workdir_of_the_first(name, words, first):
+    assert Path(recipe(name, words).init_from) == workdir_of(f"configs/{first}")
 
 
 @pytest.mark.parametrize("word", ["ae", "rae"])
