@@ -329,6 +329,8 @@ def test_an_unknown_name_is_answered_with_its_neighbours():
     config_lib.check_name("model.latent_dim")
     with pytest.raises(UserError, match=r"model\.latent_dims.*model\.latent_dim,"):
         config_lib.check_name("model.latent_dims")
+    with pytest.raises(UserError, match=r"did you mean config\.model\.likelihood\?"):
+        config_lib.check_name("model.likelihod")
     with pytest.raises(
         UserError, match=r"config\.modle\.latent_dim is no setting.*seed"
     ):

@@ -435,6 +435,27 @@ def test_epochs_by_themselves_replace_the_steps_of_a_recipe(monkeypatch):
     assert parsed("--config.train.num_steps=None") == (None, epochs)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("train.num_steps", "abc"), ("train.num_epochs", "x y"), ("train.mirror", "2")],
+)
+def test_a_value_of_another_type_is_answered_with_what_is_allowed(
+    name, text, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    recipe = f"--config={ROOT / 'configs/vae.py'}"
+    argv = ["vae_jax", recipe, f"--config.{name}={text}"]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv
+    )
+    with pytest.raises(UserError) as caught:
+        parse_flags(values, config, argv)
+    allowed = SETTINGS[name].allowed
+    assert str(caught.value) == f"config.{name} is {text!r}; allowed is {allowed}"
+
+
 def test_lists_of_numbers():
     def parse(flag, text):
         with flagsaver.flagsaver():

@@ -309,7 +309,7 @@ def test_words_that_are_none_are_written_out(tmp_path, suffix):
     caption = "runs/\udcff\x1b $x^$ of <me>"
     images = np.zeros((1, 4, 64, 64, 1), np.float32)
     grids.image_grid(images, tmp_path / f"grid.{suffix}", caption=[caption])
-    plots.loss_curves(LINES, tmp_path / f"curves.{suffix}", caption)
+    plots.loss_curves(LINES, tmp_path / f"curves.{suffix}", [caption])
     if suffix == "svg":
         for name in ("grid", "curves"):
             tree = ElementTree.parse(tmp_path / f"{name}.svg")
@@ -324,19 +324,25 @@ def test_no_line_of_a_vector_picture_is_wider_than_it(tmp_path):
     words = "--alpha=-3,-2.5,-2,-1.5 --estimator=held --seeds=1,2,3,4 mmmm WWWW " * 6
     images = np.zeros((1, 3, 64, 64, 1), np.float32)
     grids.image_grid(images, tmp_path / "grid.svg", caption=[words])
-    tree = ElementTree.parse(tmp_path / "grid.svg").getroot()
-    width = float(tree.get("viewBox").split()[2])
-    font = FontProperties(family=grids.VECTOR_FONT)
-    size = grids.VECTOR_FONT_SIZE * 72 / grids.DOTS
-    lines = [each.text for each in tree.findall(".//{*}text")]
-    assert len(lines) > 3
-    for line in lines:
-        assert TextPath((0, 0), line, size, prop=font).get_extents().x1 < width
+    plots.loss_curves(LINES, tmp_path / "curves.svg", [words, "The last line."])
+    of_grid = grids.VECTOR_FONT_SIZE * 72 / grids.DOTS
+    for name, size, family in (
+        ("grid", of_grid, grids.VECTOR_FONT),
+        ("curves", 9, "DejaVu Sans"),
+    ):
+        tree = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        width = float(tree.get("viewBox").split()[2])
+        font = FontProperties(family=family)
+        lines = [each.text for each in tree.findall(".//{*}text")]
+        assert len([line for line in lines if "--seeds" in line]) > 2
+        for line in lines:
+            assert TextPath((0, 0), line, size, prop=font).get_extents().x1 < width
+    assert "The last line." in lines
 
 
 def test_curves_as_a_vector_picture_have_words(tmp_path):
     lines = [{"step": s, "split": "train", "elbo": -1.0 * s} for s in (1, 2)]
-    plots.loss_curves(lines, tmp_path / "curves.svg", "What is seen.")
+    plots.loss_curves(lines, tmp_path / "curves.svg", ["What is seen."])
     told = [
         each.text
         for each in ElementTree.parse(tmp_path / "curves.svg").findall(".//{*}text")
@@ -365,7 +371,7 @@ def test_curves_are_drawn_for_every_metric(tmp_path):
         width, height = picture.size
     assert 1.2 < width / height < 3
     many = [line | {f"metric {n}": 1.0 for n in range(10)} for line in lines]
-    plots.loss_curves(many, tmp_path / "many.png", "What is seen.")
+    plots.loss_curves(many, tmp_path / "many.png", ["What is seen."])
     with Image.open(tmp_path / "many.png") as picture:
         assert picture.size[0] <= 1200 and picture.size[1] <= 900
     plots.loss_curves([json.loads(json.dumps(lines[0]))], tmp_path / "one.png")

@@ -238,6 +238,18 @@ def test_pipes_give_the_same_faces_in_the_same_order(monkeypatch):
     assert len(set(alone)) == 5
 
 
+def test_a_process_whose_reader_is_gone_ends_without_a_word():
+    work = f"from {jpegs.__name__} import _write_jpegs; "
+    work += "_write_jpegs('train', range(0, 10_000))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", work], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert len(process.stdout.read(100)) == 100
+    process.stdout.close()
+    assert process.wait(timeout=60) and process.stderr.read() == b""
+    process.stderr.close()
+
+
 def test_a_process_that_dies_is_an_error(monkeypatch):
     monkeypatch.setattr(jpegs, "FEWEST_TO_SHARE", 0)
     monkeypatch.setattr(sys, "executable", "/bin/false")

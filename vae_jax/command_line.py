@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -23,6 +24,8 @@ from vae_jax.settings import SETTINGS
 
 # Of all compiled programs together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
+# What absl says of a setting whose text is no value of its type.
+OVERRIDE = re.compile(r"flag --config\.(?P<name>[^=]+)=(?P<value>.*?): ")
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,6 +129,12 @@ def parse_flags(
     except (flags.Error, OSError, ImportError, SyntaxError, ValueError, TypeError) as e:
         # ml_collections puts a recipe's whole traceback into some of its messages.
         lines = str(e).strip().splitlines() or [repr(e)]
+        refused = OVERRIDE.match(lines[0])
+        if refused is not None and refused["name"] in SETTINGS:
+            raise UserError(
+                f"config.{refused['name']} is {refused['value']!r}; allowed is "
+                f"{SETTINGS[refused['name']].allowed}"
+            ) from e
         raise UserError(" ".join(lines[:1] + lines[1:][-1:])) from e
     except Exception as error:
         # It is the recipe that is run here, whatever is in it.

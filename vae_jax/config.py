@@ -4,6 +4,7 @@ A recipe in configs/ takes `default_config()` and changes what differs. Everythi
 checked before any work begins.
 """
 
+import difflib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -56,7 +57,13 @@ def check_name(name: str) -> None:
         return
     section = name.rpartition(".")[0]
     nearby = [s for s in SETTINGS if s.rpartition(".")[0] == section] or SETTINGS
-    raise UserError(f"config.{name} is no setting; allowed are {', '.join(nearby)}")
+    meant = "".join(
+        f"did you mean config.{each}? "
+        for each in difflib.get_close_matches(name, SETTINGS, 1)
+    )
+    raise UserError(
+        f"config.{name} is no setting; {meant}allowed are {', '.join(nearby)}"
+    )
 
 
 def validate(config: Config) -> None:

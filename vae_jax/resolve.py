@@ -134,7 +134,7 @@ def _without_auto(config: Config) -> Config:
         absent = (
             ""
             if name == "celeb_a"
-            else ", drawn faces, because celeb_a is not prepared.\nFor CelebA: "
+            else ", drawn faces, because celeb_a is not prepared.\nFor CelebA instead: "
             + cache.how_to_prepare_celeb_a(config.dataset.data_dir)
         )
         print(f"config.dataset.name is auto: training on {name}{absent}\n")

@@ -80,7 +80,8 @@ def reconstruct(run: Run, num_images: int | None = None) -> Reconstructions:
         invented = np.abs(means - before) / np.maximum(widths, ROUNDING_STD)
     originals = np.asarray(originals)
     record = abilities.made_by(run) | {
-        "mse": float(np.mean(np.square(originals - means)))
+        "num_images": len(originals),
+        "mse": float(np.mean(np.square(originals - means))),
     }
     if stds is not None:
         record |= {"mean_std": float(stds.mean()), "largest_std": float(stds.max())}

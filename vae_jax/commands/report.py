@@ -231,11 +231,11 @@ def draw_curves(run: Run) -> Path:
       UserError: the log is damaged, or the operating system refuses.
     """
     path = run.image_path("curves")
-    caption = (
+    caption = [
         f"What was logged while {run.workdir} was trained, by step. "
-        f"{run.workdir / 'metrics.jsonl'} has every value.\n"
-        f"{captions.command(run, 'report', format=run.picture_format)}"
-    )
+        f"{run.workdir / 'metrics.jsonl'} has every value.",
+        captions.command(run, "report", format=run.picture_format),
+    ]
     plots.loss_curves(read_lines(run.workdir / "metrics.jsonl"), path, caption)
     return path
 

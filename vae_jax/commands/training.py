@@ -55,6 +55,10 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         print(f"stopped at step {run.step}; to go on: {shlex.join(sys.orig_argv)}")
         # Neither done nor wrong: for a scheduler to start again.
         sys.exit(os.EX_TEMPFAIL)
+    print(
+        f"evaluating step {run.step}, which is saved: where this is stopped, the same "
+        "command does it again"
+    )
     report = evaluation.evaluate_run(run)
     written = evaluation.write_evaluation(run, report)
     if not processes.is_first():

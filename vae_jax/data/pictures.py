@@ -37,7 +37,8 @@ def read_pictures(
         try:
             stored = picture_files.to_stored(_read(path, name))
         except (OSError, ValueError) as error:
-            raise UserError(f"{name} is no picture ({error})") from error
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{name} is no picture ({why})") from error
         pixels = decoding.pixels_of(stored)
         height, width, _ = pixels.shape
         crop = recipe["crop"] if (width, height) == ALIGNED_SIZE else "centre"

@@ -4,6 +4,8 @@ Where the operating system refuses to write one, that is a UserError.
 """
 
 import math
+import textwrap
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ COUNTED = ("step", "epoch", "split", "size", "skipped")
 # Words for a split, by its name in metrics.jsonl.
 SPLITS = {"train": "training", "validation": "validation (EMA)"}
 LONGEST_ROW = 4
+# Of a caption of 9 points, wide ones.
+LETTERS_PER_INCH = 13
 
 
 def animation(
@@ -96,7 +100,9 @@ def limits(lines: list[dict[str, Any]], name: str) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> None:
+def loss_curves(
+    lines: list[dict[str, Any]], path: Path, caption: Sequence[str] = ()
+) -> None:
     """Draws each metric of metrics.jsonl against the step, one panel a metric.
 
     A line without a metric, or with one that is not finite, is passed over.
@@ -104,7 +110,7 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     Args:
       lines: lines of metrics.jsonl.
       path: path of the file; in a .pdf or .svg words stay words.
-      caption: below the panels.
+      caption: lines below the panels; what is too long for one goes on in the next.
     """
     names = logged_metrics(lines)
     # As many in each row as may be, and no more rows than it takes.
@@ -134,6 +140,13 @@ def loss_curves(lines: list[dict[str, Any]], path: Path, caption: str = "") -> N
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9)
     if caption:
-        told = drawing.drawable(caption)
-        figure.supxlabel(told, fontsize=9, x=0.01, ha="left", parse_math=False)
+        width = int(LETTERS_PER_INCH * figure.get_figwidth())
+        below = [
+            line
+            for paragraph in map(drawing.drawable, caption)
+            for line in textwrap.wrap(paragraph, width, break_on_hyphens=False)
+        ]
+        figure.supxlabel(
+            "\n".join(below), fontsize=9, x=0.01, ha="left", parse_math=False
+        )
     drawing.save(figure, path, 100)

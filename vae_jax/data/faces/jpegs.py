@@ -5,6 +5,7 @@ Without tfds, which every process would import.
 
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def _jpeg(split: str, index: int) -> bytes:
 
 def _write_jpegs(split: str, indices: range) -> None:
     """Write the faces of `indices` to standard output, each after its length."""
+    # A process whose reader was killed ends without a word.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for index in indices:
         jpeg = _jpeg(split, index)
         sys.stdout.buffer.write(struct.pack("<I", len(jpeg)) + jpeg)
