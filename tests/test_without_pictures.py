@@ -227,6 +227,28 @@ def test_the_place_of_the_pictures_counts_in_every_mode(
     assert status == 2 and "--workdir is 'nowhere': there is no run" in err
 
 
+def test_ones_own_pictures_are_reconstructed(bare, tmp_path, capsys, monkeypatch):
+    size = bare.config.dataset.size
+    levels = np.random.default_rng(0).integers(0, 256, (2, size, size), np.uint8)
+    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+    for file, each in zip(files, levels, strict=True):
+        Image.fromarray(each).save(file)
+    mode, workdir = "--mode=reconstruct", f"--workdir={bare.workdir}"
+    given = f"--pictures={','.join(files)}"
+    status, out, err = cli(capsys, monkeypatch, mode, workdir, given)
+    assert status == 0, err
+    assert "reconstructions.png" in out
+    path = bare.workdir / "images" / "reconstructions.json"
+    record = json.loads(path.read_text())
+    model = bare.model()
+    images = jnp.asarray(levels[..., None] / 255, jnp.float32)
+    expected = jnp.mean(jnp.square(model.decode(model.encode(images)).mean - images))
+    assert record["pictures"] == files and record["num_images"] == 2
+    np.testing.assert_allclose(record["mse"], expected, rtol=1e-4)
+    status, _, err = cli(capsys, monkeypatch, mode, workdir, given, "--num_images=2")
+    assert status == 2 and "--num_images and --pictures are given" in err
+
+
 def test_samples_are_not_mixed_with_other_files(bare, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "fakes"
     common = ["--mode=sample", f"--workdir={bare.workdir}", f"--folder={folder}"]

@@ -1,4 +1,4 @@
-"""--mode=reconstruct: held-out images beside what a run makes of them."""
+"""--mode=reconstruct: held-out images, or a user's, beside what a run makes of them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from vae_jax.commands import abilities, captions
-from vae_jax.commands.flags import NUM_IMAGES, Command
+from vae_jax.commands.flags import NUM_IMAGES, PICTURES, Command
 from vae_jax.commands.opening import open_autoencoder
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.config import Config
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.report import grids
@@ -30,13 +31,13 @@ class Reconstructions:
     """Images and what a model makes of them, in [0, 1].
 
     Attributes:
-      originals: images of the validation split.
+      originals: images of the validation split, or a user's.
       means: the reconstructions; where the model has a likelihood, the mean of p(x|z).
       stds: the standard deviation of p(x|z), None without a likelihood.
       invented: distance of the means from those at 0, in standard deviations there,
         where the run's dial is turned; else None.
-      record: the mean squared error `mse`, the mean and the largest deviation, and the
-        mean of what was invented.
+      record: the number of images, the mean squared error `mse`, the mean and the
+        largest deviation, and the mean of what was invented.
     """
 
     originals: Float[np.ndarray, "N H W C"]
@@ -53,24 +54,32 @@ def _reconstruct(model, images, labels):
     return px.mean, None if std is None else jnp.broadcast_to(std, images.shape)
 
 
-def reconstruct(run: Run, num_images: int | None = None) -> Reconstructions:
-    """Reconstructs validation images by the EMA parameters, from their codes.
+def reconstruct(
+    run: Run,
+    num_images: int | None = None,
+    pictures: UInt8[np.ndarray, "N H W C"] | None = None,
+) -> Reconstructions:
+    """Reconstructs images by the EMA parameters, from their codes.
 
     Args:
       run: a run of an autoencoder of any kind.
-      num_images: N, the first of the split; all where there are fewer. None for as many
-        as a screen has room for.
+      num_images: N, the first of the validation split; all where there are fewer. None
+        for as many as a screen has room for.
+      pictures: a user's, as the model sees images, in place of these; their labels are
+        unknown.
 
     Raises:
-      UserError: the data set is not there.
+      UserError: the data set is needed and not there.
     """
-    split = run.dataset_for("--mode=reconstruct").splits["validation"]
-    if num_images is None:
-        rows, columns = grids.room(run.config.dataset.size)
-        num_images = rows * max(1, columns // 3)
-    originals = to_unit_interval(jnp.asarray(split.images[:num_images]))
-    labels = run.labels("validation")
-    labels = None if labels is None else labels[:num_images]
+    labels = None
+    if pictures is None:
+        split = run.dataset_for("--mode=reconstruct").splits["validation"]
+        if num_images is None:
+            rows, columns = grids.room(run.config.dataset.size)
+            num_images = rows * max(1, columns // 3)
+        pictures, labels = split.images[:num_images], run.labels("validation")
+        labels = None if labels is None else labels[:num_images]
+    originals = to_unit_interval(jnp.asarray(pictures))
     means, stds = jax.device_get(_reconstruct(run.model(), originals, labels))
     invented = None
     if run.realism:
@@ -95,12 +104,19 @@ def scale_of(deviations: Float[np.ndarray, "N H W C"]) -> float:
     return float(np.quantile(deviations.mean(axis=-1), TOLD_APART))
 
 
-def draw_reconstructions(run: Run, found: Reconstructions) -> list[Path]:
+def draw_reconstructions(
+    run: Run, found: Reconstructions, files: list[str] | None = None
+) -> list[Path]:
     """Writes reconstructions to the run's images/, a picture and its record.
 
     Each image stands beside its reconstruction and the standard deviations. Where the
     dial is turned, a last column shows what was invented, the brightest where it is
     `MOST_INVENTED` standard deviations or more.
+
+    Args:
+      run: the run that made them.
+      found: the reconstructions.
+      files: a user's pictures that they are of; None for the validation split.
 
     Returns:
       The files.
@@ -134,24 +150,38 @@ def draw_reconstructions(run: Run, found: Reconstructions) -> list[Path]:
         bars=bars,
         caption=[
             "Images of the validation split, which the model was not trained on, and "
-            "what it makes of their codes.",
-            captions.command(run, "reconstruct", num_images=number),
+            "what it makes of their codes."
+            if files is None
+            else "Pictures, as the model sees them, and what it makes of their codes.",
+            captions.command(
+                run,
+                "reconstruct",
+                num_images=number if files is None else None,
+                pictures=files,
+            ),
         ],
     )
-    write_json(path.with_suffix(".json"), found.record)
+    of = {} if files is None else {"pictures": files}
+    write_json(path.with_suffix(".json"), of | found.record)
     return [path, path.with_suffix(".json")]
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
     run = open_autoencoder(config, workdir, "reconstruct")
-    return draw_reconstructions(run, reconstruct(run, NUM_IMAGES.value))
+    check_one_of(NUM_IMAGES, PICTURES)
+    own = own_pictures(run)
+    if own is None:
+        return draw_reconstructions(run, reconstruct(run, NUM_IMAGES.value))
+    files, pictures = own
+    return draw_reconstructions(run, reconstruct(run, pictures=pictures), files)
 
 
 COMMAND = Command(
-    meaning="Draws validation images beside their reconstructions.",
+    meaning="Draws validation images, or yours, and their reconstructions.",
     example="--workdir=runs/vae --num_images=16",
     flags={
         "num_images": "Default: as many as fit on a screen.",
+        "pictures": "They replace validation images.",
         "realism": "Default: 0.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",
