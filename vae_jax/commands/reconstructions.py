@@ -177,7 +177,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
 
 
 COMMAND = Command(
-    meaning="Draws validation images, or yours, and their reconstructions.",
+    meaning="Draws validation images or yours, and their reconstructions.",
     example="--workdir=runs/vae --num_images=16",
     flags={
         "num_images": "Default: as many as fit on a screen.",

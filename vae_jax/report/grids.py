@@ -153,11 +153,11 @@ def image_grid(
     ]
     right, bottom = lefts[-1] + width + MARGIN, tops[-1] + height + MARGIN
     below = _wrapped(caption, font, right - 8) if font else []
+    beside = [_beside(bar, font, right - 4) for bar in bars] if font else []
     rgb = channels == 3 or bool(bars)
+    num_lines = len(below) + sum(map(len, beside))
     canvas = np.full(
-        (bottom + LINE * (len(below) + len(bars)) + (8 if below or bars else 0), right),
-        255,
-        np.uint8,
+        (bottom + LINE * num_lines + (8 if num_lines else 0), right), 255, np.uint8
     )
     canvas = canvas[..., None].repeat(3 if rgb else 1, axis=-1)
     for row, y in enumerate(tops):
@@ -166,10 +166,12 @@ def image_grid(
     words = []
     if font:
         words += _names(font, columns, rows, lefts, tops, (width, height))
-        for number, bar in enumerate(bars):
-            words += _draw_bar(canvas, font, bar, (4, bottom + 4 + LINE * number))
+        y = bottom + 4
+        for bar, lines in zip(bars, beside, strict=True):
+            words += _draw_bar(canvas, font, bar, lines, (4, y))
+            y += LINE * len(lines)
         for number, line in enumerate(below):
-            words.append((4, bottom + 4 + LINE * (number + len(bars)), line))
+            words.append((4, y + LINE * number, line))
     _save_with_words(canvas if rgb else canvas[..., 0], font, words, path)
 
 
@@ -242,15 +244,31 @@ def _names(font, columns, rows, lefts, tops, cell) -> list[Word]:
     return words
 
 
-def _draw_bar(canvas, font, bar: Bar, at: tuple[int, int]) -> list[Word]:
-    """Draws the colours of `heat`; returns what they stand for, on one line."""
+def _start(bar: Bar, font) -> int:
+    """Returns how far from its low end's words the colours of a bar begin."""
+    return int(font.getlength(bar.low)) + 6
+
+
+def _beside(bar: Bar, font, end: int) -> list[str]:
+    """Returns the lines beside a bar that end at a place, from its left end on."""
+    room = end - 4 - _start(bar, font) - BAR[0] - 6
+    return _wrapped([f"{bar.high}: {bar.meaning}"], font, room)
+
+
+def _draw_bar(
+    canvas, font, bar: Bar, lines: Sequence[str], at: tuple[int, int]
+) -> list[Word]:
+    """Draws the colours of `heat`; returns what they stand for, beside them."""
     x, y = at
-    start = x + int(font.getlength(bar.low)) + 6
+    start = x + _start(bar, font)
     ramp = np.linspace(0, 1, BAR[0])[None, :, None].repeat(BAR[1], axis=0)
     # The strip is cut where the grid is narrower.
     there = canvas[y + 3 : y + 3 + BAR[1], start : start + BAR[0]]
     there[...] = to_levels(heat(ramp, 1.0))[:, : there.shape[1]]
-    return [(x, y, bar.low), (start + BAR[0] + 6, y, f"{bar.high}: {bar.meaning}")]
+    end = start + BAR[0] + 6
+    return [(x, y, bar.low)] + [
+        (end, y + LINE * number, line) for number, line in enumerate(lines)
+    ]
 
 
 def arranged(
