@@ -266,9 +266,8 @@ def _draw_bar(
     there = canvas[y + 3 : y + 3 + BAR[1], start : start + BAR[0]]
     there[...] = to_levels(heat(ramp, 1.0))[:, : there.shape[1]]
     end = start + BAR[0] + 6
-    return [(x, y, bar.low)] + [
-        (end, y + LINE * number, line) for number, line in enumerate(lines)
-    ]
+    beside = [(end, y + LINE * number, line) for number, line in enumerate(lines)]
+    return [(x, y, bar.low), *beside]
 
 
 def arranged(
