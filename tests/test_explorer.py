@@ -23,7 +23,7 @@ from vae_jax.explorer import controls, page, server
 from vae_jax.explorer.looks import Face, Look
 from vae_jax.explorer.session import MOST_STEPS, Session
 from vae_jax.explorer.source import first_look, open_source, plain
-from vae_jax.export import writing
+from vae_jax.export import saving
 from vae_jax.report import grids
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def workdirs(small_runs, data_dir, tmp_path_factory):
         if kind.startswith("exported"):
             if not (folder / kind).exists():
                 of = "dial" if kind == "exported dial" else "vae"
-                writing.export(small_runs(of), folder / kind)
+                saving.export(small_runs(of), folder / kind)
             return folder / kind
         if kind != "stack":
             return small_runs(kind).workdir

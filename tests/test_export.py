@@ -23,7 +23,7 @@ import vae_jax
 from vae_jax import run as run_lib
 from vae_jax.commands import captions, codes, directions, kept, samples
 from vae_jax.errors import UserError
-from vae_jax.export import files, writing
+from vae_jax.export import files, saving
 from vae_jax.export.__main__ import main as export_main
 from vae_jax.models.contract import flatten
 
@@ -39,7 +39,7 @@ def folders(small_runs, tmp_path_factory):
 
     def folder_of(kind):
         if not (folder / kind).exists():
-            writing.export(small_runs(kind), folder / kind)
+            saving.export(small_runs(kind), folder / kind)
         return folder / kind
 
     return folder_of
@@ -76,7 +76,7 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     known = codes.dimensions(run)
     np.testing.assert_array_equal(found.order, codes.leading_first(known))
     np.testing.assert_array_equal(found.std, np.float32(codes.spread(run, known)[1]))
-    known = directions.read_directions(run, writing.ESTIMATOR, 0)
+    known = directions.read_directions(run, saving.ESTIMATOR, 0)
     assert found.directions.keys() == known.keys()
     zeros = np.zeros((1, len(found.directions["Smiling"])), np.float32)
     np.testing.assert_array_equal(
@@ -125,11 +125,11 @@ def test_a_folder_is_whole_or_as_it_was(small_runs, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writing.grids, "image_grid", full)
+    monkeypatch.setattr(saving.grids, "image_grid", full)
     (tmp_path / "there").mkdir()
     for name in ("new", "there"):
         with pytest.raises(UserError, match=f"cannot write .*{name}: No space"):
-            writing.export(small_runs("vae"), tmp_path / name)
+            saving.export(small_runs("vae"), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert not [*(tmp_path / "there").iterdir()]
 
@@ -143,7 +143,7 @@ def test_without_images_to_fit_the_prior_is_the_best_there_is(
 
     run = dataclasses.replace(small_runs(kind), open_dataset=gone)
     monkeypatch.setattr(kept, "read", lambda run, name: {})
-    writing.export(run, tmp_path / "to")
+    saving.export(run, tmp_path / "to")
     assert "--sampler=gaussian needs the pictures" in capsys.readouterr().out
     found = vae_jax.load(tmp_path / "to")
     assert found.sampler == sampler and found.density is None
@@ -153,7 +153,7 @@ def test_without_images_to_fit_the_prior_is_the_best_there_is(
 def test_a_card_of_celeba_says_what_its_licence_allows(small_runs, tmp_path):
     run = small_runs("ae")
     run = dataclasses.replace(run, recipe={**run.recipe, "name": "celeb_a"})
-    writing.export(run, tmp_path / "to")
+    saving.export(run, tmp_path / "to")
     card = (tmp_path / "to" / "README.md").read_text()
     assert "license: other" in card and "non-commercial research only" in card
 
@@ -163,7 +163,7 @@ def test_what_trained_beside_the_model_stays_behind(data_dir, tmp_path):
     config.objective.adversarial_weight, config.objective.critic_width = 0.2, 4
     run = run_lib.train(config, tmp_path / "run")
     assert "critic" in run.variables["ema"].params
-    writing.export(run, tmp_path / "to")
+    saving.export(run, tmp_path / "to")
     weights = tmp_path / "to" / files.WEIGHTS
     assert not [name for name in st.load_file(weights) if "critic" in name]
     images = jnp.float32(run.dataset.splits["test"].images) / 255
@@ -350,9 +350,9 @@ def test_no_folder_is_left_of_an_export_that_failed(small_runs, tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writing.grids, "image_grid", full)
+    monkeypatch.setattr(saving.grids, "image_grid", full)
     with pytest.raises(UserError, match="No space left"):
-        writing.export(small_runs("ae"), tmp_path / "mine" / "a" / "b")
+        saving.export(small_runs("ae"), tmp_path / "mine" / "a" / "b")
     assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
 
 
@@ -362,9 +362,9 @@ def test_what_a_killed_export_left_is_as_if_it_were_not_there(small_runs, tmp_pa
     code = f"""
 import os, pathlib, signal
 from vae_jax import run
-from vae_jax.export import writing
-writing.grids.image_grid = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-writing.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder)!r}))
+from vae_jax.export import saving
+saving.grids.image_grid = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+saving.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folder)!r}))
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == [".unfinished"]
@@ -372,7 +372,7 @@ writing.export(run.load(pathlib.Path({str(workdir)!r})), pathlib.Path({str(folde
     assert {"lock", "config.json", "model.safetensors"} <= left
     # As a write that was torn leaves it.
     (folder / ".unfinished" / "README.md.0a1b2c.unfinished").write_text("# A")
-    paths = writing.export(small_runs("ae"), folder)
+    paths = saving.export(small_runs("ae"), folder)
     assert sorted(folder.iterdir()) == paths
     vae_jax.load(folder)
 
@@ -384,22 +384,22 @@ def test_nothing_is_deleted_that_may_be_a_users(small_runs, tmp_path, name):
     for each in (".unfinished/README.md", name):
         (tmp_path / each).write_text("mine")
     with pytest.raises(UserError, match=f"--to is .*, which holds {name}; allowed is"):
-        writing.export(small_runs("ae"), tmp_path)
+        saving.export(small_runs("ae"), tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     assert (tmp_path / ".unfinished" / "README.md").exists()
 
 
 def test_of_two_exports_into_a_folder_one_is_refused(small_runs, tmp_path, monkeypatch):
-    real, refused = writing.grids.image_grid, []
+    real, refused = saving.grids.image_grid, []
 
     def meanwhile(*arguments):
         with pytest.raises(UserError, match="where another export is at work"):
-            writing.export(small_runs("vae"), tmp_path / "to")
+            saving.export(small_runs("vae"), tmp_path / "to")
         refused.append(True)
         real(*arguments)
 
-    monkeypatch.setattr(writing.grids, "image_grid", meanwhile)
-    paths = writing.export(small_runs("ae"), tmp_path / "to")
+    monkeypatch.setattr(saving.grids, "image_grid", meanwhile)
+    paths = saving.export(small_runs("ae"), tmp_path / "to")
     assert refused and sorted((tmp_path / "to").iterdir()) == paths
     assert vae_jax.load(tmp_path / "to").config.model.name == "ae"
 
@@ -413,9 +413,9 @@ def test_without_locks_what_is_unfinished_is_let_be(small_runs, tmp_path, monkey
     left.parent.mkdir()
     left.write_text("# A")
     with pytest.raises(UserError, match=r"at work or was killed; .*/\.unfinished$"):
-        writing.export(small_runs("ae"), tmp_path)
+        saving.export(small_runs("ae"), tmp_path)
     assert left.read_text() == "# A"
-    assert len(writing.export(small_runs("ae"), tmp_path / "to")) == 5
+    assert len(saving.export(small_runs("ae"), tmp_path / "to")) == 5
 
 
 @pytest.mark.parametrize("how", ["a file of a user", "a refusal"])
@@ -436,9 +436,9 @@ def test_what_hinders_the_last_moves_leaves_all_as_it_was(
     if how == "a refusal":
         monkeypatch.setattr(Path, "rename", refused)
     else:
-        monkeypatch.setattr(writing.grids, "image_grid", meanwhile)
+        monkeypatch.setattr(saving.grids, "image_grid", meanwhile)
     with pytest.raises(UserError, match="Input/output|which holds README.md"):
-        writing.export(small_runs("ae"), folder)
+        saving.export(small_runs("ae"), folder)
     left = [path.read_text() for path in folder.iterdir()]
     assert left == ([] if how == "a refusal" else ["mine"])
 
@@ -455,7 +455,7 @@ def test_a_folder_that_holds_something_is_refused(small_runs, tmp_path, capsys):
 def test_without_the_library_the_extra_is_named(small_runs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
-        writing.export(small_runs("vae"), tmp_path / "to")
+        saving.export(small_runs("vae"), tmp_path / "to")
     assert not (tmp_path / "to").exists()
     with pytest.raises(UserError, match=r"pip install -e \"\.\[export\]\""):
         files.safetensors()

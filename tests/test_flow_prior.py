@@ -18,7 +18,7 @@ from vae_jax.commands import directions, edits, prior_flags, samples
 from vae_jax.commands.evaluation import evaluate_run
 from vae_jax.config import default_config, validate
 from vae_jax.errors import UserError
-from vae_jax.export import loading, writing
+from vae_jax.export import loading, saving
 from vae_jax.models import flow_density
 from vae_jax.models.flow_density import FlowDensity, heun
 from vae_jax.models.flow_prior import FlowPrior
@@ -467,7 +467,7 @@ def test_a_flow_is_learned_over_an_autoencoders_codes(data_dir, tmp_path, capsys
     assert "matching" in figures and "bits_per_dim" not in figures
     call_main("--mode=sample", f"--workdir={run.workdir}", "--attributes=Smiling=1")
     assert "samples.png" in capsys.readouterr().out
-    writing.export(run, tmp_path / "model")
+    saving.export(run, tmp_path / "model")
     passed_on = loading.load(tmp_path / "model")
     assert passed_on.sampler == "prior"
     np.testing.assert_allclose(passed_on.sample(3), drawn[0], atol=1e-5)

@@ -18,7 +18,7 @@ from test_contract import made, model_of, num_labels, tiny
 from vae_jax import run as run_lib
 from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
-from vae_jax.export import loading, programs, writing
+from vae_jax.export import loading, programs, saving
 from vae_jax.export.__main__ import main as export_main
 from vae_jax.models import build
 from vae_jax.models.contract import flatten, unflatten
@@ -212,5 +212,5 @@ def test_without_the_libraries_the_extra_is_named(
 ):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r"pip install -e \"\.\[onnx\]\""):
-        writing.export(small_runs("classifier"), tmp_path / "to", kind="onnx")
+        saving.export(small_runs("classifier"), tmp_path / "to", kind="onnx")
     assert not (tmp_path / "to").exists()

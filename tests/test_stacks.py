@@ -22,7 +22,7 @@ from vae_jax.commands import (
 )
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling, stacks
-from vae_jax.export import loading, writing
+from vae_jax.export import loading, saving
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import unflatten
 from vae_jax.report.writer import read_lines
@@ -236,6 +236,13 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
     ):
         assert each.shape == (5, 12)
         np.testing.assert_allclose(each, first, atol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run), "labels", lambda *_: np.arange(40)[:, None])
+        patch.setattr(codes.sampling, "encode_and_sample", lambda _, *rest: rest)
+        images, labels, *_ = codes.encode_train(
+            run, "gaussian", "a test", np.arange(40) > 1
+        )
+    assert len(images) == 5 and labels.ravel().tolist() == [2, 3, 4, 5, 6]
     told = samples.said_of(run, "gaussian")
     assert told == "a Gaussian fitted to codes of the first layers"
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)
@@ -250,7 +257,7 @@ def test_an_exported_model_samples_by_a_density_of_the_first_layers(
     monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
     monkeypatch.setattr(codes.kept, "read", lambda *_: {})
     monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
-    writing.export(run, tmp_path / "model")
+    saving.export(run, tmp_path / "model")
     found = loading.load(tmp_path / "model")
     assert found.density.means.shape == (1, 12)
     expected = samples.sample(run, "gaussian", 3, 5)

@@ -21,6 +21,7 @@ from vae_jax.commands import (
     edits,
     evaluation,
     interpolations,
+    reconstructions,
     samples,
     traversals,
 )
@@ -234,9 +235,15 @@ def test_ones_own_pictures_are_reconstructed(bare, tmp_path, capsys, monkeypatch
     for file, each in zip(files, levels, strict=True):
         Image.fromarray(each).save(file)
     mode, workdir = "--mode=reconstruct", f"--workdir={bare.workdir}"
-    given = f"--pictures={','.join(files)}"
+    given, told = f"--pictures={','.join(files)}", []
+    monkeypatch.setattr(
+        reconstructions.grids,
+        "image_grid",
+        lambda *rest, caption, **how: told.extend(caption),
+    )
     status, out, err = cli(capsys, monkeypatch, mode, workdir, given)
     assert status == 0, err
+    assert told[1].endswith(f"--workdir={bare.workdir} {given}")
     assert "reconstructions.png" in out
     path = bare.workdir / "images" / "reconstructions.json"
     record = json.loads(path.read_text())

@@ -25,7 +25,7 @@ from vae_jax.settings import SETTINGS
 # Of all compiled programs together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
 # What absl says of a setting whose text is no value of its type.
-OVERRIDE = re.compile(r"flag --config\.(?P<name>[^=]+)=(?P<value>.*?): ")
+REFUSED = re.compile(r"flag --config\.(?P<name>[^=]+)=(?P<value>.*?): ")
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,7 +129,7 @@ def parse_flags(
     except (flags.Error, OSError, ImportError, SyntaxError, ValueError, TypeError) as e:
         # ml_collections puts a recipe's whole traceback into some of its messages.
         lines = str(e).strip().splitlines() or [repr(e)]
-        refused = OVERRIDE.match(lines[0])
+        refused = REFUSED.match(lines[0])
         if refused is not None and refused["name"] in SETTINGS:
             raise UserError(
                 f"config.{refused['name']} is {refused['value']!r}; allowed is "

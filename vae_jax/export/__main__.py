@@ -8,7 +8,7 @@ import vae_jax.export
 from vae_jax import run as run_lib
 from vae_jax.command_line import Parser, exit_status
 from vae_jax.export.programs import KINDS
-from vae_jax.export.writing import export
+from vae_jax.export.saving import export
 from vae_jax.local_paths import local_path
 
 
@@ -16,7 +16,7 @@ def work(argv: Sequence[str] | None = None) -> None:
     """Writes what flags name.
 
     Raises:
-      UserError: a flag is to be changed, or as `writing.export`.
+      UserError: a flag is to be changed, or as `saving.export`.
     """
     parser = Parser(
         prog="python -m vae_jax.export",
