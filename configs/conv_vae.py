@@ -11,7 +11,8 @@ SIZES = {"64": 64, "128": 128, "256": 256}
 CHANNELS = {"gray": 1, "colour": 3}
 
 
-def get_config(words=""):
+def get_config(words="", own=()):
+    """Returns the settings; `own` are words that a recipe built on this one knows."""
     config = default_config()
     config.model.network = "conv"
     config.model.latent_dim = 128
@@ -32,11 +33,9 @@ def get_config(words=""):
             config.dataset.channels = CHANNELS[word]
         elif word in LIKELIHOODS:
             config.model.likelihood = word
-        else:
-            allowed = ", ".join((*SIZES, *CHANNELS, *LIKELIHOODS))
-            raise UserError(
-                f"configs/conv_vae.py has no word {word!r}; allowed is {allowed}"
-            )
+        elif word not in own:
+            allowed = ", ".join((*SIZES, *CHANNELS, *LIKELIHOODS, *own))
+            raise UserError(f"--config has the word {word!r}; allowed are {allowed}")
     # Memory is short where activations are large.
     config.model.remat = config.dataset.size > 128
     return config

@@ -39,7 +39,7 @@ def get_config(words=""):
             config.dataset.channels = CHANNELS[word]
         else:
             raise UserError(
-                f"configs/hvae.py has no word {word!r}; "
-                f"allowed are {', '.join(CHANNELS)} and faces"
+                f"--config has the word {word!r}; allowed are "
+                f"{', '.join(CHANNELS)}, faces"
             )
     return config

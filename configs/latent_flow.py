@@ -28,11 +28,8 @@ def get_config(words=""):
             f"configs/latent_flow.py has the words {told!r}; with {first[0]} allowed "
             "is labelled"
         )
+    config = conv_vae.get_config(told, OWN)
     shared = [word for word in words if word and word not in OWN]
-    try:
-        config = conv_vae.get_config(",".join(shared))
-    except UserError as error:
-        raise UserError(f"{error}; or of latent_flow.py: {', '.join(OWN)}") from error
     config.init_from = "_".join(["runs/conv_vae", *shared])
     if "plain" not in words:
         config.init_from = "_".join(["runs/sharp_vae", *shared])

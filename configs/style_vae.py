@@ -7,17 +7,13 @@ Other words are those of conv_vae.py: --config=configs/style_vae.py:styles,colou
 
 from configs import conv_vae
 from configs.sharp_vae import sharpen
-from vae_jax.errors import UserError
 
 OWN = ("plain", "styles")
 
 
 def get_config(words=""):
+    config = conv_vae.get_config(words, OWN)
     words = words.split(",")
-    try:
-        config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
-    except UserError as error:
-        raise UserError(f"{error}; or of style_vae.py: {', '.join(OWN)}") from error
     config.model.decoder = "style"
     config.model.decoder_patch = 2
     if "plain" not in words:

@@ -4,25 +4,23 @@
   python -m vae_jax.main --config=configs/vq_prior.py
 
 Words after a colon are those that the VQ-VAE was trained with, sharp among them, and
-name its workdir, runs/vq_vae_sharp;
-two_maps where it was vq_vae_2.py, masked for a prior that sees codes on all sides, and
-labelled for one that is told the attributes of a face.
+name its workdir, runs/vq_vae_sharp; two_maps where it was vq_vae_2.py, masked for a
+prior that sees codes on all sides, and labelled for one that is told the attributes of
+a face.
 """
 
 from configs import vq_vae, vq_vae_2
-from vae_jax.errors import UserError
 
-OWN = ("sharp", "two_maps", "masked", "labelled")
+OWN = ("two_maps", "masked", "labelled")
 
 
 def get_config(words=""):
     words = words.split(",")
     base, name = (vq_vae_2, "vq_vae_2") if "two_maps" in words else (vq_vae, "vq_vae")
-    try:
-        config = base.get_config(",".join(w for w in words if w not in OWN))
-    except UserError as error:
-        raise UserError(f"{error}; or of vq_prior.py: {', '.join(OWN)}") from error
-    first = [word for word in words if word == "sharp" or word not in OWN]
+    # Nothing would pull at a decoder that stays as it is.
+    others = ",".join(word for word in words if word != "sharp")
+    config = base.get_config(others, OWN)
+    first = [word for word in words if word not in OWN]
     config.init_from = "_".join([f"runs/{name}", *filter(None, first)])
     if "sharp" in words:
         config.model.decoder_patch = 2

@@ -9,18 +9,14 @@ sharp_vae.py does.
 
 from configs import conv_vae
 from configs.sharp_vae import sharpen
-from vae_jax.errors import UserError
 from vae_jax.models.quantizers import QUANTIZERS
 
 OWN = (*QUANTIZERS, "sharp")
 
 
-def get_config(words=""):
-    words = words.split(",")
-    try:
-        config = conv_vae.get_config(",".join(w for w in words if w not in OWN))
-    except UserError as error:
-        raise UserError(f"{error}; or of vq_vae.py: {', '.join(OWN)}") from error
+def get_config(words="", own=()):
+    """Returns the settings; for `own` see conv_vae.py."""
+    config = conv_vae.get_config(words, (*OWN, *own))
     config.model.name = "vq"
     config.model.prior = "uniform"
     config.model.code_size = 8
@@ -30,7 +26,7 @@ def get_config(words=""):
     config.model.quantizer = "ema"
     config.objective.name = "quantised"
     config.objective.pull_weight = 10.0
-    for word in words:
+    for word in words.split(","):
         if word in QUANTIZERS:
             config.model.quantizer = word
         elif word == "sharp":

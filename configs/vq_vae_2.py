@@ -6,7 +6,8 @@ Words after a colon change it as they do vq_vae.py.
 from configs import vq_vae
 
 
-def get_config(words=""):
-    config = vq_vae.get_config(words)
+def get_config(words="", own=()):
+    """Returns the settings; for `own` see conv_vae.py."""
+    config = vq_vae.get_config(words, own)
     config.model.two_maps = True
     return config
