@@ -162,9 +162,8 @@ def _codes(run: Run, split: str) -> Codes:
 
 def _reconstructions(run: Run, number: int) -> Images:
     """Returns the first test pictures decoded from their codes."""
-    labels = run.labels("test")
-    labels = None if labels is None else labels[:number]
     codes = _codes(run, "test")[:number]
+    labels = run.labels("test", slice(number))
     return sampling.decode_codes(run.model(), codes, labels)
 
 

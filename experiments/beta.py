@@ -16,18 +16,15 @@ from experiments.command_line import (
     listed,
     new_parser,
     parse,
-    read_config,
 )
 from experiments.sweep import (
     Results,
+    check_elbo,
     draw_figure,
     mean_and_std,
     new_figure,
-    sweep,
-    write_table,
+    sweep_by_flags,
 )
-from vae_jax.errors import UserError
-from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.report import drawing
 
 FIGURES = ["elbo", "kl", "log_px", "bits_per_dim", "mse", "active_units"]
@@ -79,26 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="Weights of the KL, with commas between; 0.25,0.5,1,2,4,8.",
     )
     options, settings = parse(parser, argv)
-    model = read_config(options.config, settings).model.name
-    terms = OBJECTIVES["elbo"].terms
-    if MODELS[model].terms != terms:
-        others = [name for name, option in MODELS.items() if option.terms == terms]
-        raise UserError(
-            f"--config is {options.config!r}, a recipe of model {model}; beta goes "
-            f"with {' or '.join(others)}"
-        )
+    check_elbo(options.config, settings)
     points = {f"beta_{beta}": {"objective.beta": beta} for beta in options.beta}
-    results = sweep(
-        options.config,
-        settings,
-        points,
-        options.seeds,
-        options.out,
-        dry_run=options.dry_run,
-    )
+    results = sweep_by_flags(options, settings, points, [*FIGURES, *DISENTANGLEMENT])
     if results is None:
         return
-    print(write_table(points, results, [*FIGURES, *DISENTANGLEMENT], options.out))
     draw(options.beta, results, options.out / f"beta.{options.format}")
 
 

@@ -24,7 +24,7 @@ from vae_jax.commands.judges import open_judge
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.errors import UserError
 from vae_jax.evaluation.distances import frechet_distance
-from vae_jax.evaluation.sharpness import compare
+from vae_jax.evaluation.sharpness import sharpness as mean_laplacian
 from vae_jax.exploration.judging import judge_images
 from vae_jax.local_paths import split_paths
 from vae_jax.report import drawing
@@ -67,10 +67,11 @@ def look(
         frechet_distance(known, judge_images(judge.model(), others)[0])
         for judge, known in zip(judges, real, strict=True)
     ]
+    of_pictures = mean_laplacian(pictures)
     sharpness, distances = [], [[] for _ in judges]
     for sigma in SIGMAS:
         images = blurred(pictures, sigma)
-        sharpness.append(compare(images, pictures)["sharpness"])
+        sharpness.append(mean_laplacian(images) / of_pictures)
         for judge, known, found in zip(judges, real, distances, strict=True):
             features, _ = judge_images(judge.model(), images)
             found.append(frechet_distance(known, features))

@@ -37,13 +37,9 @@ def new_parser(module: str, description: str | None) -> Parser:
       module: experiments.beta, say, whose results go to runs/beta.
       description: description of the experiment.
     """
-    parser = Parser(
-        prog=f"python -m {module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Every setting of the recipe can be overridden: "
-        "--config.train.num_steps=1000.",
+    parser = Parser(module, description)
+    parser.epilog = (
+        "Every setting of the recipe can be overridden: --config.train.num_steps=1000."
     )
     out = Path("runs") / module.rpartition(".")[2]
     add_path_flag(parser, "--out", f"Folder of the results; {out}.", out)

@@ -6,7 +6,6 @@ writes a page with the settings in which the runs differ, their metrics on the t
 split, their curves on one axis, the same faces through each model, and samples.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from vae_jax.command_line import Parser
 from vae_jax.commands import abilities, reconstructions, recorded, samples
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
-from vae_jax.report import charts, page, plots
+from vae_jax.report import charts, evaluations, page, plots
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
 from vae_jax.storage import write_whole
@@ -96,7 +95,7 @@ def tables_together(
     """
     tested = {name: report["test"]["ema"] for name, report in reports.items()}
     sharp = {
-        name: recorded.with_bands(report["sharpness"]["reconstructions"])
+        name: evaluations.with_bands(report["sharpness"]["reconstructions"])
         for name, report in reports.items()
         if "reconstructions" in report.get("sharpness", {})
     }
@@ -110,7 +109,7 @@ def tables_together(
     by_judge: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     guided: dict[str, list[str]] = {}
     for name, report in reports.items():
-        for judged in recorded.judges_of(report):
+        for judged in evaluations.judges_of(report):
             if judged.is_guide:
                 guided.setdefault(judged.name, []).append(name)
             for kind, found in judged.by_images.items():
@@ -118,7 +117,7 @@ def tables_together(
     for (judge, kind), columns in by_judge.items():
         of = [name for name in guided.get(judge, []) if name in columns]
         words = f"It is the guide of {', '.join(of)}, which its figures flatter."
-        title = f"Judge {judge} on {kind}"
+        title = f"Judge {judge} on {kind.replace('_', ' ')}"
         tables.append(page.table(title, columns, words if of else ""))
     return tables
 
@@ -197,12 +196,7 @@ def compare(runs: Sequence[Run]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line, `argv` without the program's name."""
-    parser = Parser(
-        prog="python -m experiments.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("experiments.compare", __doc__)
     parser.add_argument(
         "runs",
         nargs="+",

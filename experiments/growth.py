@@ -18,12 +18,10 @@ from experiments.command_line import (
     listed,
     new_parser,
     parse,
-    read_config,
 )
-from experiments.sweep import new_figure, sweep, workdir_of, write_table
+from experiments.sweep import check_elbo, new_figure, sweep_by_flags, workdir_of
 from vae_jax import experiment, record
 from vae_jax.errors import UserError
-from vae_jax.models.build import MODELS, OBJECTIVES
 from vae_jax.report import drawing
 from vae_jax.report.writer import read_lines
 from vae_jax.training.growth import Phase
@@ -138,29 +136,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if not options.stages:
         raise UserError("--stages is ''; allowed are stages such as 16:200,32:800")
-    model = read_config(options.config, settings).model.name
-    if MODELS[model].terms != OBJECTIVES["elbo"].terms:
-        raise UserError(
-            f"--config is {options.config!r}, a recipe of model {model}; allowed are "
-            "recipes of models that have an ELBO, such as vae"
-        )
+    check_elbo(options.config, settings)
     grown, whole = options.num_steps
     points = {
         "grown": {"train.stages": options.stages, "train.num_steps": grown},
         "whole": {"train.stages": "", "train.num_steps": whole},
     }
-    results = sweep(
-        options.config,
-        settings,
-        points,
-        options.seeds,
-        options.out,
-        dry_run=options.dry_run,
-        judge=options.judge,
-    )
+    results = sweep_by_flags(options, settings, points, FIGURES, options.judge)
     if results is None:
         return
-    print(write_table(points, results, FIGURES, options.out))
     workdirs = {
         point: [workdir_of(options.out, point, seed) for seed in options.seeds]
         for point in points

@@ -113,7 +113,8 @@ def look(
     columns = [known.index(name) for name in names]
     model, classifier = run.model(), judge.model()
     samples_key = key(seed, Stream.SAMPLING)
-    told = np.asarray(run.labels("test"))[:NUM_COMPARED]
+    told = run.labels("test", slice(NUM_COMPARED))
+    assert told is not None
     pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, logits = judging.judge_images(classifier, pictures)
     right = balanced_accuracy(told > 0, logits[:, columns] > 0)

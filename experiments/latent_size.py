@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.command_line import add_sweep_flags, cli, listed, new_parser, parse
-from experiments.sweep import Results, draw_figure, new_figure, sweep, write_table
+from experiments.sweep import Results, draw_figure, new_figure, sweep_by_flags
 from vae_jax.report import drawing
 
 PANELS = {
@@ -48,17 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     points = {
         f"latent_dim_{size}": {"model.latent_dim": size} for size in options.latent_dim
     }
-    results = sweep(
-        options.config,
-        settings,
-        points,
-        options.seeds,
-        options.out,
-        dry_run=options.dry_run,
-    )
+    results = sweep_by_flags(options, settings, points, FIGURES)
     if results is None:
         return
-    print(write_table(points, results, FIGURES, options.out))
     draw(options.latent_dim, results, options.out / f"latent_size.{options.format}")
 
 

@@ -101,8 +101,7 @@ def look(
     number = min(NUM_IMAGES, len(train), len(splits["test"].images))
 
     def rebuilt(split: str) -> Images:
-        labels = run.labels(split)
-        told = None if labels is None else np.asarray(labels)[:number]
+        told = run.labels(split, slice(number))
         codes = sampling.encode_images(model, splits[split].images[:number], told)
         return sampling.decode_codes(model, codes, told)
 

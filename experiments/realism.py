@@ -25,7 +25,7 @@ from experiments.command_line import (
     new_parser,
     parse,
 )
-from experiments.sweep import Results, mean_and_std, new_figure, sweep, write_table
+from experiments.sweep import Results, mean_and_std, new_figure, sweep_by_flags
 from vae_jax.errors import UserError
 from vae_jax.report import drawing
 
@@ -129,18 +129,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for pair in options.weights
     }
     settings = {n: v for n, v in settings.items() if not n.startswith(OF_PULLS)}
-    results = sweep(
-        options.config,
-        settings,
-        points,
-        options.seeds,
-        options.out,
-        dry_run=options.dry_run,
-        judge=options.judge,
-    )
+    results = sweep_by_flags(options, settings, points, FIGURES, options.judge)
     if results is None:
         return
-    print(write_table(points, results, FIGURES, options.out))
     draw(options.weights, results, options.out / f"realism.{options.format}")
 
 

@@ -7,6 +7,7 @@ A question of your own is a file like beta.py, or in Python
   write_table(points, results, ["elbo", "mse"], Path("runs/width"))
 """
 
+import argparse
 import csv
 import json
 import shlex
@@ -26,7 +27,8 @@ from vae_jax import run as run_lib
 from vae_jax.commands import evaluation, judges
 from vae_jax.config import Config
 from vae_jax.errors import UserError
-from vae_jax.report import drawing
+from vae_jax.models.build import MODELS, OBJECTIVES
+from vae_jax.report import drawing, evaluations
 
 # A value for each seed, by the point's name, then by the figure's.
 Results: TypeAlias = dict[str, dict[str, Float[np.ndarray, " seeds"]]]
@@ -49,7 +51,7 @@ def _report_at(
             report.get("judge", {}).get("workdir") == str(judge)
             and report["sharpness"].get("realism", 0) == 0
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except evaluations.DAMAGED:
         return None
     return report if of_step and judged else None
 
@@ -62,10 +64,14 @@ def finished_report(
     Raises:
       UserError: the workdir holds a run of another config.
     """
-    if not (workdir / "run.json").exists():
+    if not record.exists(workdir):
         return None
-    record.check_config(workdir, record.read_config(workdir), config)
-    return _report_at(workdir, config.train.num_steps, judge)
+    recorded = record.read_config(workdir)
+    record.check_config(workdir, recorded, config)
+    num_steps = config.train.num_steps
+    if num_steps is None and config.train.num_epochs == recorded.train.num_epochs:
+        num_steps = recorded.train.num_steps
+    return _report_at(workdir, num_steps, judge)
 
 
 def finish(config: Config, workdir: Path, judge: Path | None = None) -> dict[str, Any]:
@@ -107,14 +113,12 @@ def figures_of(report: dict[str, Any]) -> dict[str, float]:
     for looked_at in (report.get("sharpness", {}), report.get("judge", {})):
         blocks += [
             {f"{images}_{name}": value for name, value in figures.items()}
-            for images, figures in looked_at.items()
-            if isinstance(figures, dict)
+            for images, figures in evaluations.sets_of(looked_at).items()
         ]
     return {
         name: float(value)
         for block in blocks
-        for name, value in block.items()
-        if isinstance(value, int | float) and name not in ("num_images", "step")
+        for name, value in evaluations.scalars(block).items()
     }
 
 
@@ -186,6 +190,53 @@ def sweep(
         point: {n: np.array([figures[point, s][n] for s in seeds]) for n in common}
         for point in points
     }
+
+
+def check_elbo(recipe: str, settings: Settings) -> None:
+    """Raises UserError where a recipe's model has no ELBO to train by."""
+    model, terms = read_config(recipe, settings).model.name, OBJECTIVES["elbo"].terms
+    if MODELS[model].terms != terms:
+        others = [name for name, option in MODELS.items() if option.terms == terms]
+        raise UserError(
+            f"--config is {recipe!r}, a recipe of model {model}; allowed are those of "
+            f"models with an ELBO: {', '.join(others)}"
+        )
+
+
+def sweep_by_flags(
+    options: argparse.Namespace,
+    settings: Settings,
+    points: Mapping[str, Settings],
+    names: Sequence[str],
+    judge: Path | None = None,
+) -> Results | None:
+    """Does what the flags of `add_sweep_flags` ask for: `sweep`, and then a table.
+
+    Args:
+      options: the flags.
+      settings: settings of all runs.
+      points: settings in which the points differ, by the name of the point.
+      names: names of the figures in the table.
+      judge: the workdir of a classifier that judges each run.
+
+    Returns:
+      The results; None of a dry run.
+
+    Raises:
+      UserError: as `sweep`.
+    """
+    results = sweep(
+        options.config,
+        settings,
+        points,
+        options.seeds,
+        options.out,
+        dry_run=options.dry_run,
+        judge=judge,
+    )
+    if results is not None:
+        print(write_table(points, results, names, options.out))
+    return results
 
 
 def mean_and_std(

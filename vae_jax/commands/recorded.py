@@ -2,7 +2,7 @@
 
 import json
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -12,6 +12,7 @@ from vae_jax.commands import captions
 from vae_jax.errors import UserError
 from vae_jax.experiment import phases_of
 from vae_jax.report import charts, page, plots
+from vae_jax.report.evaluations import DAMAGED, judges_of, sets_of, with_bands
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
 
@@ -127,14 +128,7 @@ def evaluation_of(run: Run) -> dict[str, Any]:
         step = report["test"]["ema"]["step"]
         # A part that lacks is found before it is shown.
         _tables(report)
-    except (
-        OSError,
-        RecursionError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{path} is damaged or of an earlier program ({error!r}); {again} writes "
             "it anew"
@@ -151,37 +145,6 @@ def means_of(figures: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Returns name, mean and standard error of each metric of a split."""
     errors = figures["standard_errors"].items()
     return [(name, float(figures[name]), float(error)) for name, error in errors]
-
-
-class Judged(NamedTuple):
-    """What a judge said of a run.
-
-    Attributes:
-      name: the judge's workdir.
-      is_guide: whether the run was trained with it, so that its figures flatter.
-      by_images: blocks of figures, by the set of images that they are of.
-    """
-
-    name: str
-    is_guide: bool
-    by_images: dict[str, dict[str, Any]]
-
-
-def judges_of(report: dict[str, Any]) -> list[Judged]:
-    """Returns what each judge said, in the order of eval.json."""
-    return [
-        Judged(
-            judged["workdir"],
-            judged.get("is_guide", False),
-            {
-                name.replace("_", " "): found
-                for name, found in judged.items()
-                if isinstance(found, dict)
-            },
-        )
-        for judged in [report.get("judge"), *report.get("other_judges", [])]
-        if judged is not None
-    ]
 
 
 def metrics_of(run: Run) -> list[page.Table]:
@@ -221,8 +184,7 @@ def _tables(report: dict[str, Any]) -> list[page.Table]:
         )
         columns = {
             name.replace("_", " "): with_bands(found)
-            for name, found in report["sharpness"].items()
-            if isinstance(found, dict)
+            for name, found in sets_of(report["sharpness"]).items()
         }
         tables.append(page.table("Sharpness", columns, words))
     if "disentanglement" in report:
@@ -236,11 +198,6 @@ def _tables(report: dict[str, Any]) -> list[page.Table]:
         words = "What a classifier of attributes says of images beside test images."
         if judged.is_guide:
             words += " It is the guide of this run, which its figures flatter."
-        tables.append(page.table(f"Judge {judged.name}", judged.by_images, words))
+        columns = {n.replace("_", " "): f for n, f in judged.by_images.items()}
+        tables.append(page.table(f"Judge {judged.name}", columns, words))
     return tables
-
-
-def with_bands(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns a block of `sharpness` with its bands among the others."""
-    bands = {f"amplitude, {name}": value for name, value in found["bands"].items()}
-    return {"sharpness": found["sharpness"]} | bands | found

@@ -1,7 +1,7 @@
 """How sharp images are beside real ones, and whether a decoder's grid shows in them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from vae_jax.models.networks.stages import PATCH
 
 Images = Float[np.ndarray, "N size size C"]
-Others = Float[np.ndarray, "M size size C"]
+Power = Float[np.ndarray, "size size"]
 
 # Images that are in memory at once in double precision.
 CHUNK = 200
@@ -55,10 +55,12 @@ def sharpness(images: Images) -> float:
     return float(_mean_over_images(laplacians, images))
 
 
-def _mean_power(images: Images) -> Float[np.ndarray, "size size"]:
+def power_of(images: Images) -> Power:
     """Returns the power at each frequency, the mean over images and channels.
 
-    It is divided by the window's own power, so that white noise has its variance.
+    It is that of the discrete Fourier transform, in the square of the images' unit,
+    after each channel's mean is subtracted and a Hann window applied; it is divided by
+    the window's own power, so that white noise has its variance everywhere.
     """
     size = images.shape[1]
     # Opposite borders of an image do not meet. The step between them would spread over
@@ -74,39 +76,16 @@ def _mean_power(images: Images) -> Float[np.ndarray, "size size"]:
     return _mean_over_images(power, images) / np.sum(np.square(window))
 
 
-def _frequencies(size: int) -> Float[np.ndarray, "size size"]:
-    """Returns the frequency of each entry of a transform, in cycles per image."""
-    along = size * np.fft.fftfreq(size)
-    return np.hypot(along[:, None], along)
+def band_ratios(ours: Power, theirs: Power) -> dict[str, float | None]:
+    """Returns the amplitude of images over that of real ones, by band.
 
-
-def power_spectrum(images: Images) -> Float[np.ndarray, " rings"]:
-    """Returns the power of images by spatial frequency, in the square of their unit.
-
-    Entry k is the mean power at frequencies that are nearest to k cycles per image in
-    any direction, from 0 up to the Nyquist frequency of size / 2. The power is that of
-    the discrete Fourier transform after each channel's mean is subtracted and a Hann
-    window applied; white noise has its variance in every entry.
+    An amplitude is the root of the power, see `power_of`, summed over the frequencies
+    of a band of `BANDS`. A band that images of this size have no frequency in is left
+    out; None is where the real images have no power. Blur by a Gaussian of sigma
+    pixels multiplies the amplitude at f cycles per pixel by exp(-2 pi^2 sigma^2 f^2).
     """
-    size = images.shape[1]
-    rings = np.rint(_frequencies(size)).astype(int)
-    within = rings <= size // 2
-    power = np.bincount(rings[within], _mean_power(images)[within])
-    return power / np.bincount(rings[within])
-
-
-def band_ratios(generated: Images, real: Others) -> dict[str, float | None]:
-    """Returns the amplitude of generated images over that of real ones, by band.
-
-    An amplitude is the root of the power, see `power_spectrum`, summed over the
-    frequencies of a band of `BANDS`. A band that images of this size have no frequency
-    in is left out; None is where the real images have no power. Blur by a Gaussian of
-    sigma pixels multiplies the amplitude at f cycles per pixel by
-    exp(-2 pi^2 sigma^2 f^2).
-    """
-    size = real.shape[1]
-    shares = _frequencies(size) / (size / 2)
-    ours, theirs = _mean_power(generated), _mean_power(real)
+    along = 2 * np.fft.fftfreq(len(theirs))
+    shares = np.hypot(along[:, None], along)
     found = {}
     for name, (low, high) in BANDS.items():
         band = (low < shares) & (shares <= high)
@@ -146,16 +125,28 @@ def border_ratio(images: Images, period: int = PATCH) -> float | None:
     return _ratio(np.mean(by_place[at_borders]), np.mean(by_place[~at_borders]))
 
 
-def compare(generated: Images, real: Others, period: int = PATCH) -> dict[str, Any]:
-    """Returns what generated images come to beside real ones, all as ratios to those.
+class Measures(NamedTuple):
+    """What is seen of a set of images by itself, see the functions of these names."""
 
-    `sharpness` and `border_ratio` are those of `sharpness` and of `border_ratio` (for
-    patches of `period` pixels), and `bands` those of `band_ratios`. A ratio to nothing
-    is None.
+    sharpness: float
+    power: Power
+    border_ratio: float | None
+
+
+def measure(images: Images, period: int = PATCH) -> Measures:
+    """Returns what is to be compared; for `period` see `border_ratio`."""
+    borders = border_ratio(images, period)
+    return Measures(sharpness(images), power_of(images), borders)
+
+
+def compare(ours: Measures, theirs: Measures) -> dict[str, Any]:
+    """Returns what images come to beside real ones, as ratios; None is one to nothing.
+
+    They are `sharpness`, `bands`, see `band_ratios`, and `border_ratio`.
     """
-    ours, theirs = (border_ratio(images, period) for images in (generated, real))
+    borders = ours.border_ratio, theirs.border_ratio
     return {
-        "sharpness": _ratio(sharpness(generated), sharpness(real)),
-        "bands": band_ratios(generated, real),
-        "border_ratio": None if None in (ours, theirs) else _ratio(ours, theirs),
+        "sharpness": _ratio(ours.sharpness, theirs.sharpness),
+        "bands": band_ratios(ours.power, theirs.power),
+        "border_ratio": None if None in borders else _ratio(*borders),
     }

@@ -21,18 +21,19 @@ from vae_jax.storage import writing
 Word: TypeAlias = tuple[int | float, int | float, str]
 
 MARGIN = 2
-# Between groups of columns.
+# Pixels between groups of columns.
 GAP = 14
-# Of the images of a grid; what stands around them is to fit beside it on a screen.
+# Pixels that a grid's images take together; what stands around them is to fit on a
+# screen as well.
 WIDTH, HEIGHT = 1200, 800
 # Pixels that an image is enlarged to at most.
 LARGEST_CELL = 128
 FONT_SIZE, LINE = 14, 20
-# Of letters in a PDF or SVG, which are matplotlib's and look larger.
+# A PDF or SVG has matplotlib's letters, which look larger.
 VECTOR_FONT_SIZE, VECTOR_FONT = 12, "DejaVu Sans"
 # Pixels an inch of a page; of a power of two a page has no pixel less by rounding.
 DOTS = 128
-# Of the strip that shows what colours stand for.
+# Width and height of the strip that shows what colours stand for.
 BAR = (220, 12)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vae_jax.report import charts
+from vae_jax.report.evaluations import scalars
 from vae_jax.report.grids import arranged, heat, tiled, to_levels, to_picture
 from vae_jax.report.words import figure, meaning
 
@@ -198,12 +199,7 @@ def table(
       columns: figures by heading, in blocks as eval.json has them.
       words: description of the table, a sentence or none.
     """
-    names = dict.fromkeys(
-        name
-        for figures in columns.values()
-        for name, value in figures.items()
-        if isinstance(value, int | float) and name not in ("num_images", "step")
-    )
+    names = dict.fromkeys(n for each in columns.values() for n in scalars(each))
     rows = []
     for name in names:
         known, values = meaning(name), []

@@ -23,7 +23,7 @@ COUNTED = ("step", "epoch", "split", "size", "skipped")
 # Words for a split, by its name in metrics.jsonl.
 SPLITS = {"train": "training", "validation": "validation (EMA)"}
 LONGEST_ROW = 4
-# Of a caption of 9 points, wide ones.
+# Wide letters of 9 points, as captions have.
 LETTERS_PER_INCH = 13
 
 
@@ -96,7 +96,7 @@ def limits(lines: list[dict[str, Any]], name: str) -> tuple[float, float]:
     values = [value for value in values if math.isfinite(value)]
     values = values[len(values) // 10 :]
     low, high = min(values, default=0.0), max(values, default=0.0)
-    pad = 0.05 * (high - low) or 1e-9
+    pad = 0.05 * (high - low) or max(1e-9, 1e-6 * abs(high))
     return low - pad, high + pad
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from vae_jax.report.evaluations import judges_of, sets_of, with_bands
 from vae_jax.report.words import figure
 
 
@@ -31,15 +32,13 @@ def _table(columns: dict[str, dict[str, Any]], title: str) -> str:
 
 def _sharpness_table(report: dict[str, Any]) -> str:
     """Returns how sharp each set of images is, where test pictures come to 1."""
-    columns = {}
-    for name, found in report.items():
-        if isinstance(found, dict):
-            bands = {f"amplitude, {n}": ratio for n, ratio in found["bands"].items()}
-            figures = {n: v for n, v in found.items() if n != "bands"}
-            columns[name] = {
-                n: None if v is None else round(v, 4)
-                for n, v in ({"sharpness": None} | bands | figures).items()
-            }
+    columns = {
+        name: {
+            n: round(v, 4) if isinstance(v, float) else v
+            for n, v in with_bands(found).items()
+        }
+        for name, found in sets_of(report).items()
+    }
     return _table(columns, "sharpness")
 
 
@@ -48,8 +47,7 @@ def evaluation_table(report: dict[str, Any]) -> str:
 
     Amplitudes are those of bands of spatial frequency, as shares of Nyquist's.
     """
-    judges = [report["judge"]] if "judge" in report else []
-    judges += report.get("other_judges", [])
+    judges = judges_of(report)
     factors = report.get("disentanglement")
     parts = [_table(report[split], split) for split in ("validation", "test")]
     if factors is not None:
@@ -57,10 +55,9 @@ def evaluation_table(report: dict[str, Any]) -> str:
     if "sharpness" in report:
         parts.append(_sharpness_table(report["sharpness"]))
     for judged in judges:
-        sets = {n: f for n, f in judged.items() if isinstance(f, dict)}
-        title = f"judge {judged['workdir']}" if len(judges) > 1 else "judge"
-        title += " (the guide)" if judged.get("is_guide") else ""
-        parts.append(_table(sets, title))
+        title = f"judge {judged.name}" if len(judges) > 1 else "judge"
+        title += " (the guide)" if judged.is_guide else ""
+        parts.append(_table(judged.by_images, title))
     return "\n\n".join(parts) + "\n"
 
 
