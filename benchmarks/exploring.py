@@ -181,9 +181,8 @@ def measure(
 
     Evaluation is that of the validation split in training: ELBO and its parts, and
     mse, by image. The bound is of a quarter of the images, from as many samples as the
-    recipe says; vae_jax finds bits/dim beside it, which PyTorch's loop leaves out. The
-    samples are the decoder's means at draws of the prior; eager PyTorch computes their
-    variances as well.
+    recipe says. The samples are the decoder's means at draws of the prior; eager
+    PyTorch computes their variances as well.
 
     Args:
       repeats: turns of each rival.

@@ -28,7 +28,6 @@ class AE(nn.Module):
 
     def loss(self, images: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Returns the mean squared error of images [B,C,H,W] in [0, 1]."""
-        del noise
         flat = images.flatten(1)
         return functional.mse_loss(
             torch.sigmoid(self.decoder(self.encoder(flat))), flat

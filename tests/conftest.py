@@ -42,7 +42,7 @@ from absl.testing import flagsaver  # noqa: E402
 
 import vae_jax.main  # noqa: E402, F401
 from vae_jax import run as run_lib  # noqa: E402
-from vae_jax.commands import codes, evaluation  # noqa: E402
+from vae_jax.commands import evaluation, kept_codes  # noqa: E402
 from vae_jax.config import default_config  # noqa: E402
 from vae_jax.data import cache, synthetic_faces  # noqa: E402
 
@@ -162,7 +162,7 @@ def small_runs(data_dir, tmp_path_factory):
             run = run_lib.train(new_small_config(data_dir, kind), folder / kind)
             evaluation.write_evaluation(run, evaluation.evaluate_run(run))
             if kind != "classifier":
-                codes.keep(run)
+                kept_codes.keep(run)
             made[kind] = run
         return made[kind]
 

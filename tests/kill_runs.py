@@ -95,7 +95,6 @@ def on_every_line(function):
     names = {path: name for name, path in FILES.items()}
 
     def trace(frame, event, argument):
-        del argument
         name = names.get(frame.f_code.co_filename)
         if name is None:
             return None

@@ -28,7 +28,7 @@ from vae_jax.commands import (
 from vae_jax.data import synthetic_faces
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
-from vae_jax.evaluation import sharpness
+from vae_jax.evaluation.sharpness import compare, measure
 from vae_jax.exploration import judging, sampling
 from vae_jax.report import grids, tables
 
@@ -103,6 +103,10 @@ def test_a_judge_sees_what_a_run_makes(vae, judge):
     assert by_attribute == pytest.approx(told["pictures"]["accuracy_by_attribute"])
 
 
+def beside(images, real):
+    return compare(measure(images), measure(real))
+
+
 def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     vae, judge, monkeypatch
 ):
@@ -127,7 +131,7 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     pictures = np.float32(some.images) / 255
     model = vae.model("ema")
     rebuilt = np.asarray(model.decode(model.encode(jnp.asarray(pictures))).mean)
-    expected = sharpness.compare(rebuilt, pictures)
+    expected = beside(rebuilt, pictures)
     told = found["reconstructions"]
     assert told.pop("bands") == pytest.approx(expected.pop("bands"), rel=1e-4)
     mse = [np.mean((a - b) ** 2) for a, b in zip(rebuilt, pictures, strict=True)]
@@ -135,7 +139,7 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     assert told == pytest.approx(expected, rel=1e-4)
     # The model's reconstructions of few pictures are blurred.
     assert told["sharpness"] < 1 and 10 < told["psnr"] < 60
-    others = sharpness.compare(np.float32(test.images[:10]) / 255, pictures)
+    others = beside(np.float32(test.images[:10]) / 255, pictures)
     bands = others.pop("bands")
     assert found["training_pictures"].pop("bands") == pytest.approx(bands)
     assert found["training_pictures"] == pytest.approx(others)
@@ -147,11 +151,11 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     assert list(judged["sharpness"]) == expected
     # As many training pictures as there are test pictures, rebuilt.
     rebuilt = sampling.decode_codes(model, encode(model, test.images[:10]))
-    expected = sharpness.compare(rebuilt, pictures)["sharpness"]
+    expected = beside(rebuilt, pictures)["sharpness"]
     found = judged["sharpness"]["training_reconstructions"]["sharpness"]
     assert found == pytest.approx(expected, rel=1e-4)
     drawn = samples.sample(run, "gaussian", 10, run.config.seed)
-    expected = sharpness.compare(drawn, pictures)["sharpness"]
+    expected = beside(drawn, pictures)["sharpness"]
     assert judged["sharpness"]["samples_gaussian"]["sharpness"] == pytest.approx(
         expected
     )

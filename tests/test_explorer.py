@@ -14,7 +14,7 @@ from conftest import new_tiny_config
 from PIL import Image
 
 from vae_jax import run as run_lib
-from vae_jax.commands import codes, edits, interpolations, samples
+from vae_jax.commands import edits, interpolations, kept_codes, samples
 from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation
 from vae_jax.exploration.densities import Density
@@ -50,7 +50,7 @@ def workdirs(small_runs, data_dir, tmp_path_factory):
             config.model.layers, config.model.widths = "2:1,4:2", "2:6,4:4"
             config.model.latent_dim, config.train.num_steps = 3, 4
             config.model.likelihood = "logistic_mixture"
-            codes.keep(run_lib.train(config, folder / kind))
+            kept_codes.keep(run_lib.train(config, folder / kind))
         return folder / kind
 
     return workdir_of

@@ -21,7 +21,7 @@ from PIL import Image
 
 import vae_jax
 from vae_jax import run as run_lib
-from vae_jax.commands import captions, codes, directions, kept, samples
+from vae_jax.commands import captions, directions, kept, kept_codes, samples
 from vae_jax.errors import UserError
 from vae_jax.export import files, saving
 from vae_jax.export.__main__ import main as export_main
@@ -68,14 +68,16 @@ def test_a_model_is_what_it_was(small_runs, folders, kind):
     np.testing.assert_allclose(found.sample(3, seed=5), expected, atol=1e-3)
     if best == "gaussian":
         # A covariance that is rounded may be none.
-        fitted = codes.fitted_density(run, best).covariances
+        fitted = kept_codes.fitted_density(run, best).covariances
         assert fitted.dtype == np.float64
         np.testing.assert_array_equal(found.density.covariances, fitted)
     with pytest.raises(UserError, match="seed is -1; allowed is"):
         found.sample(1, seed=-1)
-    known = codes.dimensions(run)
-    np.testing.assert_array_equal(found.order, codes.leading_first(known))
-    np.testing.assert_array_equal(found.std, np.float32(codes.spread(run, known)[1]))
+    known = kept_codes.dimensions(run)
+    np.testing.assert_array_equal(found.order, kept_codes.leading_first(known))
+    np.testing.assert_array_equal(
+        found.std, np.float32(kept_codes.spread(run, known)[1])
+    )
     known = directions.read_directions(run, saving.ESTIMATOR, 0)
     assert found.directions.keys() == known.keys()
     zeros = np.zeros((1, len(found.directions["Smiling"])), np.float32)

@@ -8,9 +8,9 @@ from conftest import new_tiny_config
 from vae_jax import run as run_lib
 from vae_jax.commands import (
     attributes,
-    codes,
     directions,
     evaluation,
+    kept_codes,
     reconstructions,
     samples,
     traversals,
@@ -44,7 +44,7 @@ def test_what_the_command_does_after_training(few):
     assert report["sharpness"]["reconstructions"]["sharpness"] > 0
     found = reconstructions.reconstruct(run, 64)
     reconstructions.draw_reconstructions(run, found)
-    codes.keep(run)
+    kept_codes.keep(run)
     directions.read_directions(run, "deconfounded", 0)
     json.dumps(traversals.traverse(run).record, allow_nan=False)
 

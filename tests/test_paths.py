@@ -211,7 +211,7 @@ def test_way_points_that_are_not_there_are_refused(make_run):
 
 def test_labels_change_along_with_the_codes(make_run):
     run = make_run(attributes="Smiling,Eyeglasses", prior="conditional")
-    labels = np.asarray(run.labels("test"))
+    labels = run.labels("test")
     first, last = next(
         (i, j) for i in range(6) for j in range(6) if (labels[i] != labels[j]).any()
     )
@@ -316,7 +316,7 @@ def test_a_conditional_priors_spread_is_that_of_the_pictures_labels(make_run):
     run = make_run(attributes="Smiling,Eyeglasses", prior="conditional")
     png, _, said = draw_traversal(run, image_index=1, num_values=3)
     report = json.loads(said.read_text())
-    label = np.asarray(run.labels("test"))[1]
+    label = run.labels("test")[1]
     linear = jax.device_get(run.variables["ema"].params["prior"]["linear"])
     mean, logvar = np.split(label @ linear["kernel"] + linear["bias"], 2)
     offsets = np.exp(0.5 * logvar)[:, None] * [-3, 0, 3]
@@ -326,7 +326,7 @@ def test_a_conditional_priors_spread_is_that_of_the_pictures_labels(make_run):
     labels = run.labels("validation")
     images = run.dataset.splits["validation"].images / np.float32(255)
     model = run.model()
-    q = model.posterior(jnp.asarray(images), labels)
+    q = model.posterior(jnp.asarray(images), jnp.asarray(labels))
     means, logvars = np.split(labels @ linear["kernel"] + linear["bias"], 2, axis=1)
     difference = np.float64(q.logvar) - logvars
     shift = np.float64(q.mean) - means

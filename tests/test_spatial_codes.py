@@ -11,11 +11,11 @@ from conftest import new_tiny_config
 
 from vae_jax import run as run_lib
 from vae_jax.commands import (
-    codes,
     directions,
     edits,
     evaluation,
     interpolations,
+    kept_codes,
     reconstructions,
     samples,
     traversals,
@@ -103,17 +103,17 @@ def test_figures_are_over_all_numbers_of_a_code(run):
     else:
         assert len(figures["kl_by_dimension"]) == NUMBERS
         assert sum(figures["kl_by_dimension"]) == pytest.approx(figures["kl"], rel=1e-4)
-    assert codes.dimensions(run)["mean"].shape == (NUMBERS,)
+    assert kept_codes.dimensions(run)["mean"].shape == (NUMBERS,)
     found = reconstructions.reconstruct(run, 4)
     assert jax.tree.leaves(found.record)
     assert all(p.exists() for p in reconstructions.draw_reconstructions(run, found))
 
 
 def test_a_density_of_too_many_numbers_is_not_fitted(run, monkeypatch):
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS - 1)
-    assert not codes.can_be_fitted(run, "gaussian")
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", NUMBERS - 1)
+    assert not kept_codes.can_be_fitted(run, "gaussian")
     changed = dataclasses.replace(run, step=run.step + 1)
     with pytest.raises(UserError, match="has a covariance of all numbers.*have 32$"):
         samples.sample(changed, "gaussian", 2, 0)
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)
-    assert codes.can_be_fitted(run, "gaussian")
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", NUMBERS)
+    assert kept_codes.can_be_fitted(run, "gaussian")

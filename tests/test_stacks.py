@@ -8,11 +8,11 @@ from conftest import new_tiny_config
 
 from vae_jax import run as run_lib
 from vae_jax.commands import (
-    codes,
     directions,
     edits,
     evaluation,
     interpolations,
+    kept_codes,
     layers,
     mixing,
     prior_flags,
@@ -78,7 +78,7 @@ def test_commands_take_the_numbers_of_all_layers(run):
     found = traversals.traverse(run, 2)
     assert sorted(found.record["order"]) == list(range(NUMBERS))
     assert found.record["kl_by_dimension"] is None
-    assert "kl" not in codes.dimensions(run)
+    assert "kl" not in kept_codes.dimensions(run)
 
 
 def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
@@ -209,11 +209,11 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
     run, monkeypatch
 ):
     """One layer of twelve numbers is fitted where no more have room."""
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
-    monkeypatch.setattr(codes.kept, "read", lambda *_: {})
-    monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
-    fitted = codes.fitted_density(run, "gaussian")
-    _, known = codes.encode_train(run, "gaussian", "a test")
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", 59)
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
+    fitted = kept_codes.fitted_density(run, "gaussian")
+    _, known = kept_codes.encode_train(run, "gaussian", "a test")
     assert known.shape == (run.num_train, 12)
     np.testing.assert_allclose(fitted.means[0], known.mean(axis=0), rtol=1e-4)
     heat = np.repeat([0.0, 0.5, 1.0], [12, 48, 48])
@@ -228,35 +228,36 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
         run.model(), np.pad(fitted.means, ((0, 0), (0, 96))).astype(np.float32)
     )
     np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
-    monkeypatch.setattr(codes.directions, "LARGEST_CODES", 12 * 5 + 11)
+    monkeypatch.setattr(kept_codes.directions, "LARGEST_CODES", 12 * 5 + 11)
     for each, first in zip(
-        codes.encode_train(run, "gaussian", "a test", np.arange(40) > 1),
-        codes.encode_train(run, "gaussian", "a test", slice(2, 7)),
+        kept_codes.encode_train(run, "gaussian", "a test", np.arange(40) > 1),
+        kept_codes.encode_train(run, "gaussian", "a test", slice(2, 7)),
         strict=True,
     ):
         assert each.shape == (5, 12)
         np.testing.assert_allclose(each, first, atol=1e-5)
     with monkeypatch.context() as patch:
-        patch.setattr(type(run), "labels", lambda *_: np.arange(40)[:, None])
-        patch.setattr(codes.sampling, "encode_and_sample", lambda _, *rest: rest)
-        images, labels, *_ = codes.encode_train(
+        numbers = np.arange(40)[:, None]
+        patch.setattr(type(run), "labels", lambda _, split, which: numbers[which])
+        patch.setattr(kept_codes.sampling, "encode_and_sample", lambda _, *rest: rest)
+        images, labels, *_ = kept_codes.encode_train(
             run, "gaussian", "a test", np.arange(40) > 1
         )
     assert len(images) == 5 and labels.ravel().tolist() == [2, 3, 4, 5, 6]
     told = samples.said_of(run, "gaussian")
     assert told == "a Gaussian fitted to codes of the first layers"
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", NUMBERS)
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", NUMBERS)
     assert samples.said_of(run, "gaussian") == "a Gaussian fitted to codes"
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 11)
-    assert not codes.can_be_fitted(run, "gaussian")
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", 11)
+    assert not kept_codes.can_be_fitted(run, "gaussian")
 
 
 def test_an_exported_model_samples_by_a_density_of_the_first_layers(
     run, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(codes.LARGEST_FITTED, "gaussian", 59)
-    monkeypatch.setattr(codes.kept, "read", lambda *_: {})
-    monkeypatch.setattr(codes.kept, "keep", lambda *_: None)
+    monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", 59)
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
     saving.export(run, tmp_path / "model")
     found = loading.load(tmp_path / "model")
     assert found.density.means.shape == (1, 12)

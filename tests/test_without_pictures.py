@@ -16,11 +16,11 @@ from tests.test_checkpoint import files_of_at_most
 from vae_jax import main
 from vae_jax import run as run_lib
 from vae_jax.commands import (
-    codes,
     directions,
     edits,
     evaluation,
     interpolations,
+    kept_codes,
     reconstructions,
     samples,
     traversals,
@@ -41,7 +41,7 @@ def kept(request, data_dir, tmp_path_factory):
     config.model.name = request.param
     config.objective.name = "elbo" if request.param == "vae" else "mse"
     run = run_lib.train(config, tmp_path_factory.mktemp("kept"))
-    codes.keep(run)
+    kept_codes.keep(run)
     return run
 
 
@@ -92,7 +92,7 @@ def test_what_needs_them_says_what_for(bare):
 
 
 def test_figures_of_dimensions_are_those_of_the_validation_pictures(kept):
-    found, model = codes.dimensions(kept), kept.model()
+    found, model = kept_codes.dimensions(kept), kept.model()
     images = jnp.float32(kept.dataset.splits["validation"].images) / 255
     mean = model.encode(images)
     np.testing.assert_allclose(found["mean"], np.mean(mean, 0), rtol=1e-4, atol=1e-6)
@@ -124,8 +124,8 @@ def test_what_is_kept_is_of_the_runs_own_pictures_and_latest_checkpoint(kept, tm
     recipe = {**run.recipe, "fingerprint": "of others"}
     others = dataclasses.replace(run, recipe=recipe, step=run.step + 1)
     for other in (earlier, others):
-        codes.fitted_density(other, "mixture")
-        codes.dimensions(other)
+        kept_codes.fitted_density(other, "mixture")
+        kept_codes.dimensions(other)
         assert directions.read_directions(other, "deconfounded", 0)
         assert [path.read_bytes() for path in files] == before
 
@@ -135,8 +135,8 @@ def test_each_part_that_is_missing_is_kept_anew(kept, tmp_path):
     run = dataclasses.replace(kept, workdir=tmp_path / "run")
     (run.workdir / "directions.npz").unlink()
     (run.workdir / "codes.npz").unlink()
-    codes.fitted_density(run, "mixture")
-    codes.keep(run)
+    kept_codes.fitted_density(run, "mixture")
+    kept_codes.keep(run)
     assert (run.workdir / "directions.npz").exists()
     with np.load(run.workdir / "codes.npz") as saved:
         parts = {name.partition(".")[0] for name in saved}
@@ -178,7 +178,7 @@ def test_attributes_are_found_by_name_in_other_pictures(kept):
     found = run.attributes("train")
     np.testing.assert_array_equal(found, dataset.splits["train"].attributes)
     run.config.model.attributes, before = first, run.config.model.attributes
-    labels = np.asarray(run.labels("train"))[:, 0]
+    labels = run.labels("train")[:, 0]
     run.config.model.attributes = before
     np.testing.assert_array_equal(labels > 0, dataset.splits["train"].attributes[:, 0])
     fewer = dataclasses.replace(moved, attribute_names=names[:3])

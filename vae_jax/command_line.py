@@ -22,14 +22,27 @@ from vae_jax.errors import UserError, naming_files
 from vae_jax.local_paths import local_path
 from vae_jax.settings import SETTINGS
 
-# Of all compiled programs together; a recipe has some 300 kB of them.
+# Bytes that all compiled programs may take together; a recipe has some 300 kB of them.
 COMPILED_BYTES = 2**30
 # What absl says of a setting whose text is no value of its type.
 REFUSED = re.compile(r"flag --config\.(?P<name>[^=]+)=(?P<value>.*?): ")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags whose errors are for the command to tell."""
+    """A parser of flags whose errors are for the command to tell.
+
+    Args:
+      module: the module that is run, vae_jax.export say.
+      description: description of what it does.
+    """
+
+    def __init__(self, module: str, description: str | None):
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError instead of printing the usage and leaving."""
@@ -225,7 +238,7 @@ def keep_compiled_programs() -> None:
             tempfile.TemporaryFile(dir=folder) as room,
         ):
             room.write(bytes(2**20))
-    # Of a file system without locks some versions of filelock raise the second.
+    # Some versions of filelock raise the second where a file system has no locks.
     except (OSError, NotImplementedError) as error:
         print(
             f"vae_jax: compiled programs will not be kept: {error}; "

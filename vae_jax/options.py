@@ -31,8 +31,9 @@ class Option:
         setting that chooses it.
       check: returns what is wrong with all settings where this option is chosen, None
         where nothing is.
-      terms: kind of the terms that a model returns, or that an objective reads. An
-        objective without one reads codes alone, and trains a prior over them.
+      terms: kind of the terms that a model returns, that an objective reads, or that
+        a prior goes with. An objective without one reads codes alone, and trains a
+        prior over them.
     """
 
     make: Callable[..., Any]

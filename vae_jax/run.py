@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from vae_jax import config as config_lib
 from vae_jax import phases, processes, record, resolve, sharding
@@ -123,12 +124,19 @@ class Run:
             model.realism = self.realism
         return model
 
-    def labels(self, split: str) -> jax.Array | None:
-        """Returns what the model is told of a split's pictures, [N,A], or None."""
+    def labels(
+        self, split: str, which: Any = slice(None)
+    ) -> Float[np.ndarray, "N A"] | None:
+        """Returns what the model is told of a split's pictures; None where nothing.
+
+        Args:
+          split: a key of the data set's splits.
+          which: an index of N of its pictures.
+        """
         if not build.label_names(self.config.model):
             return None
-        attributes = jnp.asarray(self.dataset.splits[split].attributes)
-        return to_labels(attributes, self.label_columns())
+        attributes = self.dataset.splits[split].attributes[which]
+        return np.asarray(to_labels(jnp.asarray(attributes), self.label_columns()))
 
     def label_columns(self) -> tuple[int, ...]:
         """Returns where the data set has the attributes that the model knows."""

@@ -51,7 +51,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     if isinstance(content, str):
         # Names of files may be no text.
         content = content.encode("utf-8", "backslashreplace")
-    # Of a name of its own, for another command may be writing the same.
+    # Its name is its own, for another command may be writing the same file.
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{UNFINISHED}")
     with writing(path):
         try:

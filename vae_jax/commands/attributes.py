@@ -49,8 +49,7 @@ class _Edits:
         self.model, self.judge = run.model(), judge.model()
         self.index = directions_lib.known_attributes(judge, attribute).index(attribute)
         test = run.dataset_for("judging edits").splits["test"]
-        labels = run.labels("test")
-        self.labels = None if labels is None else np.asarray(labels)[:HELD_OUT]
+        self.labels = run.labels("test", slice(HELD_OUT))
         self.codes = sampling.encode_images(
             self.model, test.images[:HELD_OUT], self.labels
         )
@@ -199,11 +198,7 @@ def judge_edits(run: Run, judge: Run, attribute: str, seed: int) -> dict[str, An
 
 
 def write_judgement(run: Run, report: dict[str, Any]) -> Path:
-    """Writes what `judge_edits` returned to attributes.json; returns its path.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
+    """Writes what `judge_edits` returned to attributes.json; returns its path."""
     path = run.workdir / "attributes.json"
     write_json(path, report)
     return path

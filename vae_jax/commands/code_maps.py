@@ -127,12 +127,6 @@ def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
     """Writes pictures code_maps and codebook to the run's images/, and their record.
 
     The codes of a second, finer map are in codebook_fine.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.image_path("code_maps")
     # The images, and two rows for each map.

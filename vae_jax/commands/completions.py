@@ -184,12 +184,6 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
       run: the run that drew them.
       found: the completions.
       of: the flags by which they are drawn anew, None where there is no need of one.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.image_path("completions")
     completions = found.rows.shape[1] - 2

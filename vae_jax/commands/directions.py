@@ -15,16 +15,16 @@ from vae_jax.models.contract import code_size
 from vae_jax.run import Run
 
 FILE = "directions.npz"
-# Numbers in the codes of training pictures that are held at a time, half a gigabyte.
+# Numbers that codes of training pictures in memory have together: half a gigabyte.
 LARGEST_CODES = 2**27
 ESTIMATORS = ("deconfounded", "difference", "notebook", "held", "flow")
 
 
 def most_codes(size: int) -> int:
-    """Returns of how many pictures, the first ones, codes of so many numbers are held.
+    """Returns how many of the first training pictures have their codes in memory.
 
     Args:
-      size: numbers in a code, of those that are held.
+      size: numbers that are kept of a code.
     """
     return max(1, LARGEST_CODES // size)
 
@@ -32,10 +32,9 @@ def most_codes(size: int) -> int:
 def train_codes(run: Run) -> np.ndarray:
     """Returns the first training pictures' codes, [N,D], `most_codes` of them."""
     images = run.dataset_for("finding directions").splits["train"].images
-    model, labels = run.model(), run.labels("train")
-    most = most_codes(code_size(model.code_shape))
-    labels = None if labels is None else labels[:most]
-    return sampling.encode_images(model, images[:most], labels)
+    model = run.model()
+    first = slice(most_codes(code_size(model.code_shape)))
+    return sampling.encode_images(model, images[first], run.labels("train", first))
 
 
 def known_attributes(classifier: Run, attribute: str) -> tuple[str, ...]:
@@ -96,7 +95,6 @@ def find_directions(
     if guide is not None and attribute is not None:
         index = run.attribute_index(attribute, "--attribute")
         known = known_attributes(guide, attribute)
-        labels = run.labels("train")
         held = attributes.held_direction(
             # Kept for every place of a dial, so found at one.
             dataclasses.replace(run, realism=0.0).model(),
@@ -104,7 +102,7 @@ def find_directions(
             codes,
             known.index(attribute),
             found["deconfounded"][index],
-            None if labels is None else np.asarray(labels)[: len(codes)],
+            run.labels("train", slice(len(codes))),
             seed=seed,
         )
         for field in dataclasses.fields(held):

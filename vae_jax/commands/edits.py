@@ -133,7 +133,8 @@ def edit(
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.
       up_to: the finest resolution whose codes move; None for all codes.
-      num_images: test images, half of them with the first attribute.
+      num_images: test images, half of them with the first attribute where there are
+        as many; all where there are fewer.
       pictures: the user's instead; a conditional VAE's labels are unknown then.
       seed: seed of the notebook's pictures, if directions are estimated anew.
 
@@ -153,9 +154,10 @@ def edit(
         test = run.dataset_for("--mode=edit without --pictures").splits["test"]
         column = run.attributes("test")[:, run.attribute_names.index([*weights][0])]
         without, with_it = np.flatnonzero(~column), np.flatnonzero(column)
-        chosen = [*without[: num_images - num_images // 2], *with_it[: num_images // 2]]
-        pictures, labels = test.images[chosen], run.labels("test")
-        labels = None if labels is None else np.asarray(labels)[chosen]
+        # Where there are too few of the one, there are more of the other.
+        half = min(max(num_images // 2, num_images - len(without)), len(with_it))
+        chosen = [*without[: num_images - half], *with_it[:half]]
+        pictures, labels = test.images[chosen], run.labels("test", chosen)
     codes = sampling.encode_images(model, pictures, labels)
     columns = [in_unit_interval(pictures)]
     for alpha in alphas:
@@ -184,9 +186,6 @@ def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> lis
 
     Returns:
       The files, named after the attributes.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.image_path(_file_name([*found.record["attributes"]]))
     weights = found.record["attributes"].items()

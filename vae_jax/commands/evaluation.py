@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from vae_jax import processes
 from vae_jax.commands import abilities
-from vae_jax.commands.codes import can_be_fitted
 from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.judges import Opinion, check_judged, open_judge
+from vae_jax.commands.kept_codes import can_be_fitted
 from vae_jax.commands.opening import open_run
 from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, sample
@@ -23,6 +23,7 @@ from vae_jax.exploration import sampling
 from vae_jax.models import build
 from vae_jax.models.contract import DiscreteCodes
 from vae_jax.models.likelihoods import ROUNDING_STD
+from vae_jax.models.networks.stages import PATCH
 from vae_jax.report import tables
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -121,9 +122,6 @@ def write_evaluation(run: Run, report: dict[str, Any]) -> Path:
     """Writes what `evaluate_run` returned to eval.json; returns its path.
 
     The first of several processes writes.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.workdir / "eval.json"
     if processes.is_first():
@@ -159,7 +157,7 @@ def _codes_by_map(
 
     Args:
       model: the model that encodes.
-      figures: see `evaluate.discrete_figures`.
+      figures: see `evaluate.autoencoder_figures`.
     """
     found, rates = [], figures["rate_by_map"].mean(axis=0, dtype=np.float64)
     by_map = [np.asarray(part) for part in model.by_map(figures["indices"])]
@@ -186,8 +184,7 @@ def _disentanglement(run: Run) -> dict[str, Any]:
     from vae_jax.evaluation import disentanglement
 
     images = run.dataset.splits["train"].images[:NUM_FACTOR_IMAGES]
-    labels = run.labels("train")
-    labels = None if labels is None else labels[: len(images)]
+    labels = run.labels("train", slice(len(images)))
     codes = sampling.encode_images(run.model(), images, labels)
     drawn = [vars(factors_of("train", index)) for index in range(len(images))]
     factors = np.array([[face[name] for name in VISIBLE_FACTORS] for face in drawn])
@@ -204,8 +201,8 @@ def _disentanglement(run: Run) -> dict[str, Any]:
 def _pictures(run: Run, judged: bool) -> np.ndarray:
     """Returns the test pictures that are looked at, [N,H,W,C] uint8.
 
-    A judge's figures depend on their number, and are of all. The others are means that
-    so many settle: without a judge, a large test split need not fit into memory.
+    A judge sees all of them, for its figures depend on their number. Without a judge,
+    a part is enough for means, and a large test split need not fit into memory.
     """
     return run.dataset.splits["test"].images[: None if judged else NUM_LOOKED_AT]
 
@@ -218,9 +215,8 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
       judged: whether samples, which take long to draw, are among them, and what they
         could come to.
     """
-    model, labels = run.model(), run.labels("test")
-    images = _pictures(run, judged)
-    labels = None if labels is None else labels[: len(images)]
+    model, images = run.model(), _pictures(run, judged)
+    labels = run.labels("test", slice(len(images)))
     codes = sampling.encode_images(model, images, labels)
     yield "reconstructions", sampling.decode_codes(model, codes, labels)
     # What other real pictures come to: no model need do better.
@@ -229,8 +225,7 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     if not judged:
         return
     # What a density comes to that draws codes of real pictures: none need do better.
-    labels = run.labels("train")
-    labels = None if labels is None else labels[: len(others)]
+    labels = run.labels("train", slice(len(others)))
     codes = sampling.encode_images(model, others, labels)
     yield "training_reconstructions", sampling.decode_codes(model, codes, labels)
     for sampler in SAMPLERS:
@@ -255,9 +250,13 @@ def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     pictures = in_unit_interval(_pictures(run, bool(judges)))
     opinions = [Opinion(run, judge, pictures) for judge in judges]
     sharp: dict[str, Any] = {"num_images": len(pictures), **abilities.dial_of(run)}
-    patch = run.config.model.decoder_patch
+    patch = getattr(run.model().decoder, "patch", PATCH)
+    if not 1 < patch < pictures.shape[1]:
+        # Without borders, it is looked for those of other networks.
+        patch = PATCH
+    real = sharpness.measure(pictures, patch)
     for name, images in _made(run, bool(judges)):
-        sharp[name] = sharpness.compare(images, pictures, patch)
+        sharp[name] = sharpness.compare(sharpness.measure(images, patch), real)
         if name == "reconstructions":
             sharp[name]["psnr"] = _psnr(images, pictures)
         for opinion in opinions:

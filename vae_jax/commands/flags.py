@@ -23,7 +23,7 @@ VALUES = flags.FlagValues()
 # Where nothing is parsed, every flag has its default.
 VALUES.mark_as_parsed()
 LARGEST_SEED = 2**31 - 1
-# Of numbers that codes are multiplied by; beyond, float32 may overflow.
+# Number that codes are multiplied by at most; beyond, float32 may overflow.
 LARGEST = 1e6
 Name = TypeVar("Name", str, int)
 

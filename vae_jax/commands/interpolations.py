@@ -149,12 +149,6 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
 
     The PNG file has the rows, the GIF goes through all way points and back to the
     first, and the JSON file is the record.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.image_path("interpolation")
     ((kind, names),) = found.record["way_points"].items()

@@ -65,11 +65,7 @@ def keep(run: Run, name: str, arrays: dict[str, Any]) -> None:
 
 
 def write(run: Run, name: str, arrays: dict[str, Any]) -> None:
-    """Writes arrays to a file of the workdir, which is whole or not there.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
+    """Writes arrays to a file of the workdir, which is whole or not there."""
     content = io.BytesIO()
     stamp = {"attribute_names": np.array(run.attribute_names), "step": run.step}
     np.savez(content, **arrays, **stamp)

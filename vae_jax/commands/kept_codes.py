@@ -25,8 +25,9 @@ from vae_jax.run import Run
 FILE = "codes.npz"
 # Components of the Gaussian mixture that is fitted to codes.
 FITTED = {"gaussian": 1, "mixture": 10}
-# Numbers in a code. Of as many a Gaussian's covariance takes 134 MB; a mixture is
-# fitted in many rounds, each of the work of ten Gaussians.
+# Numbers in a code that a density is fitted to at most. The covariance of 4,096 takes
+# 134 MB; a mixture is fitted in many rounds, each of which does the work of ten
+# Gaussians.
 LARGEST_FITTED = {"gaussian": 4096, "mixture": 1024}
 
 
@@ -37,10 +38,10 @@ def can_be_fitted(run: Run, sampler: str) -> bool:
 
 
 def _fitted_numbers(run: Run, sampler: str) -> int:
-    """Returns to how many numbers in a code, the first ones, a density is fitted.
+    """Returns how many of the first numbers in a code a density is fitted to.
 
-    To all of them, and where those are too many to the first layers of a stack, whose
-    others have a prior of their own given those; 0 where there is neither.
+    They are all numbers where they are few enough, and otherwise those of a stack's
+    first layers, given which the others have a prior of their own; or none, 0.
     """
     sizes = stacks.density_sizes(run.model())
     return max((size for size in sizes if size <= LARGEST_FITTED[sampler]), default=0)
@@ -55,10 +56,10 @@ def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
     """Raises UserError where a sampler cannot be fitted to codes.
 
     Args:
-      run: whose codes they are.
+      run: the run whose codes they are.
       sampler: a key of `FITTED`.
-      num_codes: there are.
-      what: they are of.
+      num_codes: number of pictures that have codes.
+      what: words for these pictures.
     """
     if num_codes < max(2, FITTED[sampler]):
         raise UserError(
@@ -89,13 +90,13 @@ def encode_train(
       purpose: see `Run.dataset_for`.
       which: an index of the pictures; the first of them, `directions.most_codes`.
     """
-    images = run.dataset_for(purpose).splits["train"].images[which]
-    labels, size = run.labels("train"), _fitted_numbers(run, sampler)
-    most = directions.most_codes(size)
+    images = run.dataset_for(purpose).splits["train"].images
+    size = _fitted_numbers(run, sampler)
+    first = np.arange(run.num_train)[which][: directions.most_codes(size)]
     return sampling.encode_and_sample(
         run.model(),
-        images[:most],
-        None if labels is None else labels[which][:most],
+        images[first],
+        run.labels("train", first),
         key(run.config.seed, Stream.SAMPLING),
         size,
     )
@@ -131,7 +132,7 @@ def _density_arrays(sampler: str, density: Density) -> dict[str, np.ndarray]:
 @jax.jit
 def _codes_and_kl(model, images, labels):
     images = to_unit_interval(images)
-    # Of one layer no analytic KL depends on samples; that of a stack is not kept.
+    # The analytic KL of one layer depends on no sample; a stack's is not kept.
     terms = model(images, jax.random.key(0), labels)
     return flatten(model.encode(images, labels)), kl_by_dimension(terms)
 
@@ -150,7 +151,7 @@ def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
         "dimensions.std": codes.std(axis=0),
         "dimensions.variance": np.var(codes, axis=0, dtype=np.float64),
     }
-    # Of a stack of layers the KL is that of each layer.
+    # A stack has one KL for each layer, and not for each number.
     if kl is not None and kl.shape == codes.shape:
         found["dimensions.kl"] = np.mean(kl, axis=0, dtype=np.float64)
     return found

@@ -112,14 +112,7 @@ def look_into_layers(
 
 
 def draw_atlas(run: Run, found: Atlas) -> list[Path]:
-    """Writes the picture layers to the run's images/, and its record beside it.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
+    """Writes the picture layers to the run's images/, and its record beside it."""
     path, record = run.image_path("layers"), found.record
     rows = [
         np.concatenate([found.faces[:, None], part], axis=1)

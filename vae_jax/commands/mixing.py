@@ -109,14 +109,7 @@ def mix(
 
 
 def draw_mixture(run: Run, found: Mixture) -> list[Path]:
-    """Writes the picture mix to the run's images/, and its record beside it.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
+    """Writes the picture mix to the run's images/, and its record beside it."""
     path, number = run.image_path("mix"), len(found.faces)
     table = np.ones((number + 1, number + 1, *found.faces.shape[1:]), np.float32)
     table[0, 1:] = table[1:, 0] = found.faces

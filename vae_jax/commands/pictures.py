@@ -55,8 +55,8 @@ def images_at(
                 f"--indices has {index}; the test split has pictures 0 to "
                 f"{len(images) - 1}"
             )
-    labels, chosen = run.labels("test"), list(indices)
-    return images[chosen], None if labels is None else np.asarray(labels)[chosen]
+    chosen = list(indices)
+    return images[chosen], run.labels("test", chosen)
 
 
 def in_unit_interval(

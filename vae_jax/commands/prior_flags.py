@@ -105,10 +105,10 @@ def parse_labels(run: Run, text: str | None) -> jax.Array | None:
     labels = np.zeros(len(names), np.float32)
     for part in text.split(","):
         name, _, value = part.partition("=")
-        if name not in names or value not in ("0", "1"):
+        if name not in names or value not in ("0", "1") or labels[names.index(name)]:
             raise UserError(
-                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0 with a NAME "
-                f"of {', '.join(names)}"
+                f"--attributes has {part!r}; allowed is NAME=1 or NAME=0, each once, "
+                f"with a NAME of {', '.join(names)}"
             )
         labels[names.index(name)] = 1.0 if value == "1" else -1.0
     return jnp.asarray(labels)

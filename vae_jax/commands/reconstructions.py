@@ -1,7 +1,9 @@
 """--mode=reconstruct: held-out images, or a user's, beside what a run makes of them."""
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,9 @@ from jaxtyping import Float, UInt8
 from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import NUM_IMAGES, PICTURES, Command
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, own_pictures
+from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
 from vae_jax.config import Config
+from vae_jax.exploration.batching import map_batches
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.report import grids
 from vae_jax.report.grids import Bar
@@ -48,7 +51,8 @@ class Reconstructions:
 
 
 @jax.jit
-def _reconstruct(model, images, labels):
+def _reconstruct(model, pictures, labels):
+    images = to_unit_interval(pictures)
     px = model.decode(model.encode(images, labels), labels)
     std = getattr(px, "std", None)
     return px.mean, None if std is None else jnp.broadcast_to(std, images.shape)
@@ -77,17 +81,20 @@ def reconstruct(
         if num_images is None:
             rows, columns = grids.room(run.config.dataset.size)
             num_images = rows * max(1, columns // 3)
-        pictures, labels = split.images[:num_images], run.labels("validation")
-        labels = None if labels is None else labels[:num_images]
-    originals = to_unit_interval(jnp.asarray(pictures))
-    means, stds = jax.device_get(_reconstruct(run.model(), originals, labels))
+        first = slice(num_images)
+        pictures, labels = split.images[first], run.labels("validation", first)
+
+    def rebuild(run: Run) -> Any:
+        one_batch = functools.partial(_reconstruct, run.model())
+        return map_batches(one_batch, (pictures, labels), "reconstructing")
+
+    means, stds = rebuild(run)
     invented = None
     if run.realism:
-        calibrated = replace(run, realism=0.0).model()
-        before, widths = jax.device_get(_reconstruct(calibrated, originals, labels))
+        before, widths = rebuild(replace(run, realism=0.0))
         # A saturated Bernoulli has none.
         invented = np.abs(means - before) / np.maximum(widths, ROUNDING_STD)
-    originals = np.asarray(originals)
+    originals = in_unit_interval(pictures)
     record = abilities.made_by(run) | {
         "num_images": len(originals),
         "mse": float(np.mean(np.square(originals - means))),
@@ -117,12 +124,6 @@ def draw_reconstructions(
       run: the run that made them.
       found: the reconstructions.
       files: a user's pictures that they are of; None for the validation split.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     columns, bars = {"image": found.originals, "reconstruction": found.means}, []
     if found.stds is not None:

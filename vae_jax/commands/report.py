@@ -214,11 +214,7 @@ def describe_run(run: Run) -> str:
 
 
 def write_report(run: Run) -> Path:
-    """Writes report.html to the run's workdir; returns its path.
-
-    Raises:
-      UserError: the operating system refuses.
-    """
+    """Writes report.html to the run's workdir; returns its path."""
     path = run.workdir / "report.html"
     write_whole(path, describe_run(run))
     return path

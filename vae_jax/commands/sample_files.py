@@ -69,9 +69,6 @@ def write_samples(
       drawn_by: their record, see `samples.describe`, which goes to a JSON file beside
         them.
       folder: a folder that `check_folder` has passed; made where it is absent.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     of = {"workdir": str(run.workdir.absolute()), "sampler": sampler}
     with writing(folder):

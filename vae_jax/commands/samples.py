@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from vae_jax.commands import abilities, captions
-from vae_jax.commands import codes as codes_lib
+from vae_jax.commands import abilities, captions, kept_codes
 from vae_jax.commands.flags import (
     FORMAT,
     NUM_IMAGES,
@@ -43,7 +41,7 @@ from vae_jax.storage import write_json
 
 Images: TypeAlias = Float[np.ndarray, "N H W C"]
 
-SAMPLERS = ("prior", *codes_lib.FITTED)
+SAMPLERS = ("prior", *kept_codes.FITTED)
 # What the best sampler draws; samples_gaussian and so on are of one that was named.
 SAMPLES = "samples"
 # The flag that each entry of a record stands for.
@@ -83,7 +81,7 @@ def best_samplers(run: Run) -> list[str]:
     """
     if abilities.has_learned_codes(run) or abilities.has_flow(run):
         return ["prior"]
-    fitted = ["gaussian"] if codes_lib.can_be_fitted(run, "gaussian") else []
+    fitted = ["gaussian"] if kept_codes.can_be_fitted(run, "gaussian") else []
     return fitted + (["prior"] if abilities.has_prior(run) else [])
 
 
@@ -96,7 +94,7 @@ def samplers_at_hand(run: Run) -> list[str]:
     best = best_samplers(run) or ["gaussian"]
     try:
         if "gaussian" in best:
-            codes_lib.fitted_density(run, "gaussian")
+            kept_codes.fitted_density(run, "gaussian")
         return best
     except UserError as error:
         if best == ["gaussian"]:
@@ -111,9 +109,10 @@ def said_of(run: Run, sampler: str) -> str:
     words = {"normal": "the prior N(0, I)", "uniform": "the prior, all codes alike"}
     if sampler == "prior":
         return words.get(prior, f"the learned prior ({prior})")
-    number = codes_lib.FITTED[sampler]
+    number = kept_codes.FITTED[sampler]
     density = "a Gaussian" if number == 1 else f"a mixture of {number}"
-    whose = " of the first layers" if codes_lib.is_of_first_layers(run, sampler) else ""
+    of_few = kept_codes.is_of_first_layers(run, sampler)
+    whose = " of the first layers" if of_few else ""
     return f"{density} fitted to codes{whose}"
 
 
@@ -176,16 +175,16 @@ def sample(
             model, samples_key, num_images, labels, spread, **how
         )
     if labels is None:
-        fitted = codes_lib.fitted_density(run, sampler)
+        fitted = kept_codes.fitted_density(run, sampler)
     else:
         purpose = f"--sampler={sampler} with --attributes"
         run.dataset_for(purpose)
-        known = run.labels("train")
-        which = np.asarray(jnp.all((known == labels) | (labels == 0), axis=1))
+        asked = np.asarray(labels)
+        which = np.all((run.labels("train") == asked) | (asked == 0), axis=1)
         what = "those that have all --attributes"
-        codes_lib.check_fitted(run, sampler, int(which.sum()), what)
-        _, codes = codes_lib.encode_train(run, sampler, purpose, which)
-        fitted = codes_lib.fit(run, sampler, codes)
+        kept_codes.check_fitted(run, sampler, int(which.sum()), what)
+        _, codes = kept_codes.encode_train(run, sampler, purpose, which)
+        fitted = kept_codes.fit(run, sampler, codes)
     return sampling.sample_fitted(model, fitted, num_images, seed, labels, spread)
 
 
@@ -227,12 +226,6 @@ def draw_samples(
       name: name of the PNG file.
       drawn: samples by each sampler, as many of each, in [0, 1].
       drawn_by: their record, see `describe`, which goes to a JSON file beside it.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path = run.image_path(name)
     parts = [grids.wide(images, len(drawn)) for images in drawn.values()]

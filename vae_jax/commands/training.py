@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vae_jax import processes
 from vae_jax import run as run_lib
-from vae_jax.commands import abilities, codes, evaluation, reconstructions, samples
+from vae_jax.commands import abilities, evaluation, kept_codes, reconstructions, samples
 from vae_jax.commands import report as report_lib
 from vae_jax.commands.flags import NUM_IMAGES, SEED, Command
 from vae_jax.config import Config
@@ -27,9 +27,6 @@ def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Pat
         many as a screen has room for.
       seed: seed of the samples.
 
-    Returns:
-      The files.
-
     Raises:
       UserError: the data set is not there, or the operating system refuses.
     """
@@ -38,7 +35,7 @@ def draw_run(run: Run, num_images: int | None = None, seed: int = 0) -> list[Pat
         return written
     found = reconstructions.reconstruct(run, num_images)
     written += reconstructions.draw_reconstructions(run, found)
-    codes.keep(run)
+    kept_codes.keep(run)
     samplers = samples.best_samplers(run)
     if samplers:
         drawn = samples.sample_each(run, samplers, num_images, seed)

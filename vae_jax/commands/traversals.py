@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vae_jax.commands import abilities, captions, codes
+from vae_jax.commands import abilities, captions, kept_codes
 from vae_jax.commands.evaluation import ACTIVE_VARIANCE
 from vae_jax.commands.flags import INDICES, NUM_IMAGES, PICTURES, Command
 from vae_jax.commands.opening import open_autoencoder
@@ -75,9 +75,9 @@ def traverse(
         else (picture[None], None)
     )
     model = run.model()
-    known = codes.dimensions(run)
+    known = kept_codes.dimensions(run)
     variances, kl = known["variance"], known.get("kl")
-    order = codes.leading_first(known)
+    order = kept_codes.leading_first(known)
     drawn = order[:num_dimensions].tolist()
 
     (code,) = sampling.encode_images(model, pictures, labels)
@@ -86,7 +86,7 @@ def traverse(
     if abilities.has_posterior(run):
         active_units = int(np.sum(variances > ACTIVE_VARIANCE))
         ordered_by = "kl" if kl is not None else "variance of the posterior's mean"
-    mean, std = codes.spread(run, known, label)
+    mean, std = kept_codes.spread(run, known, label)
     offsets = np.linspace(-REACH, REACH, num_values)
     values = mean[drawn, None] + std[drawn, None] * offsets
     changed = interpolation.traversal(code, drawn, values)
@@ -127,12 +127,6 @@ def draw_traversal(
       run: the run that decoded.
       found: the traversal that is drawn.
       files: the one of the user's picture, for the command in the caption.
-
-    Returns:
-      The files.
-
-    Raises:
-      UserError: the operating system refuses.
     """
     path, number = run.image_path("traversal"), len(found.images)
     grids.image_grid(

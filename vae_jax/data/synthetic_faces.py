@@ -75,7 +75,6 @@ with registered.skip_registration():
             )
 
         def _split_generators(self, dl_manager):
-            del dl_manager
             total = sum(self.sizes.values())
             bar = tqdm.tqdm(
                 total=total, desc="drawing faces", unit=" faces", disable=None

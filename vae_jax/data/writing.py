@@ -52,7 +52,6 @@ class Quiet(_Mixin):
         pass
 
     def _make_download_manager(self, download_dir: Any, download_config: Any) -> Any:
-        del download_dir, download_config
         self._random_state = random.getstate()
         random.seed()
         # All that is asked of it where nothing is downloaded.
@@ -119,7 +118,6 @@ class Builder(Quiet, dataset_builder.FileReaderBuilder):
     def _download_and_prepare(
         self, dl_manager: Any, download_config: Any = None
     ) -> None:
-        del dl_manager, download_config
         self.restore_random_numbers()
         pictures, infos = self._pictures_by_split(), []
         # All files draw on this one iterator, in order. It leaves damaged pictures

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vae_jax import processes, sharding
 from vae_jax.keys import Stream, key
 from vae_jax.models.build import merge
-from vae_jax.models.contract import DiscreteCodes, Flow, Variables, flatten
+from vae_jax.models.contract import DiscreteCodes, Flow, Terms, Variables
 from vae_jax.models.elbo import bits_per_dim, elbo_figures, kl_per_image, log_weights
 from vae_jax.models.labels import to_labels
 from vae_jax.models.likelihoods import to_unit_interval
@@ -54,7 +54,7 @@ def objective_figures(objective: Objective) -> PerImage:
 
 
 def bound_figures(num_samples: int, chunk: int) -> PerImage:
-    """Returns the bounds of one image: bits/dim and the importance-weighted bound.
+    """Returns the importance-weighted bound of one image.
 
     `iw_bound` is log 1/k sum_k p(x,z_k)/q(z_k|x) in nats, Burda et al. (2016), equation
     8, from k samples taken `chunk` at a time.
@@ -74,47 +74,35 @@ def bound_figures(num_samples: int, chunk: int) -> PerImage:
 
         chunks = jnp.arange(-(-num_samples // chunk))
         log_sum, _ = jax.lax.scan(add, -jnp.inf, chunks)
-        terms = model(images, image_key, labels)
-        return {
-            "bits_per_dim": bits_per_dim(terms)[0],
-            "iw_bound": log_sum - jnp.log(num_samples),
-        }
+        return {"iw_bound": log_sum - jnp.log(num_samples)}
 
     return figures
 
 
-def picture_figures(model, image, labels, image_key) -> dict[str, Any]:
+def _picture_figures(terms: Terms, image: jax.Array) -> dict[str, Any]:
     """Returns how near the decoder's mean at one sampled z comes to one image.
 
     `psnr` in decibels, and `ssim` of Wang et al. (2004), with a Gaussian window of 11
     pixels and where the image has as many.
     """
-    mean = model(image[None], image_key, labels).mean[0, 0]
+    mean = terms.mean[0, 0]
     figures: dict[str, Any] = {"psnr": dm_pix.psnr(mean, image)}
     if min(image.shape[:2]) >= SSIM_WINDOW:
         figures["ssim"] = dm_pix.ssim(mean, image, filter_size=SSIM_WINDOW)
     return figures
 
 
-def code_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
-    """Returns the numbers in the `code` of one image, [N]."""
-    del image_key
-    return {"code": flatten(model.encode(image[None], labels))[0]}
-
-
-def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
+def _discrete_figures(model: Any, terms: Any) -> dict[str, jax.Array]:
     """Returns what one image takes as a message, in bits, and the codes it is made of.
 
     `rate`, -log2 p(z), also `rate_by_map`; `distortion`, -log2 p(x|z) of the image's
     8-bit levels: their sum is the image's bits. And the `indices` [N] of the codes.
     """
-    terms = model(image[None], image_key, labels)
     rates = [-layer.log_ratio[0, 0] / math.log(2) for layer in terms.layers]
     return {
         "rate": jnp.sum(jnp.stack(rates)),
         "rate_by_map": jnp.stack(rates),
         "distortion": -terms.log_mass[0, 0] / math.log(2),
-        "bits_per_dim": bits_per_dim(terms)[0],
         "indices": model.indices(terms.code)[0, 0],
     }
 
@@ -122,44 +110,46 @@ def discrete_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
 def autoencoder_figures(num_samples: int, chunk: int) -> PerImage:
     """Returns all that the terms of a model say of one image, whatever they hold.
 
-    That is `picture_figures`; of discrete codes `discrete_figures`; of others with a
-    likelihood `bound_figures`, or with a flow `flow_figures`; and with a posterior in
-    one layer `code_figures`.
+    That is `_picture_figures`; with a likelihood bits/dim; of discrete codes
+    `_discrete_figures`, of others `bound_figures`, or with a flow `_flow_figures`; and
+    with a posterior in one layer the numbers in the `code`, [N].
     """
     bound = bound_figures(num_samples, chunk)
 
     def figures(model, image, labels, image_key):
-        terms = model(image[None], image_key, labels)
-        found = picture_figures(model, image, labels, image_key)
+        images = image[None]
+        terms = model(images, image_key, labels)
+        found = _picture_figures(terms, image)
+        if terms.log_mass is not None:
+            found["bits_per_dim"] = bits_per_dim(terms)[0]
         if isinstance(model, DiscreteCodes):
             # A code that is no sample has one weight, and no better bound.
-            return found | discrete_figures(model, image, labels, image_key)
+            return found | _discrete_figures(model, terms)
         if terms.log_mass is not None:
             # log p(z) of a flow is an estimate, of which several make no bound.
-            bounds = flow_figures if isinstance(model.prior_of(), Flow) else bound
-            found |= bounds(model, image, labels, image_key)
+            if isinstance(model.prior_of(), Flow):
+                found |= _flow_figures(terms, images)
+            else:
+                found |= bound(model, image, labels, image_key)
         if hasattr(model, "posterior"):
-            found |= code_figures(model, image, labels, image_key)
+            (layer,) = terms.layers
+            found["code"] = layer.posterior.mean[0]
         return found
 
     return figures
 
 
-def flow_figures(model, image, labels, image_key) -> dict[str, jax.Array]:
+def _flow_figures(terms: Any, images: jax.Array) -> dict[str, jax.Array]:
     """Returns the ELBO of one image with a flow as prior, and beside it with N(0, I).
 
-    `elbo`, `log_px`, `bits_per_dim` and `kl`, which is sampled; `normal_kl` and
-    `normal_bits_per_dim`, as if the prior were N(0, I); and by how many nats the flow's
-    KL is less, `saved`.
+    `elbo`, `log_px` and `kl`, which is sampled; `normal_kl` and `normal_bits_per_dim`,
+    as if the prior were N(0, I); and by how many nats the flow's KL is less, `saved`.
     """
-    images = image[None]
-    terms = model(images, image_key, labels)
     (layer,), zeros = terms.layers, jnp.zeros(terms.code[0, 0].size)
     kl = DiagonalGaussian(zeros, zeros).kl_from(layer.posterior)
     by_normal = dataclasses.replace(terms, layers=(layer.replace(kl=kl),))
     figures, normal_kl = elbo_figures(terms, images), kl_per_image(by_normal)
     found = {name: figures[name] for name in ("elbo", "log_px", "kl")} | {
-        "bits_per_dim": bits_per_dim(terms),
         "normal_kl": normal_kl,
         "normal_bits_per_dim": bits_per_dim(by_normal),
         "saved": normal_kl - figures["kl"],

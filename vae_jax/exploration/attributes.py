@@ -197,7 +197,7 @@ def held_direction(
     others = np.delete(np.arange(before.shape[1]), index)
     scale = before.std(axis=0)[others] + 1e-6
 
-    def loss(direction, z, y, signs, before):
+    def loss(direction, model, guide, z, y, signs, before):
         edited = decode(model, z + signs[:, None] * direction(z), y)
         logits = guide.logits(guide.features(edited))
         leak = jnp.mean(jnp.abs(logits - before)[:, others] / scale)
@@ -212,19 +212,19 @@ def held_direction(
     direction: Any = HeldDirection(*(jnp.asarray(a, jnp.float32) for a in arrays))
     optimizer = optax.adam(optax.cosine_decay_schedule(HELD_RATE, HELD_STEPS))
 
+    # With the models as arguments: constants would be part of the compiled program.
     @jax.jit
-    def update(direction, state, *batch):
-        gradient = jax.grad(loss)(direction, *batch)
+    def update(direction, state, *rest):
+        gradient = jax.grad(loss)(direction, *rest)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(direction, updates), state
 
     state = optimizer.init(direction)
     for _ in tqdm(range(HELD_STEPS), "holding", disable=None, leave=False):
         rows = rng.choice(len(z), min(HELD_BATCH, len(z)), replace=False)
-        labels_of_rows = None if y is None else y[rows]
-        direction, state = update(
-            direction, state, z[rows], labels_of_rows, signs[rows], before[rows]
-        )
+        told = None if y is None else y[rows]
+        batch = z[rows], told, signs[rows], before[rows]
+        direction, state = update(direction, state, model, guide, *batch)
     return direction
 
 

@@ -72,7 +72,7 @@ class Density:
           temperature: below 1 narrows each Gaussian around its mean, and the prior of
             the other numbers around 0.
         """
-        # Of two streams, so that more samples begin with those of fewer.
+        # There are two streams, so that more samples begin with those of fewer.
         codes = np.random.default_rng(seed).standard_normal((num_samples, size))
         which = np.random.default_rng([seed, 1]).choice(
             len(self.weights), num_samples, p=self.weights

@@ -42,12 +42,7 @@ OF_PICTURE = (
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m vae_jax.explorer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("vae_jax.explorer", __doc__)
     add = parser.add_argument
     add("--workdir", help="the folder of a run, or of an exported model")
     add("--demo", action="store_true", help="the model in examples/demo_model")

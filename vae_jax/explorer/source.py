@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vae_jax import record
 from vae_jax import run as run_lib
-from vae_jax.commands import abilities, codes, directions, recorded, samples
+from vae_jax.commands import abilities, directions, kept_codes, recorded, samples
 from vae_jax.commands.flags import LARGEST_SEED
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
@@ -214,8 +214,7 @@ def of_run(run: Run, opened: Sequence[str]) -> Source:
 
     def test():
         images = run.dataset_for("what is shown").splits["test"].images
-        labels = run.labels("test")
-        return images, None if labels is None else np.asarray(labels)
+        return images, run.labels("test")
 
     def known_directions():
         if not run.attribute_names:
@@ -231,14 +230,14 @@ def of_run(run: Run, opened: Sequence[str]) -> Source:
         if each == "prior":
             samplers[each] = None
         else:
-            density = functools.partial(codes.fitted_density, run, each)
+            density = functools.partial(kept_codes.fitted_density, run, each)
             density = tried("samples of the fitted Gaussian", density, None)
             if density is not None:
                 samplers[each] = density
-    known = tried("single dimensions", lambda: codes.dimensions(run), None)
+    known = tried("single dimensions", lambda: kept_codes.dimensions(run), None)
     order, std = np.zeros(0, np.int64), np.zeros(0, np.float32)
     if known is not None:
-        order, std = codes.leading_first(known), codes.spread(run, known)[1]
+        order, std = kept_codes.leading_first(known), kept_codes.spread(run, known)[1]
     return Source(
         opened=opened,
         title=f"{recorded.title_of(run)}, step {run.step}",

@@ -1,6 +1,5 @@
 """The command line of exports: python -m vae_jax.export --help."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -18,12 +17,7 @@ def work(argv: Sequence[str] | None = None) -> None:
     Raises:
       UserError: a flag is to be changed, or as `saving.export`.
     """
-    parser = Parser(
-        prog="python -m vae_jax.export",
-        description=vae_jax.export.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("vae_jax.export", vae_jax.export.__doc__)
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--to", required=True, help="a new or empty folder")
     parser.add_argument(

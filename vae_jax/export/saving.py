@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.commands import abilities, codes, directions, kept, samples
+from vae_jax.commands import abilities, directions, kept, kept_codes, samples
 from vae_jax.errors import UserError, few
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import densities
@@ -203,7 +203,9 @@ def _best_sampler(run: Run) -> tuple[str | None, Density | None]:
             best, *_ = samples.samplers_at_hand(run)
         except UserError as error:
             print(f"note: there is no sampler: {error}")
-    return best, codes.fitted_density(run, best) if best in codes.FITTED else None
+    if best is None or best not in kept_codes.FITTED:
+        return best, None
+    return best, kept_codes.fitted_density(run, best)
 
 
 def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
@@ -217,10 +219,10 @@ def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
         known["directions"] = found[ESTIMATOR].astype(np.float32)
     if abilities.can_decode(run):
         try:
-            figures = codes.dimensions(run)
+            figures = kept_codes.dimensions(run)
         except UserError as error:
             print(f"note: nothing is said of single dimensions: {error}")
             return known
-        known["order"] = codes.leading_first(figures).astype(np.int32)
-        known["std"] = codes.spread(run, figures)[1].astype(np.float32)
+        known["order"] = kept_codes.leading_first(figures).astype(np.int32)
+        known["std"] = kept_codes.spread(run, figures)[1].astype(np.float32)
     return known

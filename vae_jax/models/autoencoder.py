@@ -55,14 +55,12 @@ class AE(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B ..."]:
         """Returns the code of each image."""
-        del labels, key
         return self.encoder(images)
 
     def decode(
         self, code: Float[Array, "*batch_code"], labels: Labels = None
     ) -> Deterministic:
         """Returns the image of each code."""
-        del labels
         (logits,) = decode_rows(self.decoder, code, len(self.code_shape))
         return Deterministic(jax.nn.sigmoid(logits))
 
@@ -92,7 +90,6 @@ class AE(nnx.Module):
           labels: labels of the images.
           num_samples: samples of the code for each image, which are one and the same.
         """
-        del key, labels, num_samples
         code = self.encode(images)[None]
         return Terms(mean=self.decode(code).mean, code=code)
 
@@ -105,7 +102,6 @@ class AE(nnx.Module):
 
 
 def _build(frame: Frame, networks: Networks, prior: str, **others: Any) -> AE:
-    del others
     assert networks.make_decoder is not None
     flow = None
     if prior == "flow":

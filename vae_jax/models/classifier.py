@@ -58,12 +58,10 @@ class Classifier(nnx.Module):
         num_samples: int = 1,
     ) -> Prediction:
         """Returns the prediction for images in [0, 1]; nothing in it is random."""
-        del key, num_samples
         return Prediction(self.logits(self.features(images)), labels)
 
 
 def _build(frame: Frame, networks: Networks, attributes: str) -> Classifier:
-    del attributes
     encoder = networks.make_encoder(frame.latent_dim, condition_dim=0)
     return Classifier(encoder, frame.latent_dim, frame.num_labels, rngs=frame.rngs)
 

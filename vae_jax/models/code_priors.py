@@ -162,7 +162,6 @@ class UniformPrior(nnx.Module):
         self, indices: Indices, labels: Labels = None, key: Any = None
     ) -> Float[Array, "*batch N"]:
         """Returns -log K of each place."""
-        del labels, key
         return jnp.full(indices.shape, -math.log(self.num_codes), jnp.float32)
 
     def sample(
@@ -173,7 +172,6 @@ class UniformPrior(nnx.Module):
         temperature: float | Float[Array, ""] = 1.0,
     ) -> Int[Array, "S *batch N"]:
         """Draws codes; no temperature makes one likelier than another."""
-        del temperature
         batch = () if labels is None else labels.shape[:-1]
         shape = (num_samples, *batch, self.num_places)
         return jax.random.randint(key, shape, 0, self.num_codes)
@@ -215,7 +213,6 @@ class TransformerPrior(nnx.Module):
         self, indices: Indices, labels: Labels = None, key: Any = None
     ) -> Float[Array, "*batch N"]:
         """Returns log p(z_i | z_1 ... z_{i-1}, y) in nats, exact, whatever the key."""
-        del key
         rows = rows_of(indices, labels, self.sequence.num_labels)
         log_probs = self.sequence.log_prob(self._seen(*rows), rows[0])
         return log_probs.reshape(indices.shape)

@@ -169,7 +169,6 @@ class FlowDensity:
 
     def kl_from(self, posterior: DiagonalGaussian) -> None:
         """Returns None: the KL to a flow is not analytic."""
-        del posterior
 
     def _carry(
         self,

@@ -39,7 +39,6 @@ class FlowPrior(nnx.Module):
         self, encode: Encode | None, labels: Float[Array, "*batch A"]
     ) -> FlowDensity:
         """Returns the distribution for each row of labels."""
-        del encode
         return FlowDensity(
             self.velocity,
             self.mean[...],

@@ -139,7 +139,6 @@ class HierarchicalVAE(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Codes:
         """Returns the mode of each posterior given those above, or samples by `key`."""
-        del labels
         keys = None if key is None else self._keys(key)
         return self._infer(images, keys, 1)[1]
 
@@ -149,7 +148,6 @@ class HierarchicalVAE(nnx.Module):
 
     def decode(self, code: Codes, labels: Labels = None) -> Any:
         """Returns p(x|z) of the codes of all layers."""
-        del labels
 
         def decoder(rows: Codes) -> tuple[Array, ...]:
             return self.decoder(rows[0].shape[0], lambda number, _: rows[number])
@@ -164,7 +162,6 @@ class HierarchicalVAE(nnx.Module):
 
     def prior_of(self, labels: Labels = None) -> DiagonalGaussian:
         """Returns the prior, see `contract.Prior`."""
-        del labels
         return self.prior
 
     def __call__(
@@ -185,7 +182,6 @@ class HierarchicalVAE(nnx.Module):
           layers_left: number of layers that tell of each image; the others have the
             prior's mode as their code. None for all layers.
         """
-        del labels
         posteriors, codes, maps = self._infer(
             images, self._keys(key), num_samples, layers_left
         )

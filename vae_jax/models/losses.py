@@ -62,7 +62,6 @@ def mean_squared_error(
         }
 
     def loss(means: Figures, step: Int[Array, ""]) -> Scalar:
-        del step
         return means["mse"] + code_weight * means["code_norm"]
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
@@ -81,7 +80,6 @@ def cross_entropy() -> Objective:
     """The classifier's loss: -log p(y|x) in nats an attribute, their mean."""
 
     def figures(prediction: Prediction, images: Images) -> Figures:
-        del images
         logits, labels = prediction.logits, prediction.labels
         right = (labels * logits > 0).astype(jnp.float32)
         return {

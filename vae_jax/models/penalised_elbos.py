@@ -42,7 +42,6 @@ def tc_elbo(beta: float, *, num_images: int) -> Objective:
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
-        del key
         (layer,), codes = terms.layers, first_codes(terms)
         assert layer.posterior is not None
         log_pz = model.prior_of(labels).log_prob(codes)
@@ -64,7 +63,6 @@ def quantised_elbo(pull_weight: float) -> Objective:
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
-        del labels, key
         code = jax.tree.map(lambda vectors: vectors[0], terms.code)
         mean = jnp.mean(model.pull(code))
         return {"pull": mean, "penalty": pull_weight * mean}

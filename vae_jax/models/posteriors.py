@@ -64,7 +64,6 @@ class DiagonalGaussian:
         p(z) is this distribution. Subtracted dimension by dimension: the difference of
         the sums would lose digits.
         """
-        del key
         log_q = posterior.log_prob_by_dimension(z)
         return jnp.sum(self.log_prob_by_dimension(z) - log_q, axis=-1)
 

@@ -78,14 +78,12 @@ class Mixture:
         self, posterior: DiagonalGaussian, z: Float[Array, "*sample D"], key: Any = None
     ) -> Float[Array, "*sample"]:
         """Returns log p(z) - log q(z|x) in nats, see `DiagonalGaussian.log_ratio`."""
-        del key
         log_q = posterior.log_prob_by_dimension(z)[..., None, :]
         log_p = self.components.log_prob_by_dimension(z[..., None, :])
         return self._sum(jnp.sum(log_p - log_q, axis=-1))
 
     def kl_from(self, posterior: DiagonalGaussian) -> None:
         """Returns None: the KL to a mixture is not analytic."""
-        del posterior
 
 
 class StandardNormal(nnx.Module):
@@ -98,7 +96,6 @@ class StandardNormal(nnx.Module):
         self, encode: Encode, labels: Float[Array, "*batch A"]
     ) -> DiagonalGaussian:
         """Returns the distribution, the same whatever the arguments."""
-        del encode, labels
         return DiagonalGaussian(jnp.zeros(self.latent_dim), jnp.zeros(self.latent_dim))
 
 
@@ -117,7 +114,6 @@ class ConditionalNormal(nnx.Module):
         self, encode: Encode, labels: Float[Array, "*batch A"]
     ) -> DiagonalGaussian:
         """Returns the distribution for each row of labels."""
-        del encode
         mean, logvar = jnp.split(self.linear(labels), 2, axis=-1)
         return DiagonalGaussian(mean, logvar)
 
@@ -136,7 +132,6 @@ class MixtureOfGaussians(nnx.Module):
 
     def __call__(self, encode: Encode, labels: Float[Array, "*batch A"]) -> Mixture:
         """Returns the distribution, the same whatever the arguments."""
-        del encode, labels
         return Mixture(
             self.logits[...], DiagonalGaussian(self.mean[...], self.logvar[...])
         )
@@ -163,7 +158,6 @@ class VampPrior(nnx.Module):
 
     def __call__(self, encode: Encode, labels: Float[Array, "*batch A"]) -> Mixture:
         """Returns the distribution that the encoder makes of the pseudo-inputs."""
-        del labels
         components = encode(jax.nn.sigmoid(self.pseudo_inputs[...]))
         return Mixture(jnp.zeros(len(components.mean)), components)
 

@@ -217,7 +217,6 @@ class VAE(nnx.Module):
 def _build(
     frame: Frame, networks: Networks, likelihood: str, prior: str, **others: Any
 ) -> VAE:
-    del others
     assert networks.make_decoder is not None
     px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     # A flow is learned over the codes of a model that may know no labels.

@@ -106,7 +106,6 @@ class VQVAE(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> VectorMaps:
         """Returns the vectors of each image, before they are quantised."""
-        del labels, key
         if self.guess is None:
             return (self.encoder(images),)
         coarse, fine = self.encoder(images)
@@ -140,7 +139,6 @@ class VQVAE(nnx.Module):
 
     def decode(self, code: VectorMaps, labels: Labels = None) -> Any:
         """Returns p(x|z) of each code, quantised."""
-        del labels
         quantized = tuple(
             quantizer.quantize(vectors)
             for quantizer, vectors in zip(self.quantizers, code, strict=True)
@@ -175,7 +173,6 @@ class VQVAE(nnx.Module):
           labels: labels of the images, which the prior is told.
           num_samples: samples of the code for each image, which are one and the same.
         """
-        del num_samples
         code = jax.tree.map(lambda vectors: vectors[None], self.encode(images))
         px = self.decode(code)
         by_place = self.prior.log_prob_by_place(self.indices(code), labels, key)
@@ -208,7 +205,6 @@ def _build(
     two_maps: bool,
     **others: Any,
 ) -> VQVAE:
-    del others
     assert networks.make_decoder is not None
     px = make(LIKELIHOODS, likelihood, frame.settings, frame.image_shape[-1])
     side, dims = networks.code_shape[0], frame.latent_dim

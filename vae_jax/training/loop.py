@@ -21,8 +21,8 @@ from vae_jax.training.checkpoint import Checkpoints
 from vae_jax.training.growth import Phase
 from vae_jax.training.step import TrainState, build_dispatch
 
-# If it were half of all batches that are bad, and not the parameters, so many in a row
-# would come once in 10^15 steps.
+# So many bad updates in a row are the fault of the parameters: if half of all batches
+# were bad, it would happen once in 10^15 steps.
 MOST_FAULTS = 50
 
 
@@ -61,7 +61,6 @@ def stop_requests() -> Iterator[list[int]]:
         return
 
     def request(number, frame):
-        del frame
         received.append(number)
         # No print: the signal may have come in the middle of one.
         os.write(2, b"\nstopping at the next log, saved; a second signal kills\n")

@@ -183,8 +183,8 @@ def _features(stage: Stage, x: Float[Array, "B h w c"]) -> Array | None:
     return mix_channels(stage.exit, nnx.silu(x)).astype(jnp.float32)
 
 
-# From the frame, the arguments of any decoder and those of one that mirrors the encoder
-# to what makes it, and its `Networks.code_resolutions`.
+# Each takes the frame, the arguments of every decoder, and those of one that mirrors
+# the encoder; it returns what makes the decoder, and `Networks.code_resolutions`.
 DECODERS = {"conv": CONV_DECODER, "style": STYLE}
 
 

@@ -226,7 +226,6 @@ def share_out(latent_dim: int, sizes: list[int]) -> tuple[int, ...]:
 def _make(
     frame: Frame, arguments: dict[str, Any], mirrored: dict[str, Any], styles: str
 ) -> tuple[Callable[..., StyleDecoder], tuple[int, ...]]:
-    del mirrored
     told: tuple[int, ...] = ()
     if styles == "by_resolution":
         told = share_out(frame.latent_dim, [*arguments["widths"]])
