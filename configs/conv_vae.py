@@ -26,7 +26,13 @@ def get_config(words="", own=()):
     config.train.num_steps = 7630
     # A convolutional decoder makes the bound the longest part of an evaluation.
     config.eval.importance_samples = 16
-    for word in filter(None, words.split(",")):
+    told = [*filter(None, words.split(","))]
+    for kind in (SIZES, CHANNELS, LIKELIHOODS):
+        if len({*told} & {*kind}) > 1:
+            raise UserError(
+                f"--config has the words {words!r}; allowed is one of {', '.join(kind)}"
+            )
+    for word in told:
         if word in SIZES:
             config.dataset.size = SIZES[word]
         elif word in CHANNELS:

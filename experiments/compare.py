@@ -208,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if len({path.absolute() for path in options.runs}) < max(2, len(options.runs)):
         told = " ".join(map(str, options.runs))
-        raise UserError(f"the runs are {told}; allowed are two or more, each once")
+        raise UserError(
+            f"the runs are {told}; allowed are two to {charts.NUM_COLOURS}, each once"
+        )
     if len(options.runs) > charts.NUM_COLOURS:
         raise UserError(
             f"the runs are {len(options.runs)}; allowed are {charts.NUM_COLOURS}, for "

@@ -90,6 +90,17 @@ def test_it_learns_and_knows_all_attributes(tiny_config, tmp_path):
     assert run_lib.train(config, tmp_path).step == 950
 
 
+def test_attributes_keep_their_places_where_a_run_goes_on_with_auto(
+    tiny_config, tmp_path
+):
+    config = make_judge(tiny_config)
+    config.model.attributes, config.train.num_steps = "Smiling,Eyeglasses", 4
+    run_lib.train(config, tmp_path)
+    config.model.attributes, config.train.num_steps = "auto", 8
+    run = run_lib.train(config, tmp_path)
+    assert run.step == 8 and run.config.model.attributes == "Smiling,Eyeglasses"
+
+
 def test_half_of_the_pictures_are_mirrored():
     seen = []
 

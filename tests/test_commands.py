@@ -164,6 +164,24 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
         evaluation.evaluate_run(judge, judge)
 
 
+@pytest.mark.parametrize(("patch", "period"), [(None, 4), (2, 2), (1, 4), (16, 4)])
+def test_borders_are_looked_for_where_a_decoder_has_them(
+    vae, monkeypatch, patch, period
+):
+    if patch is not None:
+        monkeypatch.setattr(type(vae.model().decoder), "patch", patch, raising=False)
+    periods = []
+
+    def watched(images, period):
+        periods.append(period)
+        return measure(images, period)
+
+    monkeypatch.setattr(evaluation.sharpness, "measure", watched)
+    evaluation._beside_pictures(vae, ())
+    # The test pictures, reconstructions and training pictures.
+    assert periods == [period] * 3
+
+
 def test_several_judges_say_what_each_says_alone(vae, judge, tmp_path):
     config = judge.config.copy_and_resolve_references()
     config.train.num_steps, config.train.steps_per_dispatch = 4, 2
@@ -426,6 +444,25 @@ def test_an_edit_at_zero_is_the_reconstruction(vae):
     smiling = vae.dataset.attribute_names.index("Smiling")
     has = vae.dataset.splits["test"].attributes[chosen, smiling]
     assert list(has) == [False, False, True, True]
+
+
+def test_edits_take_more_of_one_kind_where_there_are_few_of_the_other(vae):
+    test, attributes = vae.dataset.splits["test"], vae.dataset.attribute_names
+    smiling = attributes.index("Smiling")
+
+    def chosen(places, number):
+        few = {n: getattr(test, n)[places] for n in ("images", "attributes")}
+        splits = {**vae.dataset.splits, "test": dataclasses.replace(test, **few)}
+        dataset = dataclasses.replace(vae.dataset, splits=splits)
+        run = dataclasses.replace(vae, open_dataset=lambda: dataset)
+        found = edits.edit(run, {"Smiling": 1.0}, [0.0], num_images=number)
+        return [*few["attributes"][found.record["test_pictures"], smiling]]
+
+    smiles = np.flatnonzero(test.attributes[:, smiling])
+    others = np.flatnonzero(~test.attributes[:, smiling])
+    assert chosen(smiles[:4], 1) == [True]
+    assert chosen(smiles[:2], 3) == [True, True]
+    assert chosen([*others[:4], smiles[0]], 4) == [False, False, False, True]
 
 
 GIVEN = {

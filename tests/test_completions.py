@@ -154,6 +154,8 @@ def test_one_code_a_place_leaves_no_choice(run):
 @pytest.mark.slow
 def test_the_decoder_is_told_no_labels(run):
     labels = prior_flags.parse_labels(run, "Smiling=1,Eyeglasses=0")
+    with pytest.raises(UserError, match="has 'Smiling=0'; .* each once"):
+        prior_flags.parse_labels(run, "Smiling=1,Smiling=0")
     z = run.model().look_up(jnp.zeros((2, 16), jnp.int32))
     decoded = [
         completions.sampling.decode_codes(run.model(), z, each)

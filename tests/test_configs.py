@@ -205,6 +205,12 @@ def test_an_unknown_word_is_answered_with_those_there_are(words):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("words", ["128,64", "gaussian,logistic", "gray,128,colour"])
+def test_words_that_exclude_one_another_are_refused(words):
+    with pytest.raises(UserError, match=f"words '{words}'; allowed is one of"):
+        conv_vae.get_config(words)
+
+
 def test_a_classifier_has_no_likelihood_to_choose():
     assert judge.get_config("colour").dataset.channels == 3
     with pytest.raises(UserError, match="configs/judge.py has the words 'bernoulli'"):

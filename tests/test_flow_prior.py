@@ -354,6 +354,18 @@ def flow_run(first_stage, data_dir):
     return run_lib.train(config, first_stage.workdir.parent / "flow")
 
 
+@pytest.mark.parametrize(
+    "changes", [{"model.likelihood": "logistic"}, {"dataset.resampler": "box"}]
+)
+def test_a_flow_over_the_codes_of_another_model_is_refused(
+    first_stage, data_dir, tmp_path, changes
+):
+    config = flow_config(first_stage, data_dir, **changes)
+    (name,) = changes
+    with pytest.raises(UserError, match=f"the same model alone; .* {name} .'"):
+        run_lib.train(config, tmp_path)
+
+
 def call_main(*given):
     """Does what the command line does, without its process."""
     with flagsaver.flagsaver():

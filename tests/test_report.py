@@ -59,15 +59,18 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
 
 
 def test_a_torn_last_line_is_left_out_even_if_it_reads_as_json(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "timing.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}')
     assert read_lines(path) == [{"step": 1}]
 
 
 def test_a_line_damaged_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    for damaged in (b'{"step": \x00}', b'{"st\xffep": 2}', b""):
-        path.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 3}\n')
+    line = b'{"step": 1, "split": "train"}'
+    # Some are no JSON, and some no line of a log.
+    none = (b'{"step": \x00}', b'{"st\xffep": 2}', b"")
+    for damaged in (*none, b"5", b'{"step": 2}', b'{"split": "train"}'):
+        path.write_bytes(b"\n".join([line, damaged, line, b""]))
         with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2"):
             read_lines(path)
 

@@ -241,6 +241,14 @@ def test_an_evaluation_of_another_step_is_not_shown(small_runs):
     )
 
 
+@pytest.mark.slow
+def test_an_evaluation_of_other_images_is_not_shown(small_runs):
+    run = small_runs("ae")
+    other = dataclasses.replace(run, recipe={**run.recipe, "fingerprint": "of others"})
+    with pytest.raises(UserError, match="eval.json is of other pictures than the run"):
+        recorded.evaluation_of(other)
+
+
 OLDER = {"test": {"ema": {"step": 4, "loss": 1.0}}}
 
 
@@ -364,7 +372,7 @@ def test_faces_of_different_kinds_are_not_compared(small_runs):
     assert f"metrics of {later.workdir}: eval.json is of" in found.text["left_out"]
     assert "dataset.channels 1; the run in" in found.text["left_out"]
     assert "samples" in found.text
-    with pytest.raises(UserError, match="allowed are two or more, each once"):
+    with pytest.raises(UserError, match="allowed are two to 6, each once"):
         compare.main([str(small_runs("vae").workdir)] * 2)
 
 

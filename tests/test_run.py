@@ -147,6 +147,10 @@ def test_epochs_count_where_steps_are_not_set(tiny_config, tmp_path):
     tiny_config.train.num_epochs = 0.5
     # Half of 40 pictures in batches of 8, rounded up.
     assert run_lib.train(tiny_config, tmp_path).step == 3
+    tiny_config.train.num_epochs = 1e300
+    with pytest.raises(UserError, match=r"num_epochs is 1e\+300, .* from 1 to 10000000"):
+        run_lib.train(tiny_config, tmp_path / "other")
+    assert not (tmp_path / "other" / "run.json").exists()
 
 
 def test_auto_is_resolved_once(tiny_config, tmp_path, capsys):
@@ -199,6 +203,22 @@ def test_a_run_without_a_checkpoint_is_held_against_what_it_starts_from(
     run_lib.train(other, tmp_path / "first")
     with pytest.raises(UserError, match="parts.initialised has 'encoder'"):
         run_lib.train(tiny_config, tmp_path / "second")
+
+
+def test_a_run_that_begins_anew_keeps_nothing_of_other_parameters(
+    tiny_config, tmp_path
+):
+    tiny_config.train.num_steps = 4
+    first = run_lib.train(tiny_config, tmp_path)
+    left = [tmp_path / name for name in ("codes.npz", "directions.npz", "eval.json")]
+    for path in left:
+        path.write_bytes(b"of these parameters")
+    # What goes on keeps them.
+    run_lib.train(tiny_config, tmp_path)
+    assert all(path.exists() for path in left)
+    shutil.rmtree(first.workdir / "checkpoints")
+    run_lib.train(tiny_config, tmp_path)
+    assert not any(path.exists() for path in left)
 
 
 def test_init_from_that_names_no_run_is_refused(tiny_config, tmp_path):
@@ -387,7 +407,8 @@ def test_a_damaged_run_json_is_named(tiny_config, tmp_path, part):
     tiny_config.train.num_steps = 4
     run_lib.train(tiny_config, tmp_path)
     whole = (tmp_path / "run.json").read_text()
-    for damaged in (whole[:-9], whole.replace(part, "dasa"), "[]", ""):
+    number = whole.replace('"latent_dim": ', '"latent_dim": -')
+    for damaged in (whole[:-9], whole.replace(part, "dasa"), number, "[]", ""):
         (tmp_path / "run.json").write_text(damaged)
         for open_it in (
             lambda: run_lib.train(tiny_config, tmp_path),

@@ -269,7 +269,7 @@ def test_without_its_pictures_a_stack_is_sampled_by_its_prior(run, monkeypatch, 
     def gone(*_):
         raise UserError("the pictures are gone")
 
-    monkeypatch.setattr(samples.codes_lib, "fitted_density", gone)
+    monkeypatch.setattr(samples.kept_codes, "fitted_density", gone)
     assert samples.best_samplers(run) == ["gaussian", "prior"]
     assert samples.samplers_at_hand(run) == ["prior"]
     assert "the pictures are gone" in capsys.readouterr().out

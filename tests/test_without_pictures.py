@@ -127,6 +127,8 @@ def test_what_is_kept_is_of_the_runs_own_pictures_and_latest_checkpoint(kept, tm
         kept_codes.fitted_density(other, "mixture")
         kept_codes.dimensions(other)
         assert directions.read_directions(other, "deconfounded", 0)
+        with pytest.raises(UserError, match="directions.npz is of "):
+            directions.write_directions(other, 0)
         assert [path.read_bytes() for path in files] == before
 
 

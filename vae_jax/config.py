@@ -66,13 +66,18 @@ def check_name(name: str) -> None:
     )
 
 
+def check_ranges(config: Config) -> None:
+    """Raises UserError at the first setting that is out of its range."""
+    for name, value in flatten(config).items():
+        if not SETTINGS[name].accepts(value):
+            allowed = SETTINGS[name].allowed
+            raise UserError(f"config.{name} is {value!r}; allowed is {allowed}")
+
+
 def validate(config: Config) -> None:
     """Raises UserError at the first setting out of range or refused combination."""
+    check_ranges(config)
     values = flatten(config)
-    for name, value in values.items():
-        setting = SETTINGS[name]
-        if not setting.accepts(value):
-            raise UserError(f"config.{name} is {value!r}; allowed is {setting.allowed}")
 
     def refuse(name: str, reason: str) -> None:
         raise UserError(f"config.{name} is {values[name]!r}; {reason}")

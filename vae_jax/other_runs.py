@@ -10,6 +10,9 @@ from vae_jax.errors import UserError, few
 from vae_jax.local_paths import local_path
 from vae_jax.trees import by_name
 
+# Settings under dataset that tell how images look, beside what they show.
+OF_IMAGES = ("crop", "resampler", "size", "channels")
+
 
 def check_init_from(config: Config) -> None:
     """Says what a run starts from, or raises UserError where that cannot be.
@@ -46,6 +49,14 @@ def check_init_from(config: Config) -> None:
                 f"does not fill; settings that differ (here, there): "
                 f"{_differing(config, theirs)}; shapes: {told(lacking)}"
             )
+    learning = here.params.keys() - {*experiment.names_of_parts(config.parts.frozen)}
+    differing = _differing(config, theirs)
+    if learning == {"prior"} and differing:
+        raise UserError(
+            f"config.init_from is {config.init_from!r}, and a prior is learned over "
+            "the codes of the same model alone; settings that differ (here, there): "
+            f"{differing}"
+        )
     if not taken:
         raise UserError(
             f"config.init_from is {config.init_from!r}, and nothing there fits this "
@@ -61,14 +72,20 @@ def check_init_from(config: Config) -> None:
 
 
 def _differing(config: Config, theirs: Config) -> str:
-    """Returns the settings that shape networks, without a prior's, where two differ."""
+    """Returns the settings that tell what parts mean, where two differ; "" for none.
+
+    They are those of the images and of the model, but of its prior, of the labels that
+    it is told, and of what memory it takes.
+    """
     here, there = map(config_lib.flatten, (config, theirs))
+    images = tuple(f"dataset.{name}" for name in OF_IMAGES)
     return few(
         [
             f"{name} ({here[name]!r}, {there[name]!r})"
             for name in here
-            if name.startswith(("model.", "dataset.size", "dataset.channels"))
-            and not name.startswith("model.prior")
+            if name.startswith(("model.", *images))
+            and not name.startswith(("model.prior", "model.attribute"))
+            and name != "model.remat"
             and here[name] != there[name]
         ]
     )
@@ -83,7 +100,7 @@ def check_same_images(theirs: Config, ours: Config, named: str, run: str) -> Non
       named: words that name the one, for the error.
       run: words that name the other, for the error.
     """
-    for setting in ("name", "crop", "resampler", "size", "channels"):
+    for setting in ("name", *OF_IMAGES):
         one, other = theirs.dataset[setting], ours.dataset[setting]
         if one != other:
             raise UserError(

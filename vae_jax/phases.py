@@ -55,6 +55,7 @@ def train(
         experiment.moved_since_format_1(config),
     )
     if state is None:
+        processes.on_first(lambda: record.forget(workdir))
         assembled = of_step(0)
         state = assembled.initial_state(given(assembled), _shardings(assembled, kind))
     else:

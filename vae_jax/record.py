@@ -20,7 +20,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.models import build
 from vae_jax.settings import SETTINGS
-from vae_jax.storage import write_json
+from vae_jax.storage import write_json, writing
 
 PACKAGES = (
     "jax",
@@ -72,6 +72,13 @@ def exists(workdir: Path) -> bool:
 def has_checkpoint(workdir: Path) -> bool:
     """Says whether a run saved its state there, be it whole or damaged."""
     return any(path.name.isdecimal() for path in workdir.glob("checkpoints/*"))
+
+
+def forget(workdir: Path) -> None:
+    """Removes what was found of parameters that are gone, as training begins anew."""
+    for path in (*workdir.glob("*.npz"), workdir / "eval.json"):
+        with writing(path):
+            path.unlink(missing_ok=True)
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -134,6 +141,9 @@ def read_config(workdir: Path) -> Config:
         config.update(build.unsaid_in_format_1(recorded))
         _check_known(workdir, recorded)
         config.update(recorded)
+        config_lib.check_ranges(config)
+    except UserError as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     return config

@@ -16,6 +16,7 @@ from vae_jax.data import cache, crops, places
 from vae_jax.errors import UserError
 from vae_jax.local_paths import local_path
 from vae_jax.models import build
+from vae_jax.settings import SETTINGS
 from vae_jax.training import growth, optimizers
 
 
@@ -71,10 +72,11 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         recorded = record.read_config(workdir)
         record.check_config(workdir, recorded, config)
         config = config.copy_and_resolve_references()
-        config.dataset.name = recorded.dataset.name
-        config.dataset.crop = recorded.dataset.crop
-        config.precision = recorded.precision
-        config.model.width_from = recorded.model.width_from
+        # What "auto" stood for when the run began, whatever is there now.
+        given, before = map(config_lib.flatten, (config, recorded))
+        config.update_from_flattened_dict(
+            {name: before[name] for name in given if given[name] == "auto"}
+        )
         config.objective.guide = recorded.objective.guide
     else:
         _check_new_workdir(config, workdir)
@@ -88,6 +90,12 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.train.num_steps = growth.num_steps_for(
             config.train.stages, config.train.batch_size, examples
         )
+        steps = SETTINGS["train.num_steps"]
+        if not steps.accepts(config.train.num_steps):
+            raise UserError(
+                f"config.train.num_epochs is {config.train.num_epochs:g}, which is "
+                f"{config.train.num_steps:.3g} updates; allowed is {steps.allowed}"
+            )
     nesting.check(config)
     _check_parts(config)
     # A run that was ended before its first checkpoint begins anew.

@@ -74,7 +74,10 @@ SETTINGS = gather(
         ),
         "train.num_epochs": resumable(positive(3.0, "Passes over the training split.")),
         "train.num_steps": resumable(
-            optional(int, whole(1, "Updates; where set, num_epochs does not count."))
+            optional(
+                int,
+                whole(1, "Updates; where set, num_epochs does not count.", high=10**7),
+            )
         ),
         "train.stages": growth.STAGES,
         "train.sharding": resumable(sharding.SETTING),

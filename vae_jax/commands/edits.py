@@ -16,6 +16,7 @@ from vae_jax.commands import directions as directions_lib
 from vae_jax.commands.flags import (
     ATTRIBUTE,
     NUM_IMAGES,
+    PICTURES,
     SEED,
     UP_TO,
     VALUES,
@@ -24,7 +25,7 @@ from vae_jax.commands.flags import (
     parse_numbers,
 )
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling, stacks
@@ -216,6 +217,7 @@ def draw_edit(run: Run, found: Edits, files: Sequence[str] | None = None) -> lis
 
 
 def _work(config: Config | None, workdir: Path) -> list[Path]:
+    check_one_of(NUM_IMAGES, PICTURES)
     run = open_autoencoder(config, workdir, "edit")
     weights = parse_weights(
         run, "Smiling" if ATTRIBUTE.value is None else ATTRIBUTE.value

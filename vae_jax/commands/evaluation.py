@@ -69,7 +69,8 @@ def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
     `sharpness`, where the model decodes, compares the EMA parameters' reconstructions
     of the test split, from the posterior's mean, with the pictures themselves, see
     `sharpness.compare`, and has their `psnr` in dB; it has the same of as many training
-    pictures, and of samples where there is a judge.
+    pictures, and of samples where there is a judge. `fingerprint` is that of the data
+    set, whose pictures may be others than the run was trained on.
 
     Args:
       run: the run that is evaluated.
@@ -96,7 +97,7 @@ def evaluate_run(run: Run, *judges: Run) -> dict[str, Any]:
         lambda *image: functools.reduce(dict.__or__, (part(*image) for part in parts)),
         run.label_columns(),
     )
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"fingerprint": dataset.recipe["fingerprint"]}
     for name in EVALUATED_SPLITS:
         split = dataset.splits[name]
         report[name] = {}

@@ -133,6 +133,12 @@ def evaluation_of(run: Run) -> dict[str, Any]:
             f"{path} is damaged or of an earlier program ({error!r}); {again} writes "
             "it anew"
         ) from error
+    trained_on = run.recipe["fingerprint"]
+    if report.get("fingerprint", trained_on) != trained_on:
+        raise UserError(
+            f"{path.name} is of other pictures than the run was trained on; {again} "
+            "writes it anew"
+        )
     if step != run.step:
         raise UserError(
             f"{path.name} is of step {step}, and the checkpoint of step {run.step}; "

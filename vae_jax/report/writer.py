@@ -16,11 +16,17 @@ from vae_jax.storage import write_whole, writing
 OnLine: TypeAlias = Callable[[dict[str, Any]], object]
 
 
+def _says_of_what(line: Any, name: str) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    return name != "metrics.jsonl" or line.get("split") in ("train", "validation")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of a JSON-lines file, but a last line torn by a kill.
+    """Returns the lines of metrics.jsonl or timing.jsonl, but a last torn one.
 
     Raises:
-      UserError: another line is torn.
+      UserError: another line is torn, or says not what it is of.
     """
     if not path.exists():
         return []
@@ -29,11 +35,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     objects = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            objects.append(json.loads(line))
-        except ValueError as error:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not _says_of_what(found, path.name):
             raise UserError(
                 f"{path} is damaged in line {number}: mend it by hand or from a copy"
-            ) from error
+            )
+        objects.append(found)
     return objects
 
 
