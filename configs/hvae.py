@@ -30,6 +30,8 @@ def get_config(words=""):
     config.optimizer.warmup_steps = 100
     # Below the norm at nearly every step: each step is as long as the last.
     config.optimizer.clip_norm = 40.0
+    # At this rate updates that agree with those before may grow until the loss jumps.
+    config.optimizer.clip_update = 0.1
     config.eval.importance_samples = 16
     for word in filter(None, words.split(",")):
         if word == "faces":

@@ -117,6 +117,33 @@ def test_schedule_and_clipping_are_parts_of_the_config():
     np.testing.assert_allclose(updates(1), 0.5e-9 / (0.5e-9 + 1e-8), rtol=1e-3)
 
 
+def test_an_update_is_bounded_over_all_parameters_and_the_decay_is_not():
+    settings = default_config().optimizer
+    settings.learning_rate, settings.weight_decay = 0.5, 0.3
+    settings.clip_update = 0.1
+    optimizer = optimizers.build_optimizer(**settings, num_steps=20)
+    adam = optax.scale_by_adam(settings.b1, settings.b2)
+    rng = np.random.default_rng(0)
+    params = {"a": jnp.float32(rng.normal(size=3)), "b": jnp.float32([[4.0, -2.0]])}
+    state, plain = optimizer.init(params), adam.init(params)
+    scales = []
+    # Gradients that agree grow Adam's updates, and such as turn shrink them.
+    for sign in (1, 1, 1, -1, -1, 1, -1, 1, -1, 1, -1, 1):
+        gradients = {
+            name: jnp.float32(3 * sign + rng.normal(size=param.shape))
+            for name, param in params.items()
+        }
+        found, state = optimizer.update(gradients, state, params)
+        unbounded, plain = adam.update(gradients, plain)
+        flat = np.concatenate([np.ravel(each) for each in jax.tree.leaves(unbounded)])
+        scales.append(min(1, 0.1 / np.sqrt(np.mean(flat**2))))
+        for name, param in params.items():
+            expected = -0.5 * (scales[-1] * unbounded[name] + 0.3 * param)
+            np.testing.assert_allclose(found[name], expected, rtol=1e-5)
+    # Both sides of the bound were seen.
+    assert min(scales) < 0.2 and max(scales) == 1
+
+
 def test_ema_follows_its_recursion_with_warm_up():
     state, update = make(decay=0.9)
     ema = jax.tree.map(np.float64, state.params)

@@ -69,6 +69,7 @@ OPTIMIZER = {
     "schedule": "constant",
     "warmup_steps": 0,
     "clip_norm": None,
+    "clip_update": None,
     "b1": 0.5,
     "b2": 0.99,
 }

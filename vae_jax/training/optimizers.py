@@ -1,5 +1,7 @@
 """The optimiser of a training: its kind, its learning rate by step, its clipping."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from vae_jax.options import (
@@ -21,14 +23,35 @@ def _check_adam(values: Values) -> Refusal | None:
     return None
 
 
-# Optimisers made from the learning rate, the weight decay, b1 and b2.
+def _clip_rms(bound: float) -> optax.GradientTransformation:
+    """Scales updates down whose root mean square over all parameters is too large."""
+
+    def clip(updates, params):
+        leaves = jax.tree.leaves(updates)
+        squares = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+        rms = jnp.sqrt(squares / sum(leaf.size for leaf in leaves))
+        scale = bound / jnp.maximum(rms, bound)
+        return jax.tree.map(lambda update: scale * update, updates)
+
+    return optax.stateless(clip)
+
+
+def _adam(rate, *between, b1, b2) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.scale_by_adam(b1, b2), *between, optax.scale_by_learning_rate(rate)
+    )
+
+
+# Optimisers made from the learning rate, the weight decay, what comes between Adam and
+# both, b1 and b2.
 OPTIMIZERS = {
     "adam": Option(
-        lambda rate, weight_decay, **betas: optax.adam(rate, **betas), check=_check_adam
+        lambda rate, weight_decay, *between, **betas: _adam(rate, *between, **betas),
+        check=_check_adam,
     ),
     "adamw": Option(
-        lambda rate, weight_decay, **betas: optax.adamw(
-            rate, weight_decay=weight_decay, **betas
+        lambda rate, weight_decay, *between, **betas: _adam(
+            rate, *between, optax.add_decayed_weights(weight_decay), **betas
         )
     ),
 }
@@ -52,6 +75,14 @@ SETTINGS = {
     "optimizer.b2": share(0.999, "Decay of Adam's mean of the gradients' squares."),
     "optimizer.clip_norm": optional(
         float, positive(1.0, "Bound on the global norm of the gradients.")
+    ),
+    "optimizer.clip_update": optional(
+        float,
+        positive(
+            1.0,
+            "Bound on the root mean square of an update over all parameters, in "
+            "learning rates.",
+        ),
     ),
 }
 
@@ -103,6 +134,7 @@ def build_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     clip_norm: float | None,
+    clip_update: float | None = None,
     num_steps: int,
     first_step: int = 0,
 ) -> optax.GradientTransformation:
@@ -117,13 +149,18 @@ def build_optimizer(
       b1: decay of the mean of the gradients.
       b2: decay of the mean of their squares.
       clip_norm: bound on the gradients' global norm; None for none.
+      clip_update: bound on the root mean square of what Adam makes of them, before the
+        learning rate and the weight decay; None for none. Where gradients of one step
+        after the other agree, as they do before a loss jumps, that grows towards 1;
+        Shazeer & Stern (2018), section 6, bound it for each parameter by itself.
       num_steps: updates of the whole training.
       first_step: step of the first update.
     """
     rate = learning_rate_schedule(
         learning_rate, schedule, warmup_steps, num_steps, first_step
     )
-    optimizer = OPTIMIZERS[name].make(rate, weight_decay, b1=b1, b2=b2)
+    between = [] if clip_update is None else [_clip_rms(clip_update)]
+    optimizer = OPTIMIZERS[name].make(rate, weight_decay, *between, b1=b1, b2=b2)
     if clip_norm is None:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
