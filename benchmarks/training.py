@@ -36,7 +36,12 @@ def plain(config: Config, batch_size: int) -> Config:
     config.train.batch_size = batch_size
     config.train.num_steps = 1_000_000
     config.optimizer.update(
-        {"warmup_steps": 0, "clip_norm": None, "schedule": "constant"}
+        {
+            "warmup_steps": 0,
+            "clip_norm": None,
+            "clip_update": None,
+            "schedule": "constant",
+        }
     )
     return config
 

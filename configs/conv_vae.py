@@ -11,6 +11,17 @@ SIZES = {"64": 64, "128": 128, "256": 256}
 CHANNELS = {"gray": 1, "colour": 3}
 
 
+def split(words, *kinds):
+    """Returns words, or raises UserError where more than one is of the same kind."""
+    found = [*filter(None, words.split(","))]
+    for kind in kinds:
+        if len({*found} & {*kind}) > 1:
+            raise UserError(
+                f"--config has the words {words!r}; allowed is one of {', '.join(kind)}"
+            )
+    return found
+
+
 def get_config(words="", own=()):
     """Returns the settings; `own` are words that a recipe built on this one knows."""
     config = default_config()
@@ -26,13 +37,7 @@ def get_config(words="", own=()):
     config.train.num_steps = 7630
     # A convolutional decoder makes the bound the longest part of an evaluation.
     config.eval.importance_samples = 16
-    told = [*filter(None, words.split(","))]
-    for kind in (SIZES, CHANNELS, LIKELIHOODS):
-        if len({*told} & {*kind}) > 1:
-            raise UserError(
-                f"--config has the words {words!r}; allowed is one of {', '.join(kind)}"
-            )
-    for word in told:
+    for word in split(words, SIZES, CHANNELS, LIKELIHOODS):
         if word in SIZES:
             config.dataset.size = SIZES[word]
         elif word in CHANNELS:

@@ -7,7 +7,7 @@ has its coarse layers tell faces by themselves, for samples, and needs a guide a
 sharp_vae.py does: --config=configs/hvae.py:faces
 """
 
-from configs.conv_vae import CHANNELS
+from configs.conv_vae import CHANNELS, split
 from configs.sharp_vae import sharpen
 from vae_jax.config import default_config
 from vae_jax.errors import UserError
@@ -33,7 +33,7 @@ def get_config(words=""):
     # At this rate updates that agree with those before may grow until the loss jumps.
     config.optimizer.clip_update = 0.1
     config.eval.importance_samples = 16
-    for word in filter(None, words.split(",")):
+    for word in split(words, CHANNELS):
         if word == "faces":
             config.model.drop_layers = "8:0.125,16:0.375"
             sharpen(config)

@@ -26,7 +26,7 @@ def get_config(words="", own=()):
     config.model.quantizer = "ema"
     config.objective.name = "quantised"
     config.objective.pull_weight = 10.0
-    for word in words.split(","):
+    for word in conv_vae.split(words, QUANTIZERS):
         if word in QUANTIZERS:
             config.model.quantizer = word
         elif word == "sharp":

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from experiments.command_line import Settings, config_arguments, read_config
-from vae_jax import record
+from vae_jax import record, resolve
 from vae_jax import run as run_lib
 from vae_jax.commands import evaluation, judges
 from vae_jax.config import Config
@@ -46,7 +46,9 @@ def _report_at(
         return None
     try:
         report = json.loads(path.read_text())
+        trained_on = record.read_recipe(workdir)["fingerprint"]
         of_step = report["test"]["ema"]["step"] == step
+        of_step &= report.get("fingerprint", trained_on) == trained_on
         judged = judge is None or (
             report.get("judge", {}).get("workdir") == str(judge)
             and report["sharpness"].get("realism", 0) == 0
@@ -69,8 +71,9 @@ def finished_report(
     recorded = record.read_config(workdir)
     record.check_config(workdir, recorded, config)
     num_steps = config.train.num_steps
-    if num_steps is None and config.train.num_epochs == recorded.train.num_epochs:
-        num_steps = recorded.train.num_steps
+    if num_steps is None:
+        num_train = record.read_recipe(workdir)["pictures"]["train"]
+        num_steps = resolve.num_steps_of(config, num_train)
     return _report_at(workdir, num_steps, judge)
 
 

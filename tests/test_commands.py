@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from vae_jax.data import synthetic_faces
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.evaluation.sharpness import compare, measure
+from vae_jax.experiment import abstract_model
 from vae_jax.exploration import judging, sampling
+from vae_jax.models import build
 from vae_jax.report import grids, tables
 
 pytestmark = pytest.mark.slow
@@ -162,6 +165,24 @@ def test_reconstructions_are_held_against_the_pictures_with_and_without_a_judge(
     assert not {"sharpness", "judge"} & {*evaluation.evaluate_run(judge)}
     with pytest.raises(UserError, match="--judge is .*/judge.* holds a classifier"):
         evaluation.evaluate_run(judge, judge)
+
+
+@pytest.mark.parametrize(
+    ("changes", "patch"),
+    [
+        ({"network": "conv"}, 4),
+        ({"network": "conv", "decoder_patch": 2}, 2),
+        ({"network": "conv", "decoder": "style", "decoder_patch": 2}, 2),
+        ({"name": "hierarchical", "network": "ladder", "layers": "4:1,8:1"}, 2),
+    ],
+)
+def test_decoders_say_how_large_their_patches_are(tiny_config, changes, patch):
+    tiny_config.model.update(changes)
+    if "layers" in changes:
+        tiny_config.model.widths = "4:4,8:4"
+    graphdef, shapes = abstract_model(tiny_config)
+    model = build.merge(graphdef, jax.tree.map(lambda a: np.zeros(a.shape), shapes))
+    assert model.decoder.patch == patch
 
 
 @pytest.mark.parametrize(("patch", "period"), [(None, 4), (2, 2), (1, 4), (16, 4)])

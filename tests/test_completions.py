@@ -8,7 +8,7 @@ import pytest
 from absl.testing import flagsaver
 from conftest import new_tiny_config
 
-from vae_jax import main
+from vae_jax import main, other_runs
 from vae_jax import run as run_lib
 from vae_jax.commands import code_maps, completions, evaluation, prior_flags, samples
 from vae_jax.commands.completions import hidden_by
@@ -38,6 +38,19 @@ def run(request, first_stage, tmp_path_factory):
     config.model.prior_width, config.model.prior_depth = 8, 1
     config.model.prior_heads = 2
     return run_lib.train(config, tmp_path_factory.mktemp(request.param))
+
+
+def test_a_prior_may_differ_in_what_only_trains_codebooks(first_stage, tmp_path):
+    config = first_stage.config.copy_and_resolve_references()
+    config.init_from = str(first_stage.workdir)
+    config.parts.frozen = config.parts.initialised = PARTS
+    config.model.prior, config.model.prior_width = "transformer", 8
+    config.model.prior_heads, config.model.commitment = 2, 0.5
+    config.train.num_steps = 1
+    other_runs.check_init_from(config)
+    config.model.likelihood = "logistic"
+    with pytest.raises(UserError, match="the same model alone; .* model.likelihood"):
+        other_runs.check_init_from(config)
 
 
 @pytest.mark.parametrize(

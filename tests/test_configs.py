@@ -211,6 +211,15 @@ def test_words_that_exclude_one_another_are_refused(words):
         conv_vae.get_config(words)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("hvae", "gray,colour"), ("vq_vae_2", "ema,fsq"), ("vq_prior", "ema,64,fsq")],
+)
+def test_so_they_are_in_recipes_with_words_of_their_own(name, words):
+    with pytest.raises(UserError, match=f"words '{words}'; allowed is one of"):
+        recipe(name, words)
+
+
 def test_a_classifier_has_no_likelihood_to_choose():
     assert judge.get_config("colour").dataset.channels == 3
     with pytest.raises(UserError, match="configs/judge.py has the words 'bernoulli'"):

@@ -158,6 +158,22 @@ def test_a_second_call_reads_what_is_there(swept, tiny, forbidden, capsys):
     assert f"run 4 of 4: {swept / 'beta_4_seed5'}" in told
 
 
+def test_a_finished_run_is_known_by_its_epochs_and_its_pictures(swept, tmp_path):
+    workdir = shutil.copytree(swept / "beta_0.5_seed5", tmp_path / "run")
+    config = record.read_config(workdir)
+    train, num_train = config.train, record.read_recipe(workdir)["pictures"]["train"]
+    epochs = train.num_steps * train.batch_size / num_train
+    train.num_steps, train.num_epochs = None, epochs
+    assert sweep.finished_report(config, workdir) is not None
+    train.num_epochs = 2 * epochs
+    assert sweep.finished_report(config, workdir) is None
+    train.num_epochs = epochs
+    report = json.loads((workdir / "eval.json").read_text())
+    other = json.dumps(report | {"fingerprint": "of others"})
+    (workdir / "eval.json").write_text(other)
+    assert sweep.finished_report(config, workdir) is None
+
+
 def test_an_unfinished_run_goes_on_and_no_other(swept, tiny, tmp_path, monkeypatch):
     out, trained = shutil.copytree(swept, tmp_path / "out"), []
     train = run_lib.train

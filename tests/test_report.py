@@ -386,6 +386,12 @@ def test_curves_are_drawn_for_every_metric(tmp_path):
     assert (tmp_path / "one.png").exists()
 
 
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e6, -4e9])
+def test_a_metric_that_never_changes_has_room_on_both_sides(value):
+    low, high = plots.limits([{"elbo": value}] * 20, "elbo")
+    assert np.float32(low) < np.float32(value) < np.float32(high)
+
+
 def test_curves_pass_over_what_is_no_number_or_not_there(tmp_path):
     lines = [
         {"step": 1, "epoch": 0.0, "split": "train", "skipped": 50},

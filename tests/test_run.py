@@ -147,9 +147,10 @@ def test_epochs_count_where_steps_are_not_set(tiny_config, tmp_path):
     tiny_config.train.num_epochs = 0.5
     # Half of 40 pictures in batches of 8, rounded up.
     assert run_lib.train(tiny_config, tmp_path).step == 3
-    tiny_config.train.num_epochs = 1e300
-    with pytest.raises(UserError, match=r"num_epochs is 1e\+300, .* 1 to 10000000"):
-        run_lib.train(tiny_config, tmp_path / "other")
+    for number in (1e300, 1e308):
+        tiny_config.train.num_epochs = number
+        with pytest.raises(UserError, match=r"num_epochs is 1e\+30., .* 1 to 10000000"):
+            run_lib.train(tiny_config, tmp_path / "other")
     assert not (tmp_path / "other" / "run.json").exists()
 
 
@@ -210,15 +211,23 @@ def test_a_run_that_begins_anew_keeps_nothing_of_other_parameters(
 ):
     tiny_config.train.num_steps = 4
     first = run_lib.train(tiny_config, tmp_path)
-    left = [tmp_path / name for name in ("codes.npz", "directions.npz", "eval.json")]
-    for path in left:
+    names = ("codes.npz", "directions.npz", "attributes.json", "eval.json")
+    left, own = [tmp_path / name for name in names], tmp_path / "own.npz"
+    for path in (*left, own):
         path.write_bytes(b"of these parameters")
     # What goes on keeps them.
     run_lib.train(tiny_config, tmp_path)
     assert all(path.exists() for path in left)
     shutil.rmtree(first.workdir / "checkpoints")
     run_lib.train(tiny_config, tmp_path)
-    assert not any(path.exists() for path in left)
+    assert own.exists() and not any(path.exists() for path in left)
+    # A first training finds nothing that is its own.
+    left[0].write_bytes(b"of a user")
+    for name in ("checkpoints", "run.json", "metrics.jsonl"):
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run_lib.train(tiny_config, tmp_path)
+    assert left[0].read_bytes() == b"of a user"
 
 
 def test_init_from_that_names_no_run_is_refused(tiny_config, tmp_path):
@@ -414,8 +423,9 @@ def test_a_damaged_run_json_is_named(tiny_config, tmp_path, part):
             lambda: run_lib.train(tiny_config, tmp_path),
             lambda: run_lib.load(tmp_path),
         ):
-            with pytest.raises(UserError, match=r"run\.json cannot be read"):
+            with pytest.raises(UserError, match=r"run\.json cannot be read") as told:
                 open_it()
+            assert str(told.value).count("cannot be read") == 1
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from vae_jax.config import default_config
+from vae_jax.experiment import assemble
 from vae_jax.models import build
 from vae_jax.training import optimizers
 from vae_jax.training import step as step_lib
@@ -142,6 +143,25 @@ def test_an_update_is_bounded_over_all_parameters_and_the_decay_is_not():
             np.testing.assert_allclose(found[name], expected, rtol=1e-5)
     # Both sides of the bound were seen.
     assert min(scales) < 0.2 and max(scales) == 1
+
+
+def test_bounded_updates_go_with_parts_that_have_optimisers_of_their_own(tiny_config):
+    """Also where none is left for the optimiser of the others."""
+    tiny_config.optimizer.clip_update = 0.01
+    tiny_config.parts.frozen = "encoder"
+    tiny_config.parts.optimizer = "decoder.learning_rate=0.5"
+    experiment = assemble(tiny_config, 40)
+    before = experiment.initial_state()
+    size = tiny_config.dataset.size
+    batch = {"image": np.zeros((8, size, size, 1), np.uint8)}
+    after, _ = jax.jit(experiment.update())(before, batch)
+    moved = jax.tree.map(
+        lambda new, old: np.ravel(new - old),
+        after.params["decoder"],
+        before.params["decoder"],
+    )
+    rms = np.sqrt(np.mean(np.concatenate(jax.tree.leaves(moved)) ** 2))
+    assert rms == pytest.approx(0.5 * 0.01, rel=0.05)
 
 
 def test_ema_follows_its_recursion_with_warm_up():

@@ -127,9 +127,21 @@ def test_what_is_kept_is_of_the_runs_own_pictures_and_latest_checkpoint(kept, tm
         kept_codes.fitted_density(other, "mixture")
         kept_codes.dimensions(other)
         assert directions.read_directions(other, "deconfounded", 0)
-        with pytest.raises(UserError, match="directions.npz is of "):
-            directions.write_directions(other, 0)
+        kept_codes.keep(other)
         assert [path.read_bytes() for path in files] == before
+    with pytest.raises(UserError, match=f"directions.npz is of step {run.step}, and"):
+        directions.write_directions(earlier, 0)
+    with pytest.raises(UserError, match="directions.npz is kept of the pictures alone"):
+        directions.write_directions(others, 0)
+    # Fewer pictures than the run was trained on are no reason to fail.
+    dataset = run.dataset
+    train = dataset.splits["train"]
+    train = dataclasses.replace(
+        train, images=train.images[:30], attributes=train.attributes[:30]
+    )
+    fewer = dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
+    others = dataclasses.replace(others, open_dataset=lambda: fewer)
+    assert len(kept_codes.encode_train(others, "gaussian", "a test")[0]) == 30
 
 
 def test_each_part_that_is_missing_is_kept_anew(kept, tmp_path):

@@ -12,6 +12,15 @@ from vae_jax.trees import by_name
 
 # Settings under dataset that tell how images look, beside what they show.
 OF_IMAGES = ("crop", "resampler", "size", "channels")
+# Settings of a model that change nothing in one that is trained but for its prior.
+MEANINGLESS = (
+    "model.prior",
+    "model.attribute",
+    "model.remat",
+    "model.commitment",
+    "model.codebook_gradient",
+    "model.codebook_decay",
+)
 
 
 def check_init_from(config: Config) -> None:
@@ -50,7 +59,7 @@ def check_init_from(config: Config) -> None:
                 f"{_differing(config, theirs)}; shapes: {told(lacking)}"
             )
     learning = here.params.keys() - {*experiment.names_of_parts(config.parts.frozen)}
-    differing = _differing(config, theirs)
+    differing = _differing(config, theirs, MEANINGLESS)
     if learning == {"prior"} and differing:
         raise UserError(
             f"config.init_from is {config.init_from!r}, and a prior is learned over "
@@ -71,11 +80,15 @@ def check_init_from(config: Config) -> None:
         )
 
 
-def _differing(config: Config, theirs: Config) -> str:
-    """Returns the settings that tell what parts mean, where two differ; "" for none.
+def _differing(
+    config: Config, theirs: Config, others: tuple[str, ...] = ("model.prior",)
+) -> str:
+    """Returns the settings of images and model where two differ; "" for none.
 
-    They are those of the images and of the model, but of its prior, of the labels that
-    it is told, and of what memory it takes.
+    Args:
+      config: the one.
+      theirs: the other.
+      others: settings that do not count, by how their names begin.
     """
     here, there = map(config_lib.flatten, (config, theirs))
     images = tuple(f"dataset.{name}" for name in OF_IMAGES)
@@ -84,8 +97,7 @@ def _differing(config: Config, theirs: Config) -> str:
             f"{name} ({here[name]!r}, {there[name]!r})"
             for name in here
             if name.startswith(("model.", *images))
-            and not name.startswith(("model.prior", "model.attribute"))
-            and name != "model.remat"
+            and not name.startswith(others)
             and here[name] != there[name]
         ]
     )

@@ -75,10 +75,12 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def forget(workdir: Path) -> None:
-    """Removes what was found of parameters that are gone, as training begins anew."""
-    for path in (*workdir.glob("*.npz"), workdir / "eval.json"):
-        with writing(path):
-            path.unlink(missing_ok=True)
+    """Removes what was found of a former training, as another begins in its place."""
+    if not (workdir / "metrics.jsonl").exists():
+        return
+    for name in ("codes.npz", "directions.npz", "attributes.json", "eval.json"):
+        with writing(workdir / name):
+            (workdir / name).unlink(missing_ok=True)
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -141,10 +143,11 @@ def read_config(workdir: Path) -> Config:
         config.update(build.unsaid_in_format_1(recorded))
         _check_known(workdir, recorded)
         config.update(recorded)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
+    try:
         config_lib.check_ranges(config)
     except UserError as error:
-        raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{workdir / 'run.json'} cannot be read: {error}") from error
     return config
 

@@ -75,7 +75,11 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         # What "auto" stood for when the run began, whatever is there now.
         given, before = map(config_lib.flatten, (config, recorded))
         config.update_from_flattened_dict(
-            {name: before[name] for name in given if given[name] == "auto"}
+            {
+                name: before[name]
+                for name, setting in SETTINGS.items()
+                if given[name] == "auto" and not setting.resumable
+            }
         )
         config.objective.guide = recorded.objective.guide
     else:
@@ -86,16 +90,7 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         config.model.attributes = ",".join(dataset.attribute_names)
     num_train = len(dataset.splits["train"].images)
     if config.train.num_steps is None:
-        examples = config.train.num_epochs * num_train
-        config.train.num_steps = growth.num_steps_for(
-            config.train.stages, config.train.batch_size, examples
-        )
-        steps = SETTINGS["train.num_steps"]
-        if not steps.accepts(config.train.num_steps):
-            raise UserError(
-                f"config.train.num_epochs is {config.train.num_epochs:g}, which is "
-                f"{config.train.num_steps:.3g} updates; allowed is {steps.allowed}"
-            )
+        config.train.num_steps = num_steps_of(config, num_train)
     nesting.check(config)
     _check_parts(config)
     # A run that was ended before its first checkpoint begins anew.
@@ -114,6 +109,30 @@ def resolve(config: Config, workdir: Path) -> tuple[Config, cache.Dataset]:
         record.check_extent(workdir, config.train.num_steps, dataset.recipe)
     _tell_schedule(config, record.read_config(workdir) if resumes else config)
     return config, dataset
+
+
+def num_steps_of(config: Config, num_train: int) -> int:
+    """Returns the steps that `config.train.num_epochs` comes to.
+
+    Args:
+      config: settings of the training.
+      num_train: images in an epoch.
+
+    Raises:
+      UserError: they are more than `config.train.num_steps` may be.
+    """
+    train, allowed = config.train, SETTINGS["train.num_steps"]
+    number = train.num_epochs * num_train / train.batch_size
+    if number <= 2**31:
+        number = growth.num_steps_for(
+            train.stages, train.batch_size, train.num_epochs * num_train
+        )
+    if not allowed.accepts(number):
+        raise UserError(
+            f"config.train.num_epochs is {train.num_epochs:g}, which is {number:.3g} "
+            f"updates; allowed is {allowed.allowed}"
+        )
+    return number
 
 
 def _check_new_workdir(config: Config, workdir: Path) -> None:

@@ -76,6 +76,7 @@ SETTINGS = gather(
         "train.num_steps": resumable(
             optional(
                 int,
+                # Loops go over a list of all dispatches to come.
                 whole(1, "Updates; where set, num_epochs does not count.", high=10**7),
             )
         ),

@@ -114,8 +114,13 @@ def write_directions(run: Run, seed: int, **kwargs: Any) -> None:
     """Writes directions.npz, with the arguments of `find_directions`.
 
     Raises:
-      UserError: the pictures are not there, or the workdir cannot be written.
+      UserError: the pictures are not there or not those that the run was trained on,
+        those of a later checkpoint would be lost, or the workdir cannot be written.
     """
+    run.dataset_for("finding directions")
+    refusal = kept.refusal(run, FILE)
+    if refusal is not None:
+        raise UserError(refusal)
     kept.write(run, FILE, find_directions(run, seed, **kwargs))
 
 

@@ -134,8 +134,8 @@ def edit(
       alphas: one column each; 0 is the reconstruction.
       estimator: one of `directions.ESTIMATORS`.
       up_to: the finest resolution whose codes move; None for all codes.
-      num_images: test images, half of them with the first attribute where there are
-        as many; all where there are fewer.
+      num_images: test images, half of them with the first attribute; where there are
+        too few of either kind, more of the other.
       pictures: the user's instead; a conditional VAE's labels are unknown then.
       seed: seed of the notebook's pictures, if directions are estimated anew.
 

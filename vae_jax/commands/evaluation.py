@@ -251,7 +251,7 @@ def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     pictures = in_unit_interval(_pictures(run, bool(judges)))
     opinions = [Opinion(run, judge, pictures) for judge in judges]
     sharp: dict[str, Any] = {"num_images": len(pictures), **abilities.dial_of(run)}
-    patch = getattr(run.model().decoder, "patch", PATCH)
+    patch = getattr(getattr(run.model(), "decoder", None), "patch", PATCH)
     if not 1 < patch < pictures.shape[1]:
         # Without borders, it is looked for those of other networks.
         patch = PATCH

@@ -55,7 +55,7 @@ def keep(run: Run, name: str, arrays: dict[str, Any]) -> None:
     Nothing is kept of other pictures than the run was trained on, nor of an earlier
     checkpoint in place of a later one's. A workdir that cannot be written is no error.
     """
-    if _refusal(run, name) is not None:
+    if refusal(run, name) is not None:
         return
     try:
         write(run, name, arrays)
@@ -63,32 +63,24 @@ def keep(run: Run, name: str, arrays: dict[str, Any]) -> None:
         print(f"note: {error}")
 
 
-def _refusal(run: Run, name: str) -> str | None:
-    """Returns why a file is not to be of what a run sees now, or None."""
+def refusal(run: Run, name: str) -> str | None:
+    """Returns why nothing is kept of what a run sees now, None where it may be."""
     step, *_ = _open(run.workdir / name)
     if step > run.step:
         return (
-            f"{run.workdir / name} is of step {step}, and would be lost to that of "
-            f"step {run.step}: move it elsewhere first"
+            f"{run.workdir / name} is of step {step}, and would be lost to one of step "
+            f"{run.step}: move it elsewhere first"
         )
     if run.dataset.recipe["fingerprint"] != run.recipe["fingerprint"]:
         return (
-            f"{run.workdir / name} is of the pictures that the run was trained on, and "
-            "config.dataset.data_dir holds others"
+            f"{run.workdir / name} is kept of the pictures alone that the run was "
+            "trained on, and config.dataset.data_dir holds others"
         )
     return None
 
 
 def write(run: Run, name: str, arrays: dict[str, Any]) -> None:
-    """Writes arrays to a file of the workdir, which is whole or not there.
-
-    Raises:
-      UserError: they are of an earlier checkpoint than what is there, or of other
-        pictures than the run was trained on.
-    """
-    refusal = _refusal(run, name)
-    if refusal is not None:
-        raise UserError(refusal)
+    """Writes arrays to a file of the workdir, which is whole or not there."""
     content = io.BytesIO()
     stamp = {"attribute_names": np.array(run.attribute_names), "step": run.step}
     np.savez(content, **arrays, **stamp)

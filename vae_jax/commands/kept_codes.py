@@ -88,15 +88,19 @@ def encode_train(
       run: a run of an autoencoder of any kind.
       sampler: a key of `FITTED`; of each code there are the numbers that it is of.
       purpose: see `Run.dataset_for`.
-      which: an index of the pictures; the first of them, `directions.most_codes`.
+      which: a slice of the pictures, or a mask; of these the first,
+        `directions.most_codes`.
     """
     images = run.dataset_for(purpose).splits["train"].images
     size = _fitted_numbers(run, sampler)
-    first = np.arange(run.num_train)[which][: directions.most_codes(size)]
+    most = directions.most_codes(size)
+    if not isinstance(which, slice):
+        which = np.flatnonzero(which)[:most]
+    labels = run.labels("train", which)
     return sampling.encode_and_sample(
         run.model(),
-        images[first],
-        run.labels("train", first),
+        images[which][:most],
+        None if labels is None else labels[:most],
         key(run.config.seed, Stream.SAMPLING),
         size,
     )
@@ -203,6 +207,8 @@ def spread(
 def keep(run: Run) -> None:
     """Writes codes.npz and directions.npz, for use where the pictures are not.
 
+    Those of a later checkpoint stay, and nothing is kept of other pictures.
+
     Args:
       run: a run of an autoencoder of any kind.
 
@@ -213,6 +219,11 @@ def keep(run: Run) -> None:
     saved, found = kept.read(run, FILE), kept.read(run, directions.FILE)
     fits = can_be_fitted(run, "gaussian") and "gaussian.means" not in saved
     directs = bool(run.attribute_names) and not found
+    if not fits and not directs and "dimensions.mean" in saved:
+        return
+    run.dataset_for(purpose)
+    if any(kept.refusal(run, name) for name in (FILE, directions.FILE)):
+        return
     new = {}
     means = None
     if fits:

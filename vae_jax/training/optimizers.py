@@ -28,6 +28,8 @@ def _clip_rms(bound: float) -> optax.GradientTransformation:
 
     def clip(updates, params):
         leaves = jax.tree.leaves(updates)
+        if not leaves:
+            return updates
         squares = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
         rms = jnp.sqrt(squares / sum(leaf.size for leaf in leaves))
         scale = bound / jnp.maximum(rms, bound)
@@ -80,8 +82,8 @@ SETTINGS = {
         float,
         positive(
             1.0,
-            "Bound on the root mean square of an update over all parameters, in "
-            "learning rates.",
+            "Bound on the root mean square of an update without weight decay, in "
+            "learning rates; parts with an optimiser of their own have their own.",
         ),
     ),
 }
