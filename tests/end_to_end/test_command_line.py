@@ -84,7 +84,7 @@ def test_training_leaves_a_whole_workdir(trained, recipe, figures):
     pictures += ["samples.json", "samples.png"]
     assert sorted(p.name for p in (workdir / "images").iterdir()) == pictures
     report = json.loads((workdir / "eval.json").read_text())
-    assert list(report) == ["validation", "test", "sharpness"]
+    assert list(report) == ["fingerprint", "validation", "test", "sharpness"]
     assert report["sharpness"]["reconstructions"]["psnr"] > 0
     figures = figures | {"loss", "mse", "psnr", "ssim"}
     for split, count in (("validation", 10), ("test", 6)):
