@@ -171,6 +171,13 @@ def test_auto_is_resolved_once(tiny_config, tmp_path, capsys):
         assert run_lib.train(tiny_config, tmp_path).step == 8
 
 
+def test_auto_is_taken_anew_where_a_setting_may_change(tiny_config, tmp_path):
+    tiny_config.train.num_steps, tiny_config.dataset.feed = 4, "stream"
+    run_lib.train(tiny_config, tmp_path)
+    tiny_config.train.num_steps, tiny_config.dataset.feed = 8, "auto"
+    assert run_lib.train(tiny_config, tmp_path).config.dataset.feed == "auto"
+
+
 def test_init_from_starts_at_the_others_ema(tiny_config, tmp_path):
     first = run_lib.train(tiny_config, tmp_path / "first")
     tiny_config.init_from = str(tmp_path / "first")

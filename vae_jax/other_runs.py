@@ -12,8 +12,8 @@ from vae_jax.trees import by_name
 
 # Settings under dataset that tell how images look, beside what they show.
 OF_IMAGES = ("crop", "resampler", "size", "channels")
-# Settings of a model that change nothing in one that is trained but for its prior.
-MEANINGLESS = (
+# Settings of a model that change nothing about its codes once these are learned.
+NOT_OF_CODES = (
     "model.prior",
     "model.attribute",
     "model.remat",
@@ -56,10 +56,10 @@ def check_init_from(config: Config) -> None:
             raise UserError(
                 f"config.parts.initialised has {part!r}, which the run in {workdir} "
                 f"does not fill; settings that differ (here, there): "
-                f"{_differing(config, theirs)}; shapes: {told(lacking)}"
+                f"{_differing(config, theirs) or 'none'}; shapes: {told(lacking)}"
             )
     learning = here.params.keys() - {*experiment.names_of_parts(config.parts.frozen)}
-    differing = _differing(config, theirs, MEANINGLESS)
+    differing = _differing(config, theirs, NOT_OF_CODES)
     if learning == {"prior"} and differing:
         raise UserError(
             f"config.init_from is {config.init_from!r}, and a prior is learned over "

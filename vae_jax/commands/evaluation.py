@@ -253,7 +253,7 @@ def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     sharp: dict[str, Any] = {"num_images": len(pictures), **abilities.dial_of(run)}
     patch = getattr(getattr(run.model(), "decoder", None), "patch", PATCH)
     if not 1 < patch < pictures.shape[1]:
-        # Without borders, it is looked for those of other networks.
+        # A network without patches is looked at where others have borders.
         patch = PATCH
     real = sharpness.measure(pictures, patch)
     for name, images in _made(run, bool(judges)):

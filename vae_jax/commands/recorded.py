@@ -137,7 +137,7 @@ def evaluation_of(run: Run) -> dict[str, Any]:
     if report.get("fingerprint", trained_on) != trained_on:
         raise UserError(
             f"{path.name} is of other pictures than the run was trained on; {again} "
-            "writes it anew"
+            "writes it anew, where config.dataset.data_dir holds these"
         )
     if step != run.step:
         raise UserError(

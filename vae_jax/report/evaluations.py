@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# What a part ends in that lacks, or is another thing than it should be.
+# Errors that reading it ends in where it is damaged, or of an earlier program.
 DAMAGED = (
     OSError,
     RecursionError,
