@@ -90,6 +90,13 @@ def test_figures_are_the_models_terms(model):
         np.testing.assert_allclose(figures["mse"][index], mse, rtol=1e-5)
 
 
+def test_codes_are_the_modes_that_encoding_returns(model):
+    figures = evaluated(model, evaluate.autoencoder_figures(1, 1))
+    codes = model.encode(to_unit_interval(jnp.asarray(IMAGES)))
+    expected = np.reshape(codes, (len(IMAGES), -1))
+    np.testing.assert_allclose(figures["code"], expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("samples", "chunk"), [(1, 1), (7, 3), (7, 7), (7, 16)])
 def test_the_bound_is_the_log_of_the_mean_weight(model, samples, chunk):
