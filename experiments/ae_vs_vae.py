@@ -43,7 +43,6 @@ from vae_jax import record
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities
 from vae_jax.commands.judges import open_judge
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import sample
 from vae_jax.data.cache import Split
 from vae_jax.errors import UserError
@@ -53,6 +52,7 @@ from vae_jax.exploration import judging, sampling
 from vae_jax.exploration.densities import fit_density
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import code_size
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.report.writer import read_lines
 from vae_jax.run import Run
@@ -244,9 +244,9 @@ def _likeness(
 ) -> Figures:
     """Returns the Frechet distance of each sampler's pictures from test pictures."""
     number = len(samples["mixture"])
-    real = features(in_unit_interval(run.dataset.splits["test"].images[:number]))
+    real = features(to_unit_interval(run.dataset.splits["test"].images[:number]))
     # What other real pictures come to: no model need do better.
-    others = in_unit_interval(run.dataset.splits["train"].images[:number])
+    others = to_unit_interval(run.dataset.splits["train"].images[:number])
     return {
         f"{space} Frechet, {name}": frechet_distance(real, features(images))
         for name, images in (samples | {"training pictures": others}).items()
@@ -258,7 +258,7 @@ def _quality(run: Run, rebuilt: Images, report: dict[str, Any]) -> Figures:
 
     `sharpness ratio` is that of the reconstructions over that of the pictures.
     """
-    pictures = in_unit_interval(run.dataset.splits["test"].images[: len(rebuilt)])
+    pictures = to_unit_interval(run.dataset.splits["test"].images[: len(rebuilt)])
     figures = {
         "mse": float(np.mean(np.square(rebuilt - pictures))),
         "sharpness ratio": sharpness(rebuilt) / sharpness(pictures),
@@ -320,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commoner = np.mean(train.attributes, axis=0) > 0.5
     probe = {"majority": np.mean(commoner == test.attributes, axis=0)}
     shown = min(number, NUM_SHOWN)
-    columns, compared, drawn = {}, [in_unit_interval(test.images[:shown])], []
+    columns, compared, drawn = {}, [to_unit_interval(test.images[:shown])], []
     for kind, (run, report) in opened.items():
         print(f"{MODELS[kind]}: its codes, reconstructions and samples")
         rebuilt, samples = _reconstructions(run, number), _samples(run, number)

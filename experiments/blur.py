@@ -21,12 +21,12 @@ from tabulate import tabulate
 from experiments.command_line import cli, new_parser
 from experiments.sweep import new_figure
 from vae_jax.commands.judges import open_judge
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.errors import UserError
 from vae_jax.evaluation.distances import frechet_distance
 from vae_jax.evaluation.sharpness import sharpness as mean_laplacian
 from vae_jax.exploration.judging import judge_images
 from vae_jax.local_paths import split_paths
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import drawing
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -142,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--judge compares 2 pictures at least; the split test of "
             f"{judges[0].recipe['name']} has {len(images)}"
         )
-    pictures = in_unit_interval(images[:NUM_IMAGES])
-    others = in_unit_interval(splits["train"].images[: len(pictures)])
+    pictures = to_unit_interval(images[:NUM_IMAGES])
+    others = to_unit_interval(splits["train"].images[: len(pictures)])
     report = look(pictures, others, judges)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "blur.json", report)

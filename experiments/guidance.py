@@ -28,12 +28,12 @@ from experiments.sweep import new_figure
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
 from vae_jax.commands.flags import LARGEST
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.errors import UserError
 from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging, sampling
 from vae_jax.keys import Stream, key
 from vae_jax.models import build
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import drawing
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -115,7 +115,7 @@ def look(
     samples_key = key(seed, Stream.SAMPLING)
     told = run.labels("test", slice(NUM_COMPARED))
     assert told is not None
-    pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
+    pictures = to_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, logits = judging.judge_images(classifier, pictures)
     right = balanced_accuracy(told > 0, logits[:, columns] > 0)
     asked = np.tile(np.array([1, -1], np.float32), num_images // 2)

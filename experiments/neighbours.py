@@ -23,10 +23,10 @@ from tqdm import tqdm
 from experiments.command_line import add_judged_flags, cli, new_parser
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, sample, samplers_at_hand
 from vae_jax.exploration import sampling
 from vae_jax.exploration.judging import judge_images
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -68,7 +68,7 @@ def nearest(
     found: Any = {name: (0, np.inf) for name in images}
     firsts = range(0, len(train), CHUNK)
     for first in tqdm(firsts, space, disable=None, leave=False):
-        some = in_unit_interval(train[first : first + CHUNK])
+        some = to_unit_interval(train[first : first + CHUNK])
         for facing in (some, some[:, :, ::-1]):
             known = place_of(facing)
             for name, those in places.items():
@@ -139,7 +139,7 @@ def look(
             for name, each in distances.items()
         } | {"distance": least}
         order = np.argsort(distances["samples"])[:NUM_SHOWN]
-        theirs = in_unit_interval(train[found["samples"][0][order]])
+        theirs = to_unit_interval(train[found["samples"][0][order]])
         shown.append(np.stack([sets["samples"][order], theirs], axis=1))
     return report, np.concatenate(shown, axis=1)
 

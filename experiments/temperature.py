@@ -19,12 +19,12 @@ from tqdm import tqdm
 from experiments.command_line import add_judged_flags, cli, new_parser
 from vae_jax import run as run_lib
 from vae_jax.commands import abilities, judges
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.prior_flags import by_number, parse_temperature, temperature_text
 from vae_jax.commands.samples import SAMPLERS, said_of, sample, samplers_at_hand
 from vae_jax.evaluation import sharpness
 from vae_jax.evaluation.distances import likeness
 from vae_jax.exploration import judging
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -49,7 +49,7 @@ def look(
       temperatures: see `samples.sample`.
       seed: seed of the samples.
     """
-    pictures = in_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
+    pictures = to_unit_interval(run.dataset.splits["test"].images[:NUM_COMPARED])
     real, _ = judging.judge_images(judge.model(), pictures)
     of_pictures = sharpness.sharpness(pictures)
     rows, shown = [], []

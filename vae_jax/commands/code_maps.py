@@ -81,7 +81,7 @@ def look_into_codes(run: Run, num_faces: int = NUM_FACES) -> CodeMaps:
         lambda batch: _look(model, batch), (images,), "encoding"
     )
     size = images.shape[1]
-    faces = np.asarray(to_unit_interval(jnp.asarray(images[:num_faces])))
+    faces = to_unit_interval(images[:num_faces])
     rows, codebooks, maps = [grids.as_rgb(faces)], [], []
     for part, shape, quantizer in zip(
         model.by_map(indices), model.code_shape, model.quantizers, strict=True

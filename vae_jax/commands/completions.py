@@ -25,7 +25,6 @@ from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import (
     check_one_of,
     images_at,
-    in_unit_interval,
     own_pictures,
 )
 from vae_jax.commands.prior_flags import (
@@ -39,6 +38,7 @@ from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import sampling
 from vae_jax.keys import Stream, key
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -145,7 +145,7 @@ def complete(
     """
     abilities.check_learned_codes(run, "--mode is complete")
     model = run.model()
-    originals = in_unit_interval(pictures)
+    originals = to_unit_interval(pictures)
     means = originals[:, ~hidden].mean(axis=1)[:, None, None]
     kept = np.where(hidden[None, :, :, None], means, originals).astype(np.float32)
     is_new = np.concatenate(

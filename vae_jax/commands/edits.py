@@ -25,11 +25,12 @@ from vae_jax.commands.flags import (
     parse_numbers,
 )
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.config import Config
 from vae_jax.errors import UserError
 from vae_jax.exploration import attributes, sampling, stacks
 from vae_jax.exploration.attributes import Direction
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -160,7 +161,7 @@ def edit(
         chosen = [*without[: num_images - half], *with_it[:half]]
         pictures, labels = test.images[chosen], run.labels("test", chosen)
     codes = sampling.encode_images(model, pictures, labels)
-    columns = [in_unit_interval(pictures)]
+    columns = [to_unit_interval(pictures)]
     for alpha in alphas:
         edited = attributes.moved(codes, direction, alpha)
         columns.append(sampling.decode_codes(model, edited, labels))

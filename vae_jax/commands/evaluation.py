@@ -14,7 +14,6 @@ from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.judges import Opinion, check_judged, open_judge
 from vae_jax.commands.kept_codes import can_be_fitted
 from vae_jax.commands.opening import open_run
-from vae_jax.commands.pictures import in_unit_interval
 from vae_jax.commands.samples import SAMPLERS, sample
 from vae_jax.config import Config
 from vae_jax.data.faces.jpegs import factors_of
@@ -22,7 +21,7 @@ from vae_jax.evaluation import evaluate, sharpness
 from vae_jax.exploration import sampling
 from vae_jax.models import build
 from vae_jax.models.contract import DiscreteCodes
-from vae_jax.models.likelihoods import ROUNDING_STD
+from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.models.networks.stages import PATCH
 from vae_jax.report import tables
 from vae_jax.run import Run
@@ -222,7 +221,7 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     yield "reconstructions", sampling.decode_codes(model, codes, labels)
     # What other real pictures come to: no model need do better.
     others = run.dataset.splits["train"].images[: len(images)]
-    yield "training_pictures", in_unit_interval(others)
+    yield "training_pictures", to_unit_interval(others)
     if not judged:
         return
     # What a density comes to that draws codes of real pictures: none need do better.
@@ -248,7 +247,7 @@ def _psnr(rebuilt: Images, pictures: Images) -> float:
 
 def _beside_pictures(run: Run, judges: tuple[Run, ...]) -> dict[str, Any]:
     """Returns how sharp what the run makes is, and what classifiers say of it."""
-    pictures = in_unit_interval(_pictures(run, bool(judges)))
+    pictures = to_unit_interval(_pictures(run, bool(judges)))
     opinions = [Opinion(run, judge, pictures) for judge in judges]
     sharp: dict[str, Any] = {"num_images": len(pictures), **abilities.dial_of(run)}
     patch = getattr(getattr(run.model(), "decoder", None), "patch", PATCH)

@@ -17,10 +17,11 @@ from vae_jax.commands.flags import (
     Command,
 )
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import interpolation, sampling
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids, plots
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -131,7 +132,7 @@ def interpolate(
             | _row_figures(codes[first], codes[last], row, spherical)
         )
         if points.images is not None:
-            ends = in_unit_interval(points.images[[first, last]])
+            ends = to_unit_interval(points.images[[first, last]])
             row = np.concatenate([ends[:1], row, ends[1:]])
         rows.append(row)
     record = {

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import INDICES, PICTURES, SEED, Command
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.commands.way_points import way_points
 from vae_jax.config import Config
 from vae_jax.exploration import sampling, stacks
@@ -104,7 +104,7 @@ def look_into_layers(
         "kl_by_layer": np.asarray(_nats(model, points.images, codes_key)).tolist(),
     }
     return Atlas(
-        in_unit_interval(points.images),
+        to_unit_interval(points.images),
         decoded(lambda cut: layer < cut),
         decoded(lambda cut: layer >= num_layers - cut),
         record,

@@ -11,11 +11,12 @@ from jaxtyping import Float, UInt8
 from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import INDICES, PICTURES, UP_TO, Command
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import sampling, stacks
 from vae_jax.models.contract import Autoencoder
+from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids
 from vae_jax.run import Run
 from vae_jax.storage import write_json
@@ -98,7 +99,7 @@ def mix(
     images = _mixed_images(model, points.codes, up_to)
     faces = images[np.arange(len(images)), np.arange(len(images))]
     if points.images is not None:
-        faces = in_unit_interval(points.images)
+        faces = to_unit_interval(points.images)
     record = {
         **abilities.made_by(run),
         "faces": {points.kind: points.names},

@@ -10,7 +10,6 @@ from vae_jax.commands.flags import PICTURES
 from vae_jax.data.pictures import read_pictures
 from vae_jax.errors import UserError
 from vae_jax.local_paths import split_paths
-from vae_jax.models.likelihoods import LEVELS
 from vae_jax.run import Run
 
 
@@ -57,10 +56,3 @@ def images_at(
             )
     chosen = list(indices)
     return images[chosen], run.labels("test", chosen)
-
-
-def in_unit_interval(
-    images: UInt8[np.ndarray, "*some H W C"],
-) -> Float[np.ndarray, "*some H W C"]:
-    """Returns 8-bit levels as float32 in [0, 1], to be drawn."""
-    return images.astype(np.float32) / (LEVELS - 1)

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import NUM_IMAGES, PICTURES, Command
 from vae_jax.commands.opening import open_autoencoder
-from vae_jax.commands.pictures import check_one_of, in_unit_interval, own_pictures
+from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.config import Config
 from vae_jax.exploration.batching import map_batches
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
@@ -94,7 +94,7 @@ def reconstruct(
         before, widths = rebuild(replace(run, realism=0.0))
         # A saturated Bernoulli has none.
         invented = np.abs(means - before) / np.maximum(widths, ROUNDING_STD)
-    originals = in_unit_interval(pictures)
+    originals = to_unit_interval(pictures)
     record = abilities.made_by(run) | {
         "num_images": len(originals),
         "mse": float(np.mean(np.square(originals - means))),

@@ -7,11 +7,13 @@ where it lies, beside those that say how wide it is.
 """
 
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from vae_jax.options import Option, Refusal, Values, positive
 
@@ -22,11 +24,13 @@ LEVELS = 256
 ROUNDING_STD = 1 / (255 * math.sqrt(12))
 
 
-def to_unit_interval(
-    images: UInt8[Array, "*batch H W C"],
-) -> Float[Array, "*batch H W C"]:
+# Arrays on a device, and those of NumPy.
+_Levels = TypeVar("_Levels", Array, np.ndarray)
+
+
+def to_unit_interval(images: _Levels) -> _Levels:
     """Turns 8-bit levels into float32 in [0, 1], the scale of every likelihood."""
-    return images.astype(jnp.float32) / (LEVELS - 1)
+    return images.astype(np.float32) / (LEVELS - 1)
 
 
 def sum_pixels(per_pixel: Float[Array, "*batch H W C"]) -> Float[Array, "*batch"]:
