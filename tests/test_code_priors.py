@@ -87,7 +87,9 @@ def test_a_transformer_sees_what_is_before_a_place_and_nothing_else():
     assert np.abs(last[0] - last[1]).max() > 0.01
 
 
-def test_place_by_place_is_as_all_at_once():
+@pytest.mark.parametrize("stretch", [4, 64])
+def test_place_by_place_is_as_all_at_once(stretch, monkeypatch):
+    monkeypatch.setattr(transformer, "STRETCH", stretch)
     block = transformer.AttentionBlock(
         8, 2, dtype=jnp.dtype("float32"), rngs=nnx.Rngs(0)
     )
