@@ -21,7 +21,7 @@ from vae_jax.commands import (
     traversals,
 )
 from vae_jax.errors import UserError
-from vae_jax.exploration import sampling, stacks
+from vae_jax.exploration import interpolation, sampling, stacks
 from vae_jax.export import loading, saving
 from vae_jax.keys import Stream, key
 from vae_jax.models.contract import unflatten
@@ -113,6 +113,25 @@ def test_an_edit_of_coarse_codes_leaves_the_fine_ones(run):
     assert all(path.exists() for path in edits.draw_edit(run, found))
     with pytest.raises(UserError, match=r"--up_to is 4; allowed with .* is one of 2$"):
         edits.edit(run, {"Smiling": 1.0}, [2.0], up_to=4)
+
+
+def test_a_way_between_coarse_codes_keeps_the_fine_ones_of_its_start(run):
+    way = interpolations.interpolate(
+        run, indices=[0, 1, 2, 3], num_steps=3, spherical=True, up_to=2
+    )
+    own = codes_of(run, [0, 1, 2, 3])
+    for row, first, last in ((0, 0, 1), (1, 2, 3)):
+        # The great circle of the coarse numbers, whatever the fine ones are.
+        coarse = interpolation.interpolate(own[first][:12], own[last][:12], 3, True)
+        codes = np.concatenate([coarse, np.tile(own[first][12:], (3, 1))], axis=1)
+        expected = sampling.decode_codes(run.model(), codes)
+        np.testing.assert_allclose(way.rows[row][1:-1], expected, atol=1e-5)
+    through = np.concatenate([own[3][:12], own[0][12:]])[None]
+    expected = sampling.decode_codes(run.model(), through)
+    np.testing.assert_allclose(way.frames[6:7], expected, atol=1e-5)
+    assert all(path.exists() for path in interpolations.draw_interpolation(run, way))
+    with pytest.raises(UserError, match=r"--up_to is 4; allowed with .* is one of 2$"):
+        interpolations.interpolate(run, indices=[0, 1], up_to=4)
 
 
 def test_a_mixed_face_has_the_coarse_code_of_one_and_the_fine_code_of_another(run):

@@ -13,6 +13,7 @@ from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import (
     INDICES,
     PICTURES,
+    UP_TO,
     VALUES,
     Command,
 )
@@ -20,7 +21,8 @@ from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
-from vae_jax.exploration import interpolation, sampling
+from vae_jax.exploration import interpolation, sampling, stacks
+from vae_jax.models.contract import code_size
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids, plots
 from vae_jax.run import Run
@@ -85,13 +87,14 @@ def interpolate(
     pictures: tuple[Sequence[str], UInt8[np.ndarray, "N H W C"]] | None = None,
     num_steps: int = 10,
     spherical: bool = False,
+    up_to: int | None = None,
 ) -> Interpolation:
     """Decodes the way from each code to the next, by the EMA parameters.
 
     The code of a picture is its posterior's mode. There is a row for each pair of way
     points; an odd last one is paired with the one before it. The record of a row has
-    the norms of its codes, `mean_squared_step`, over pixels and frames, and how many
-    times that the largest step is.
+    the norms of what changes in its codes, `mean_squared_step`, over pixels and frames,
+    and how many times that the largest step is.
 
     A conditional VAE's labels change along with the codes, linearly; those of the
     prior's samples and of the user's pictures are unknown.
@@ -105,10 +108,17 @@ def interpolate(
         images.
       num_steps: frames from each way point to the next, both included; at least 2.
       spherical: see `interpolation.interpolate`.
+      up_to: the finest resolution whose codes change; finer ones are those of the first
+        way point, of a row and of the way through all. None where all change.
 
     Raises:
-      UserError: there is one way point only, no such test image, or no prior.
+      UserError: there is one way point only, no such test image, or no prior; or the
+        code has no such resolution.
     """
+    changes = np.ones(code_size(run.model().code_shape), bool)
+    if up_to is not None:
+        abilities.check_up_to(run, up_to)
+        changes = stacks.resolution_of_numbers(run.model()) <= up_to
     points = way_points(
         run,
         "interpolate",
@@ -117,29 +127,36 @@ def interpolate(
         seeds=seeds,
         pictures=pictures,
     )
-    codes, labels, names = points.codes, points.labels, points.names
-    around = [*range(len(codes)), 0]
-    way = interpolation.path(codes[around], num_steps, spherical)
-    if labels is not None:
-        labels = interpolation.path(labels[around], num_steps, spherical=False)
-    frames = sampling.decode_codes(run.model(), way, labels)
+    names = points.names
+
+    def frames_through(numbers: list[int]) -> Float[np.ndarray, "F H W C"]:
+        some, labels = points.codes[numbers], points.labels
+        way = interpolation.path(some[:, changes], num_steps, spherical)
+        moved = np.tile(some[0], (len(way), 1))
+        moved[:, changes] = way
+        if labels is not None:
+            labels = interpolation.path(labels[numbers], num_steps, spherical=False)
+        return sampling.decode_codes(run.model(), moved, labels)
+
+    frames = frames_through([*range(len(names)), 0])
     rows, figures = [], []
-    for first in (min(i, len(codes) - 2) for i in range(0, len(codes), 2)):
-        last = first + 1
-        row = frames[first * (num_steps - 1) :][:num_steps]
+    for first in (min(i, len(names) - 2) for i in range(0, len(names), 2)):
+        ends = [first, first + 1]
+        row = frames_through(ends)
         figures.append(
-            {"from": names[first], "to": names[last]}
-            | _row_figures(codes[first], codes[last], row, spherical)
+            {"from": names[first], "to": names[first + 1]}
+            | _row_figures(*points.codes[ends][:, changes], row, spherical)
         )
         if points.images is not None:
-            ends = to_unit_interval(points.images[[first, last]])
-            row = np.concatenate([ends[:1], row, ends[1:]])
+            originals = to_unit_interval(points.images[ends])
+            row = np.concatenate([originals[:1], row, originals[1:]])
         rows.append(row)
     record = {
         **abilities.made_by(run),
         "way_points": {points.kind: names},
         "interpolation": "spherical" if spherical else "linear",
         "num_steps": num_steps,
+        "up_to": up_to,
         "rows": figures,
     }
     return Interpolation(frames, np.stack(rows), record)
@@ -155,12 +172,14 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
     ((kind, names),) = found.record["way_points"].items()
     ends = [] if kind == "seeds" else ["image"]
     between = [""] * (len(found.rows[0]) - 2)
+    up_to = found.record["up_to"]
+    held = "" if up_to is None else f", up to {up_to}x{up_to} places"
     grids.image_grid(
         found.rows,
         path,
         columns=ends and [*ends, *between, *ends],
         caption=[
-            "Ways from the code of one face to that of another"
+            f"Ways from the code of one face to that of another{held}"
             + (
                 ", the images themselves at both ends."
                 if ends
@@ -171,6 +190,7 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
                 "interpolate",
                 **{kind: names},
                 num_steps=found.record["num_steps"],
+                up_to=up_to,
                 spherical=found.record["interpolation"] == "spherical" or None,
             ),
         ],
@@ -191,6 +211,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
         pictures=own_pictures(run),
         num_steps=NUM_STEPS.value,
         spherical=SPHERICAL.value,
+        up_to=UP_TO.value,
     )
     return draw_interpolation(run, found)
 
@@ -204,6 +225,7 @@ COMMAND = Command(
         "seeds": "The samples replace test images.",
         "num_steps": f"Default: {NUM_STEPS.default}.",
         "spherical": "Default: straight lines.",
+        "up_to": "Default: all codes change.",
         "realism": "Default: 0.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",
