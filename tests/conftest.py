@@ -159,7 +159,10 @@ def small_runs(data_dir, tmp_path_factory):
 
     def run_of(kind):
         if kind not in made:
-            run = run_lib.train(new_small_config(data_dir, kind), folder / kind)
+            config = new_small_config(data_dir, kind)
+            if kind == "transformer":
+                config.init_from = str(run_of("vq").workdir)
+            run = run_lib.train(config, folder / kind)
             evaluation.write_evaluation(run, evaluation.evaluate_run(run))
             if kind != "classifier":
                 kept_codes.keep(run)

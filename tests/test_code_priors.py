@@ -126,6 +126,23 @@ def test_how_often_a_memory_grows_does_not_matter(monkeypatch):
         np.testing.assert_array_equal(other, found[0])
 
 
+def test_what_is_drawn_from_is_what_all_places_together_give(monkeypatch):
+    """Each place with the memory of those before, over two maps, as it grows."""
+    prior = new_prior(TransformerPrior, ((2, 2), (2, 3)))
+    seen = []
+
+    def draw(logits, keys, temperature, top_k):
+        jax.debug.callback(seen.append, logits, ordered=True)
+        return jnp.zeros(len(logits), jnp.int32)
+
+    monkeypatch.setattr(code_priors, "draw", draw)
+    known = jax.random.randint(jax.random.key(0), (2, 10), 0, 3)
+    jax.block_until_ready(prior.sample(jax.random.key(1), 1, known=known))
+    together = prior.logits(known, jnp.zeros((2, 0)))
+    assert np.ptp(together) > 0.1
+    np.testing.assert_allclose(np.stack(seen, axis=1), together, atol=1e-5)
+
+
 def test_without_temperature_a_transformer_draws_the_likeliest_code():
     prior = new_prior(TransformerPrior)
     (sample,) = np.asarray(prior.sample(jax.random.key(0), 1, temperature=0.0))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from conftest import new_tiny_config
+from PIL import Image
 
 from vae_jax import main, other_runs
 from vae_jax import run as run_lib
@@ -139,11 +140,7 @@ def test_completions_and_samples_from_the_command_line(run, capsys, monkeypatch)
         "image_grid",
         lambda *rest, caption, **how: told.extend(caption) or draw(*rest, **how),
     )
-    with flagsaver.flagsaver():
-        monkeypatch.setattr("sys.argv", ["main", "--mode=complete", *given, "--seed=2"])
-        with pytest.raises(SystemExit) as ended:
-            main.cli()
-    assert not ended.value.code
+    assert not run_main(monkeypatch, "--mode=complete", *given, "--seed=2")
     path = run.workdir / "images" / "completions.json"
     record = json.loads(path.read_text())
     assert path.with_suffix(".png").exists()
@@ -154,6 +151,45 @@ def test_completions_and_samples_from_the_command_line(run, capsys, monkeypatch)
     assert told[1].endswith(
         "--indices=0,1,2,3 --keep=top --attributes=Smiling=1 --seed=2 --top_k=1"
     )
+
+
+def run_main(monkeypatch, *given):
+    with flagsaver.flagsaver():
+        monkeypatch.setattr("sys.argv", ["main", *given])
+        with pytest.raises(SystemExit) as ended:
+            main.cli()
+    return ended.value.code
+
+
+@pytest.mark.slow
+def test_a_box_of_a_picture_of_ones_own_is_completed(run, tmp_path, monkeypatch):
+    face = run.dataset.splits["test"].images[0, :, :, 0]
+    Image.fromarray(face).resize((50, 50)).save(tmp_path / "me.png")
+    given = ["--mode=complete", f"--workdir={run.workdir}", "--num_images=2"]
+    picture, path = f"--pictures={tmp_path / 'me.png'}", run.workdir / "images"
+    for hidden, keep, box in (
+        ("--box=4,4,12,12", None, [4, 4, 12, 12]),
+        ("--keep=left", "left", None),
+    ):
+        assert not run_main(monkeypatch, *given, picture, hidden)
+        record = json.loads((path / "completions.json").read_text())
+        assert record["keep"] == keep and record["box"] == box
+        assert record["num_images"] == 2 and "indices" not in record
+
+
+@pytest.mark.slow
+def test_samples_of_a_learned_prior_are_as_asked_for(run, monkeypatch):
+    given = ["--mode=sample", f"--workdir={run.workdir}", "--num_images=5"]
+
+    def sample(*asked):
+        assert not run_main(monkeypatch, *given, *asked)
+        with Image.open(run.workdir / "images" / "samples.png") as picture:
+            return np.asarray(picture)[:SIZE].copy()
+
+    plain = sample()
+    np.testing.assert_array_equal(plain, sample("--temperature=1"))
+    for asked in ("--top_k=1", "--temperature=0"):
+        assert (sample(asked) != plain).any(), asked
 
 
 @pytest.mark.slow

@@ -255,6 +255,7 @@ VQ = {
     "model.network": "conv",
     "model.code_size": 8,
     "model.prior": "transformer",
+    "init_from": "runs/vq_vae",
     "objective.name": "quantised",
 }
 LADDER = {

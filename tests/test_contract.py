@@ -95,6 +95,8 @@ CASES = {
         for prior in PRIORS
     },
     "ae, style": STYLE | AE,
+    "vae, conv, mixture of logistics": NETWORKS["conv"]
+    | {"model.likelihood": "logistic_mixture", "dataset.channels": 3},
     "vae, style by resolution, labels": STYLE
     | {"model.styles": "by_resolution", "model.attributes": "A,B"},
     "vae, mlp, labels": NETWORKS["mlp"] | {"model.attributes": "A,B"},
@@ -115,6 +117,7 @@ TRAINED_OTHERWISE = {
         "model.width": 2,
         "model.two_maps": True,
         "model.prior": "masked",
+        "init_from": "runs/vq_vae",
         "model.attributes": "A,B",
         **VQ,
         **TRANSFORMER,

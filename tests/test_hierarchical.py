@@ -17,16 +17,18 @@ from vae_jax.errors import UserError
 from vae_jax.evaluation import evaluate
 from vae_jax.experiment import assemble
 from vae_jax.models import build
-from vae_jax.models.contract import Draw, flatten, unflatten
+from vae_jax.models.contract import Draw, Variables, flatten, unflatten
 from vae_jax.models.elbo import kl_per_image, log_weights
 from vae_jax.models.hierarchical import HierarchicalVAE
 from vae_jax.models.likelihoods import Gaussian
 from vae_jax.models.networks import cosines, ladder
 from vae_jax.models.networks.latent_layers import (
     FARTHEST,
+    LARGEST_GAIN,
     NARROWEST,
     WIDEST,
     Departure,
+    LatentLayer,
 )
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.sharpening import Sharpening
@@ -186,6 +188,19 @@ def test_decoding_a_code_is_the_reconstruction():
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_nats_of_a_layer_are_the_mean_of_what_its_codes_cost():
+    model, images = tiny(), tiny_images()
+    terms = terms_of(model, images, jax.random.key(0), num_samples=4000)
+    for layer in terms.layers:
+        costs = -np.float64(layer.log_ratio)
+        error = costs.std(axis=0) / np.sqrt(len(costs))
+        # The KL given what is above varies with it, and is a mean over it as well.
+        np.testing.assert_array_less(
+            np.abs(costs.mean(axis=0) - layer.kl[:, 0]), 5 * error
+        )
+        assert np.all(layer.kl > 3 * error)
+
+
 def test_a_code_follows_those_above():
     """Each posterior is given the codes above it, and its image, and nothing below."""
     model, images = tiny(), tiny_images()
@@ -305,21 +320,28 @@ def test_a_posterior_stays_within_its_bounds():
 
 
 def test_the_bits_of_a_long_code_lose_no_digits():
-    """The log ratio of 100,000 numbers is that of float64."""
+    """Log densities of 140,000 nats differ by 250, which float32 has to a thousandth.
+
+    Of the difference of their sums it would not.
+    """
     rng = np.random.default_rng(0)
-    mean, logvar, noise = (rng.normal(size=(1, 100_000)) for _ in range(3))
+    mean, logvar = 0.05 * rng.normal(size=(2, 1, 100_000))
+    noise = rng.normal(size=mean.shape)
     p = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
 
-    def ratio():
+    def nats():
         q = DiagonalGaussian(jnp.asarray(mean), jnp.asarray(logvar))
-        z = q.mean + q.std * jnp.asarray(noise)
-        return float(p.log_ratio(q, z)[0]), float(jnp.sum(p.kl_from(q)))
+        z = jnp.asarray(mean + np.exp(0.5 * logvar) * noise)
+        densities = [jnp.sum(each.log_prob_by_dimension(z)) for each in (p, q)]
+        ratio, kl = float(p.log_ratio(q, z)[0]), float(jnp.sum(p.kl_from(q)))
+        return ratio, kl, [float(each) for each in densities]
 
-    single = ratio()
+    *single, sums = nats()
     with jax.enable_x64(True):
-        double = ratio()
-    assert abs(double[0]) > 10_000
-    np.testing.assert_allclose(single, double, rtol=1e-6)
+        *double, exact = nats()
+    assert 100 < abs(double[0]) < 1000 and abs(exact[0]) > 100_000
+    np.testing.assert_allclose(single, double, atol=1e-3)
+    assert abs(sums[0] - sums[1] - double[0]) > 2e-3
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -396,3 +418,73 @@ def test_the_codes_of_all_layers_add_as_much_as_one(number):
     assert len(kernels) == number
     variance = sum(float(jnp.mean(jnp.square(kernel))) * 64 for kernel in kernels)
     assert variance == pytest.approx(1, rel=0.1)
+
+
+def test_the_layers_of_all_resolutions_count_together():
+    common = {"remat": False, "dtype": jnp.dtype("float32"), "rngs": nnx.Rngs(0)}
+    layers, widths = {2: 4, 4: 12}, {2: 64, 4: 64}
+    decoder = ladder.Decoder((16, 16, 1), layers, widths, 64, 1, **common)
+    for at, number in layers.items():
+        for layer in decoder.stages[f"r{at}"].layers:
+            variance = 64 * float(jnp.mean(jnp.square(layer.joining.kernel[...])))
+            assert variance == pytest.approx(1 / 16, rel=0.1), number
+
+
+def test_the_factor_on_a_code_stays_within_its_bound():
+    rngs = nnx.Rngs(0)
+    layer = LatentLayer(6, 3, 1.0, dtype=jnp.dtype("float32"), rngs=rngs)
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((2, 4, 4, 6), (6, 3)))
+    # What is added is the code, scaled.
+    layer.joining.kernel[...] = jnp.eye(3, 6)
+
+    def factor(kernel):
+        layer.scale.kernel[...] = kernel
+        return (layer.join(x, jnp.ones((2, 4, 4, 3))) - x)[..., :3]
+
+    np.testing.assert_allclose(factor(jnp.zeros((6, 3))), 1, atol=1e-5)
+    found = factor(1e6 * kernel)
+    assert 0 <= found.min() + 1e-5 and found.max() <= LARGEST_GAIN + 1e-5
+    # Far out it is reached, so that what is bounded is what was asked for.
+    assert found.max() > 0.99 * LARGEST_GAIN
+
+
+@pytest.mark.parametrize(
+    ("at", "kernel"), [(1, (4, 4)), (2, (4, 4)), (4, (3, 3, 4, 4))]
+)
+def test_kernels_are_no_larger_than_their_maps(at, kernel):
+    config = settings(
+        **{
+            "model.layers": ",".join(f"{size}:1" for size in (at, 2 * at)),
+            "model.widths": ",".join(f"{size}:8" for size in (at, 2 * at)),
+        }
+    )
+    shapes = assemble(config, 50).shapes.params
+    down = shapes["decoder"]["stages"][f"r{at}"]["layers"][0]["block"]
+    up = shapes["encoder"]["stages"][f"r{at}"]
+    for block in (down, up["blocks"][0], up["departures"][0]):
+        assert block["spatial"]["kernel"].shape == kernel
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_ladder_computes_its_blocks_again_with_the_same_gradients(colour):
+    channels = 3 if colour else 1
+    _, variables = build.split(tiny(colour))
+
+    def gradients(remat):
+        changes = {"model.remat": remat, "dataset.channels": channels}
+        graphdef = assemble(settings(**changes), 50).graphdef
+
+        @jax.jit
+        def of(params):
+            model = build.merge(graphdef, Variables(params, variables.state))
+            terms = model(tiny_images(2, channels), jax.random.key(0))
+            return jnp.mean(kl_per_image(terms)) - jnp.mean(terms.log_px)
+
+        assert ("remat" in str(jax.make_jaxpr(of)(variables.params))) == remat
+        return jax.grad(of)(variables.params)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(a).max())
+
+    jax.tree.map(close, gradients(False), gradients(True))

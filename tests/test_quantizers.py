@@ -188,11 +188,12 @@ def test_levels_are_evenly_spaced_and_a_vector_of_zeros_is_in_the_middle():
 
 
 def test_the_gradient_of_levels_is_that_of_their_bound():
-    quantizer, vector = FiniteScalars((8, 5)), jnp.array([0.3, -0.8])
+    quantizer, vector = FiniteScalars((8, 5, 4)), jnp.array([0.3, -0.8, 0.3])
     jacobian = np.asarray(jax.jacobian(quantizer.quantize)(vector))
-    half = np.array([7, 4]) * 1.001 / 2
-    shift = np.arctanh(np.array([0.5, 0]) / half)
-    slope = half * (1 - np.tanh(vector + shift) ** 2) / np.array([4, 2])
+    half = np.array([7, 4, 3]) * 1.001 / 2
+    # Of eight levels a shift by the tangent, for its inverse, would hardly differ.
+    shift = np.arctanh(np.array([0.5, 0, 0.5]) / half)
+    slope = half * (1 - np.tanh(vector + shift) ** 2) / np.array([4, 2, 2])
     np.testing.assert_allclose(jacobian, np.diag(slope), rtol=1e-5)
 
 

@@ -95,6 +95,17 @@ def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
         np.testing.assert_allclose(arrays["difference"][index], expected, atol=1e-5)
 
 
+def test_a_loaded_ladder_draws_by_its_ema_and_its_constant(run):
+    drawn = samples.sample(run, "prior", 3, 0)
+    loaded = run_lib.load(run.workdir)
+    np.testing.assert_array_equal(samples.sample(loaded, "prior", 3, 0), drawn)
+    averaged, raw = (run.variables[kind].params["decoder"] for kind in ("ema", "raw"))
+    assert np.any(averaged["constant"] != 0)
+    assert np.any(averaged["constant"] != raw["constant"])
+    there = loaded.variables["ema"].params["decoder"]
+    np.testing.assert_array_equal(there["constant"], averaged["constant"])
+
+
 def test_each_number_knows_its_layer(run):
     assert np.bincount(stacks.layer_of_numbers(SHAPE)).tolist() == [12, 48, 48]
     found = stacks.resolution_of_numbers(run.model())

@@ -331,6 +331,21 @@ def test_the_same_steps_without_their_faults_are_as_if_they_had_not_been():
         assert_same_bits(getattr(ends[0][0], part), getattr(ends[1][0], part))
 
 
+def test_updates_with_large_gradients_are_all_applied():
+    """No norm is too large: a bound that grows too slowly would skip for ever."""
+
+    def steep(params, state, batch, key, step):
+        loss, aux = quadratic(params, state, batch, key, step)
+        return 1e12 * loss, aux
+
+    state, update = make(steep)
+    update = jax.jit(update)
+    for number in range(100):
+        state, metrics = update(state, {"image": TARGETS[number % 6]})
+        assert metrics["applied"] == 1
+    assert int(state.skipped) == 0 and abs(float(state.params["b"])) < 0.1
+
+
 def test_float16_that_never_gets_finite_is_a_fault_once_the_scale_is_least():
     state, update = make(faulty, float16=True)
     state = state.replace(state={"last": jnp.float32(0)})

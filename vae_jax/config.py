@@ -92,6 +92,13 @@ def validate(config: Config) -> None:
         refusal = OPTIMIZERS[merged["optimizer.name"]].check(merged)
         if refusal is not None:
             refuse("parts.optimizer", f"of {part}, {refusal[0]}: {refusal[1]}")
+    learned = values["model.name"] == "vq" and values["model.prior"] != "uniform"
+    if learned and values["init_from"] is None:
+        refuse(
+            "init_from",
+            f"model.prior {values['model.prior']} is learned over the codes of a run "
+            "of a VQ-VAE; allowed is its workdir",
+        )
     if values["parts.initialised"] and values["init_from"] is None:
         refuse("parts.initialised", "it goes with init_from, which is None")
     for name, base in (

@@ -173,13 +173,13 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
     ends = [] if kind == "seeds" else ["image"]
     between = [""] * (len(found.rows[0]) - 2)
     up_to = found.record["up_to"]
-    held = "" if up_to is None else f", up to {up_to}x{up_to} places"
+    moved = "" if up_to is None else f" up to {up_to}x{up_to} places"
     grids.image_grid(
         found.rows,
         path,
         columns=ends and [*ends, *between, *ends],
         caption=[
-            f"Ways from the code of one face to that of another{held}"
+            f"Ways from the code{moved} of one face to that of another"
             + (
                 ", the images themselves at both ends."
                 if ends

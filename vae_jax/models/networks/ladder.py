@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from vae_jax.models.networks.cosines import from_cosines, to_cosines
 from vae_jax.models.networks.latent_layers import Departure, LatentLayer
 from vae_jax.models.networks.layers import (
+    Conv3x3,
     Frame,
     Networks,
     head_layer,
@@ -26,6 +27,7 @@ from vae_jax.models.networks.layers import (
 )
 from vae_jax.models.networks.stages import (
     Block,
+    Middle,
     Upsampling,
     by_resolution,
     coarsest_first,
@@ -40,6 +42,14 @@ from vae_jax.options import (
     text,
     whole,
 )
+
+
+def _middle(at: int) -> Middle:
+    """Returns the kind of middle layers at a resolution.
+
+    Below 3x3 places most of a 3x3 kernel would lie outside (Child 2020).
+    """
+    return Conv3x3 if at >= 3 else nnx.Linear
 
 
 class Rung(nnx.Module):
@@ -92,11 +102,11 @@ class Encoder(nnx.Module):
                 Rung(
                     entry,
                     blocks=[
-                        Block(width, "none", dtype=dtype, rngs=rngs)
+                        Block(width, "none", _middle(at), dtype=dtype, rngs=rngs)
                         for _ in range(depth)
                     ],
                     departures=[
-                        Departure(width, dims, dtype=dtype, rngs=rngs)
+                        Departure(width, dims, _middle(at), dtype=dtype, rngs=rngs)
                         for _ in range(layers[at])
                     ],
                 )
@@ -162,12 +172,14 @@ class Decoder(nnx.Module):
                 Rung(
                     entry,
                     layers=[
-                        LatentLayer(width, dims, gain, dtype=dtype, rngs=rngs)
-                        for _ in range(number)
+                        LatentLayer(
+                            width, dims, gain, _middle(at), dtype=dtype, rngs=rngs
+                        )
+                        for _ in range(layers[at])
                     ],
                 )
-                for number, width, entry in zip(
-                    layers.values(), channels, [None, *upsamplings], strict=True
+                for at, width, entry in zip(
+                    layers, channels, [None, *upsamplings], strict=True
                 )
             ],
         )

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import Conv3x3, mix_channels
-from vae_jax.models.networks.stages import Block
+from vae_jax.models.networks.stages import Block, Middle
 from vae_jax.models.posteriors import DiagonalGaussian
 
 # Standard deviations that a posterior's mean may be from the prior's, and what its
@@ -34,14 +34,23 @@ class Departure(nnx.Module):
     Args:
       width: channels of the maps on the way down, and of the features.
       dims: numbers in a code at each place.
+      middle: see `Block`.
       dtype: type of the activations.
       rngs: random numbers of the initial parameters.
     """
 
-    def __init__(self, width: int, dims: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        dims: int,
+        middle: Middle = Conv3x3,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         inner = width // 2
         self.narrow = nnx.Linear(2 * width, inner, dtype=dtype, rngs=rngs)
-        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
+        self.spatial = middle(inner, inner, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(
             inner,
             2 * dims,
@@ -79,14 +88,22 @@ class LatentLayer(nnx.Module):
       width: channels.
       dims: numbers in a code at each place.
       gain: gain of what the code adds in the beginning.
+      middle: see `Block`.
       dtype: type of the activations.
       rngs: random numbers of the initial parameters.
     """
 
     def __init__(
-        self, width: int, dims: int, gain: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        dims: int,
+        gain: float,
+        middle: Middle = Conv3x3,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
-        self.block = Block(width, "none", dtype=dtype, rngs=rngs)
+        self.block = Block(width, "none", middle, dtype=dtype, rngs=rngs)
         self.scale = nnx.Linear(
             width, dims, kernel_init=_scaled(SMALL_GAIN), dtype=dtype, rngs=rngs
         )

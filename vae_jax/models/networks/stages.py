@@ -1,7 +1,7 @@
 """The stages of convolutional networks: what is at each resolution, and how wide."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ COARSEST = 7
 # Where `width` is counted, see `stage_widths`.
 WIDTHS_FROM = ("auto", "coarsest", "finest")
 UPSAMPLINGS = ("subpixel", "resize")
+# What a block's middle layer may be; for maps too small it looks at no neighbours.
+Middle: TypeAlias = type[Conv3x3] | type[nnx.Linear]
 
 
 def resolutions(size: int, code_size: int | None = None) -> list[int]:
@@ -128,13 +130,28 @@ class Block(nnx.Module):
 
     The last layer starts at zero: a new block is the identity, and so a stack of them
     needs no normalisation to train.
+
+    Args:
+      channels: channels of the maps, twice those that the middle layer has.
+      norm: one of `NORMS`.
+      middle: kind of the middle layer.
+      dtype: type of the activations.
+      rngs: random numbers of the initial parameters.
     """
 
-    def __init__(self, channels: int, norm: str, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        norm: str,
+        middle: Middle = Conv3x3,
+        *,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
         inner = channels // 2
         self.norm = norm_layer(norm, channels, dtype, rngs)
         self.narrow = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
-        self.spatial = Conv3x3(inner, inner, dtype=dtype, rngs=rngs)
+        self.spatial = middle(inner, inner, dtype=dtype, rngs=rngs)
         self.widen = nnx.Linear(
             inner,
             channels,

@@ -70,7 +70,7 @@ def attend_before(
     length, parts = query.shape[2], []
     for start in range(0, length, STRETCH):
         end = min(start + STRETCH, length)
-        seen = np.arange(start, end)[:, None] >= np.arange(end)
+        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)
         parts.append(
             attend(query[:, :, start:end], keys[:, :, :end], values[:, :, :end], seen)
         )
