@@ -118,7 +118,7 @@ HIERARCHICAL = {
     "model.layers": "2:1,4:2",
     "model.widths": "2:8,4:4",
     "model.likelihood": "logistic_mixture",
-    # The images of the first devices alone.
+    # Of a batch of 16 that is the images of two of the eight devices.
     "model.drop_layers": "4:0.25",
 }
 

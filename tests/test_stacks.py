@@ -24,6 +24,7 @@ from vae_jax.errors import UserError
 from vae_jax.exploration import interpolation, sampling, stacks
 from vae_jax.export import loading, saving
 from vae_jax.keys import Stream, key
+from vae_jax.models import build
 from vae_jax.models.contract import unflatten
 from vae_jax.report.writer import read_lines
 
@@ -104,6 +105,14 @@ def test_a_loaded_ladder_draws_by_its_ema_and_its_constant(run):
     assert np.any(averaged["constant"] != raw["constant"])
     there = loaded.variables["ema"].params["decoder"]
     np.testing.assert_array_equal(there["constant"], averaged["constant"])
+    codes = codes_of(run, [0])
+    decoded = sampling.decode_codes(loaded.model(), codes)
+    by = {}
+    for kind in ("ema", "raw"):
+        model = build.merge(build.split(run.model())[0], run.variables[kind])
+        by[kind] = sampling.decode_codes(model, codes)
+    np.testing.assert_array_equal(decoded, by["ema"])
+    assert np.abs(decoded - by["raw"]).max() > 1e-5
 
 
 def test_each_number_knows_its_layer(run):

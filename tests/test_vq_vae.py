@@ -158,7 +158,7 @@ def test_a_resumed_run_ends_with_the_same_bits(quantizer, data_dir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.variables, resumed.variables)
     if quantizer == "ema":
         for run in (begun, whole):
-            # What begins anew has the share that is usual, and others hardly ever.
+            # What has just begun anew has the usual share, and others hardly ever.
             state = run.variables["ema"].state["quantizers"][0]
             assert 0 < np.sum(state["shares"] == 1 / 64) < 64
         # Its codes are those of the last update, not an average of averages.

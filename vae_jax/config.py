@@ -92,8 +92,9 @@ def validate(config: Config) -> None:
         refusal = OPTIMIZERS[merged["optimizer.name"]].check(merged)
         if refusal is not None:
             refuse("parts.optimizer", f"of {part}, {refusal[0]}: {refusal[1]}")
-    learned = values["model.name"] == "vq" and values["model.prior"] != "uniform"
-    if learned and values["init_from"] is None:
+    # Not one of `refusals`, which models that have left their run pass as well.
+    is_learned = values["model.name"] == "vq" and values["model.prior"] != "uniform"
+    if is_learned and values["init_from"] is None:
         refuse(
             "init_from",
             f"model.prior {values['model.prior']} is learned over the codes of a run "

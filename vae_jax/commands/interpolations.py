@@ -22,7 +22,6 @@ from vae_jax.commands.pictures import check_one_of, own_pictures
 from vae_jax.commands.way_points import SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import interpolation, sampling, stacks
-from vae_jax.models.contract import code_size
 from vae_jax.models.likelihoods import to_unit_interval
 from vae_jax.report import grids, plots
 from vae_jax.run import Run
@@ -108,17 +107,16 @@ def interpolate(
         images.
       num_steps: frames from each way point to the next, both included; at least 2.
       spherical: see `interpolation.interpolate`.
-      up_to: the finest resolution whose codes change; finer ones are those of the first
-        way point, of a row and of the way through all. None where all change.
+      up_to: the finest resolution whose codes change; finer ones, and the labels, are
+        those of the first way point, of a row and of the way through all. None where
+        all change.
 
     Raises:
       UserError: there is one way point only, no such test image, or no prior; or the
         code has no such resolution.
     """
-    changes = np.ones(code_size(run.model().code_shape), bool)
     if up_to is not None:
         abilities.check_up_to(run, up_to)
-        changes = stacks.resolution_of_numbers(run.model()) <= up_to
     points = way_points(
         run,
         "interpolate",
@@ -128,6 +126,9 @@ def interpolate(
         pictures=pictures,
     )
     names = points.names
+    changes = np.ones(points.codes.shape[1], bool)
+    if up_to is not None:
+        changes = stacks.resolution_of_numbers(run.model()) <= up_to
 
     def frames_through(numbers: list[int]) -> Float[np.ndarray, "F H W C"]:
         some, labels = points.codes[numbers], points.labels
@@ -135,17 +136,23 @@ def interpolate(
         moved = np.tile(some[0], (len(way), 1))
         moved[:, changes] = way
         if labels is not None:
-            labels = interpolation.path(labels[numbers], num_steps, spherical=False)
+            # Where codes are held so are labels: finer maps are told them as well.
+            ends = numbers if up_to is None else [numbers[0]] * len(numbers)
+            labels = interpolation.path(labels[ends], num_steps, spherical=False)
         return sampling.decode_codes(run.model(), moved, labels)
 
     frames = frames_through([*range(len(names)), 0])
     rows, figures = [], []
     for first in (min(i, len(names) - 2) for i in range(0, len(names), 2)):
         ends = [first, first + 1]
-        row = frames_through(ends)
+        row = frames[first * (num_steps - 1) :][:num_steps]
+        if up_to is not None:
+            # Its finer codes are those of its own first face.
+            row = frames_through(ends)
+        a, b = points.codes[ends][:, changes]
         figures.append(
             {"from": names[first], "to": names[first + 1]}
-            | _row_figures(*points.codes[ends][:, changes], row, spherical)
+            | _row_figures(a, b, row, spherical)
         )
         if points.images is not None:
             originals = to_unit_interval(points.images[ends])
@@ -173,7 +180,10 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
     ends = [] if kind == "seeds" else ["image"]
     between = [""] * (len(found.rows[0]) - 2)
     up_to = found.record["up_to"]
-    moved = "" if up_to is None else f" up to {up_to}x{up_to} places"
+    moved, held = "", ""
+    if up_to is not None:
+        moved = f" up to {up_to}x{up_to} places"
+        held = " Finer codes stay those of the first one."
     grids.image_grid(
         found.rows,
         path,
@@ -184,7 +194,8 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
                 ", the images themselves at both ends."
                 if ends
                 else ", drawn from the prior."
-            ),
+            )
+            + held,
             captions.command(
                 run,
                 "interpolate",

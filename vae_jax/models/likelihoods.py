@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from vae_jax.options import Option, Refusal, Values, positive
 
@@ -24,11 +24,13 @@ LEVELS = 256
 ROUNDING_STD = 1 / (255 * math.sqrt(12))
 
 
-# Arrays on a device, and those of NumPy.
-_Levels = TypeVar("_Levels", Array, np.ndarray)
+# NumPy's stay on the host.
+_Array = TypeVar("_Array", Array, np.ndarray)
 
 
-def to_unit_interval(images: _Levels) -> _Levels:
+def to_unit_interval(
+    images: UInt8[_Array, "*batch H W C"],
+) -> Float[_Array, "*batch H W C"]:
     """Turns 8-bit levels into float32 in [0, 1], the scale of every likelihood."""
     return images.astype(np.float32) / (LEVELS - 1)
 

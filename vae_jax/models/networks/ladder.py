@@ -27,7 +27,7 @@ from vae_jax.models.networks.layers import (
 )
 from vae_jax.models.networks.stages import (
     Block,
-    Middle,
+    Spatial,
     Upsampling,
     by_resolution,
     coarsest_first,
@@ -44,7 +44,7 @@ from vae_jax.options import (
 )
 
 
-def _middle(at: int) -> Middle:
+def _spatial(at: int) -> Spatial:
     """Returns the kind of middle layers at a resolution.
 
     Below 3x3 places most of a 3x3 kernel would lie outside (Child 2020).
@@ -102,11 +102,11 @@ class Encoder(nnx.Module):
                 Rung(
                     entry,
                     blocks=[
-                        Block(width, "none", _middle(at), dtype=dtype, rngs=rngs)
+                        Block(width, "none", _spatial(at), dtype=dtype, rngs=rngs)
                         for _ in range(depth)
                     ],
                     departures=[
-                        Departure(width, dims, _middle(at), dtype=dtype, rngs=rngs)
+                        Departure(width, dims, _spatial(at), dtype=dtype, rngs=rngs)
                         for _ in range(layers[at])
                     ],
                 )
@@ -173,7 +173,7 @@ class Decoder(nnx.Module):
                     entry,
                     layers=[
                         LatentLayer(
-                            width, dims, gain, _middle(at), dtype=dtype, rngs=rngs
+                            width, dims, gain, _spatial(at), dtype=dtype, rngs=rngs
                         )
                         for _ in range(layers[at])
                     ],
@@ -183,7 +183,8 @@ class Decoder(nnx.Module):
                 )
             ],
         )
-        self.block = Block(channels[-1], "none", dtype=dtype, rngs=rngs)
+        finest = _spatial(max(layers))
+        self.block = Block(channels[-1], "none", finest, dtype=dtype, rngs=rngs)
         features = num_maps * self.patch**2 * image_shape[2]
         self.head = head_layer(channels[-1], features, dtype, rngs)
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vae_jax.models.networks.layers import Conv3x3, mix_channels
-from vae_jax.models.networks.stages import Block, Middle
+from vae_jax.models.networks.stages import Block, Spatial
 from vae_jax.models.posteriors import DiagonalGaussian
 
 # Standard deviations that a posterior's mean may be from the prior's, and what its
@@ -34,7 +34,7 @@ class Departure(nnx.Module):
     Args:
       width: channels of the maps on the way down, and of the features.
       dims: numbers in a code at each place.
-      middle: see `Block`.
+      spatial: see `Block`.
       dtype: type of the activations.
       rngs: random numbers of the initial parameters.
     """
@@ -43,14 +43,14 @@ class Departure(nnx.Module):
         self,
         width: int,
         dims: int,
-        middle: Middle = Conv3x3,
+        spatial: Spatial = Conv3x3,
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
         inner = width // 2
         self.narrow = nnx.Linear(2 * width, inner, dtype=dtype, rngs=rngs)
-        self.spatial = middle(inner, inner, dtype=dtype, rngs=rngs)
+        self.spatial = spatial(inner, inner, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(
             inner,
             2 * dims,
@@ -88,7 +88,7 @@ class LatentLayer(nnx.Module):
       width: channels.
       dims: numbers in a code at each place.
       gain: gain of what the code adds in the beginning.
-      middle: see `Block`.
+      spatial: see `Block`.
       dtype: type of the activations.
       rngs: random numbers of the initial parameters.
     """
@@ -98,12 +98,12 @@ class LatentLayer(nnx.Module):
         width: int,
         dims: int,
         gain: float,
-        middle: Middle = Conv3x3,
+        spatial: Spatial = Conv3x3,
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        self.block = Block(width, "none", middle, dtype=dtype, rngs=rngs)
+        self.block = Block(width, "none", spatial, dtype=dtype, rngs=rngs)
         self.scale = nnx.Linear(
             width, dims, kernel_init=_scaled(SMALL_GAIN), dtype=dtype, rngs=rngs
         )

@@ -25,8 +25,8 @@ COARSEST = 7
 # Where `width` is counted, see `stage_widths`.
 WIDTHS_FROM = ("auto", "coarsest", "finest")
 UPSAMPLINGS = ("subpixel", "resize")
-# What a block's middle layer may be; for maps too small it looks at no neighbours.
-Middle: TypeAlias = type[Conv3x3] | type[nnx.Linear]
+# What a block's middle layer is; on maps that are too small it sees no neighbours.
+Spatial: TypeAlias = type[Conv3x3] | type[nnx.Linear]
 
 
 def resolutions(size: int, code_size: int | None = None) -> list[int]:
@@ -134,7 +134,7 @@ class Block(nnx.Module):
     Args:
       channels: channels of the maps, twice those that the middle layer has.
       norm: one of `NORMS`.
-      middle: kind of the middle layer.
+      spatial: kind of the middle layer.
       dtype: type of the activations.
       rngs: random numbers of the initial parameters.
     """
@@ -143,7 +143,7 @@ class Block(nnx.Module):
         self,
         channels: int,
         norm: str,
-        middle: Middle = Conv3x3,
+        spatial: Spatial = Conv3x3,
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -151,7 +151,7 @@ class Block(nnx.Module):
         inner = channels // 2
         self.norm = norm_layer(norm, channels, dtype, rngs)
         self.narrow = nnx.Linear(channels, inner, dtype=dtype, rngs=rngs)
-        self.spatial = middle(inner, inner, dtype=dtype, rngs=rngs)
+        self.spatial = spatial(inner, inner, dtype=dtype, rngs=rngs)
         self.widen = nnx.Linear(
             inner,
             channels,

@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.models.networks.layers import head_layer, mix_channels
 
-# Places of a causal sequence that are compared with others at a time.
-STRETCH = 64
+# Places of a causal sequence that are compared with others at a time, and stretches of
+# them in the longest ones, each of which is compiled by itself.
+STRETCH, MOST_STRETCHES = 64, 16
 
 
 @struct.dataclass
@@ -68,8 +69,9 @@ def attend_before(
     of the work.
     """
     length, parts = query.shape[2], []
-    for start in range(0, length, STRETCH):
-        end = min(start + STRETCH, length)
+    stretch = max(STRETCH, math.ceil(length / MOST_STRETCHES))
+    for start in range(0, length, stretch):
+        end = min(start + stretch, length)
         seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)
         parts.append(
             attend(query[:, :, start:end], keys[:, :, :end], values[:, :, :end], seen)
