@@ -350,7 +350,7 @@ def test_samples_are_finite_at_every_temperature(colour):
 
     @jax.jit
     def sample(temperature):
-        z = model.prior_of().sample(jax.random.key(0), 256, temperature)
+        z = model.prior_of().sample(jax.random.key(0), 10_000, temperature)
         return model.decode(unflatten(z, model.code_shape)).mean
 
     for temperature in (0.0, 0.7, 1.0, 3.0):
