@@ -41,10 +41,9 @@ def get_config(words=""):
     config.optimizer.clip_norm = None
     # Twice as many codes to learn from.
     config.train.mirror = True
-    if config.model.two_maps:
+    if "two_maps" in words:
         # A sequence of 320 codes is as much to learn from as five of one map.
         config.train.batch_size = 8
         config.train.num_steps = 16_000
         config.optimizer.learning_rate = 2e-3
-        config.optimizer.schedule = "cosine"
     return config
