@@ -332,8 +332,12 @@ def test_a_prior_learns_and_all_else_stays_bit_for_bit(prior, first_stage, tmp_p
             r"there\): .*model.two_maps \(True, False\)",
         ),
         (
-            {"model.quantizer": "fsq", "model.levels": "3,4"},
-            r"there\): .*model.quantizer \(fsq, ema\)",
+            {
+                "model.quantizer": "fsq",
+                "model.levels": "3,4",
+                "model.codebook_size": 512,
+            },
+            r"there\): .*model.quantizer \('fsq', 'ema'\)",
         ),
         ({"parts.frozen": "quantizer"}, "parts of this model are decoder, encoder"),
         ({"parts.frozen": "encoder,decoder,quantizers,prior"}, "whole model"),
@@ -355,7 +359,7 @@ def test_a_prior_is_refused_on_a_model_whose_codes_are_none(
 ):
     config = prior_config(first_stage, "transformer")
     config.init_from = str(small_runs("vae").workdir)
-    with pytest.raises(UserError, match=r"there\): .*model.name \(vq, vae\)"):
+    with pytest.raises(UserError, match=r"there\): .*model.name \('vq', 'vae'\)"):
         run_lib.train(config, tmp_path / "refused")
 
 
