@@ -336,6 +336,8 @@ def test_a_prior_learns_and_all_else_stays_bit_for_bit(prior, first_stage, tmp_p
                 "model.quantizer": "fsq",
                 "model.levels": "3,4",
                 "model.codebook_size": 512,
+                "parts.frozen": "encoder,decoder",
+                "parts.initialised": "encoder,decoder",
             },
             r"there\): .*model.quantizer \('fsq', 'ema'\)",
         ),
