@@ -30,6 +30,7 @@ from vae_jax.models.networks.latent_layers import (
     Departure,
     LatentLayer,
 )
+from vae_jax.models.networks.layers import Conv3x3
 from vae_jax.models.posteriors import DiagonalGaussian
 from vae_jax.models.sharpening import Sharpening
 
@@ -304,7 +305,7 @@ def test_what_sharpens_pulls_at_images_with_dropped_layers_alone():
 
 def test_a_posterior_stays_within_its_bounds():
     rngs = nnx.Rngs(0)
-    departure = Departure(4, 3, dtype=jnp.dtype("float32"), rngs=rngs)
+    departure = Departure(4, 3, Conv3x3, dtype=jnp.dtype("float32"), rngs=rngs)
     rng = np.random.default_rng(0)
     x, features = (jnp.float32(1e6 * rng.normal(size=(2, 4, 4, 4))) for _ in range(2))
     q = departure(x, features)
@@ -432,7 +433,7 @@ def test_the_layers_of_all_resolutions_count_together():
 
 def test_the_factor_on_a_code_stays_within_its_bound():
     rngs = nnx.Rngs(0)
-    layer = LatentLayer(6, 3, 1.0, dtype=jnp.dtype("float32"), rngs=rngs)
+    layer = LatentLayer(6, 3, 1.0, Conv3x3, dtype=jnp.dtype("float32"), rngs=rngs)
     rng = np.random.default_rng(0)
     x, kernel = (jnp.float32(rng.normal(size=size)) for size in ((2, 4, 4, 6), (6, 3)))
     # What is added is the code, scaled.

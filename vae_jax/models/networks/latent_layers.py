@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import Conv3x3, mix_channels
+from vae_jax.models.networks.layers import mix_channels
 from vae_jax.models.networks.stages import Block, Spatial
 from vae_jax.models.posteriors import DiagonalGaussian
 
@@ -43,7 +43,7 @@ class Departure(nnx.Module):
         self,
         width: int,
         dims: int,
-        spatial: Spatial = Conv3x3,
+        spatial: Spatial,
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -98,7 +98,7 @@ class LatentLayer(nnx.Module):
         width: int,
         dims: int,
         gain: float,
-        spatial: Spatial = Conv3x3,
+        spatial: Spatial,
         *,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,

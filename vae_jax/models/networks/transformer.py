@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.models.networks.layers import head_layer, mix_channels
 
-# Places of a causal sequence that are compared with others at a time, and stretches of
-# them in the longest ones, each of which is compiled by itself.
-STRETCH, MOST_STRETCHES = 64, 16
+# Places of a causal sequence that are compared with others at a time.
+STRETCH = 64
+# Each stretch is compiled by itself: a longer sequence has longer ones.
+MOST_STRETCHES = 16
 
 
 @struct.dataclass
