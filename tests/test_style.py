@@ -1,5 +1,7 @@
 """The style decoder: modulated convolutions, and which part of a code sets what."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from flax import nnx
 from test_conv import noise
 
 from vae_jax import run as run_lib
-from vae_jax.commands import mixing
+from vae_jax.commands import interpolations, mixing
 from vae_jax.errors import UserError
 from vae_jax.models.networks import style
 from vae_jax.models.networks.layers import Conv3x3, halve
@@ -167,6 +169,29 @@ def test_styles_of_two_faces_are_mixed(style_run):
     np.testing.assert_allclose(
         found.images[0, 1], model.decode(both).mean[0], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("up_to", [None, 4])
+def test_labels_change_along_a_way_only_where_all_codes_do(
+    style_run, up_to, monkeypatch
+):
+    find, told = interpolations.way_points, []
+
+    def labelled(*rest, **how):
+        return dataclasses.replace(find(*rest, **how), labels=np.float32([[-1], [1]]))
+
+    def decode(model, codes, labels):
+        told.append((codes, labels))
+        return np.zeros((len(codes), 32, 32, 1), np.float32)
+
+    monkeypatch.setattr(interpolations, "way_points", labelled)
+    monkeypatch.setattr(interpolations.sampling, "decode_codes", decode)
+    interpolations.interpolate(style_run, indices=[0, 1], num_steps=3, up_to=up_to)
+    codes, labels = told[0]
+    changes = [True, True, up_to is None, up_to is None]
+    np.testing.assert_array_equal(np.ptp(codes, axis=0) > 0, changes)
+    expected = [-1, 0, 1, 0, -1] if up_to is None else [-1] * 5
+    np.testing.assert_allclose(labels[:, 0], expected, atol=1e-6)
 
 
 def test_a_shared_style_has_nothing_to_mix(small_runs):
