@@ -158,9 +158,9 @@ def test_a_resumed_run_ends_with_the_same_bits(quantizer, data_dir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.variables, resumed.variables)
     if quantizer == "ema":
         for run in (begun, whole):
-            # What has just begun anew has the usual share, and others hardly ever.
+            # Averages of shares add up to 1, and to more since codes began anew.
             state = run.variables["ema"].state["quantizers"][0]
-            assert 0 < np.sum(state["shares"] == 1 / 64) < 64
+            assert np.sum(state["shares"]) > 1 + 1e-5
         # Its codes are those of the last update, not an average of averages.
         raw = whole.variables["raw"].state["quantizers"][0]
         np.testing.assert_array_equal(state["entries"], raw["entries"])
