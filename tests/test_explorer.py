@@ -16,7 +16,7 @@ from PIL import Image
 from vae_jax import run as run_lib
 from vae_jax.commands import edits, interpolations, kept_codes, samples
 from vae_jax.errors import UserError
-from vae_jax.exploration import interpolation
+from vae_jax.exploration import interpolation, sampling
 from vae_jax.exploration.densities import Density
 from vae_jax.explorer import __main__ as program
 from vae_jax.explorer import controls, page, server
@@ -151,6 +151,37 @@ def test_the_way_to_a_second_face_is_that_of_interpolate(sources, workdirs):
         assert np.abs(shown - grids.to_levels(way[number])).max() <= 1
 
 
+def test_the_way_of_coarse_codes_is_that_of_interpolate(sources, workdirs):
+    source, run = sources("stack"), run_lib.load(workdirs("stack"))
+    look = plain(source, source.face("test", 0))
+    way = interpolations.interpolate(run, indices=[0, 1], num_steps=3, up_to=2).frames
+    whole = dataclasses.replace(look, goal=source.face("test", 1), share=1.0)
+    there = dataclasses.replace(whole, up_to=2)
+    shown = source.picture(there)
+    assert np.abs(shown.astype(int) - grids.to_levels(way[2])).max() <= 1
+    assert (shown != source.picture(whole)).any()
+    assert (shown != source.picture(look)).any()
+
+
+@pytest.mark.parametrize("up_to, expected", [(None, 0.5), (2, -1.0)])
+def test_labels_change_along_a_way_only_where_all_codes_do(
+    sources, monkeypatch, up_to, expected
+):
+    source, told = sources("stack"), []
+
+    def decode(model, codes, labels, dial):
+        told.append(labels.item())
+        return np.zeros((1, 16, 16, 1), np.float32)
+
+    monkeypatch.setattr(sampling, "decode", decode)
+    first, goal = (
+        dataclasses.replace(source.face("test", number), labels=np.float32([[label]]))
+        for number, label in ((0, -1), (1, 1))
+    )
+    source.picture(Look(first, goal=goal, share=0.75, up_to=up_to))
+    assert told == [expected]
+
+
 def test_a_sample_of_the_prior_is_the_first_of_its_seed(sources, workdirs):
     source, run = sources("vae"), run_lib.load(workdirs("vae"))
     for temperature in (1.0, 0.5):
@@ -212,6 +243,8 @@ def looks_of(source, portrait):
     if source.test is not None:
         test = plain(source, source.face("test", 1))
         found += [test, dataclasses.replace(test, goal=mine.face, share=0.35)]
+        if source.coarse:
+            found.append(dataclasses.replace(found[-1], up_to=source.coarse[0]))
     for sampler in source.samplers:
         by_layer = source.resolutions[-1:]
         sample = dataclasses.replace(
@@ -281,6 +314,9 @@ def test_an_exported_model_shows_what_its_run_does(sources):
         '{"sampler": "prior", "estimator": "notebook", "attribute Smiling": NaN}',
         '{"sampler": "prior", "estimator": "notebook", "dimension 0": {}}',
         '{"sampler": "prior", "estimator": "notebook", "share": "x"}',
+        '{"sampler": "prior", "estimator": "notebook", "up_to": "4x4"}',
+        '{"sampler": "prior", "estimator": "notebook", "up_to": []}',
+        '{"sampler": "prior", "estimator": "notebook", "up_to": null}',
         f'{{"sampler": "prior", "estimator": "notebook", "share": 1{"0" * 400}}}',
     ],
 )
@@ -403,6 +439,9 @@ REFUSED = {
     "RUN --face=seed=1 --toward=me.jpg --share=0.5": "--toward is 'me.jpg'; allowed",
     "RUN --face=seed=1 --share=0.5": "--share is 0.5",
     "RUN --face=seed=1 --toward=seed=2 --share=nan": "--share is nan",
+    "RUN --face=seed=1 --toward=seed=2 --share=1 --up_to=4": "--up_to is 4; allowed",
+    "STACK --face=seed=1 --up_to=2": "--up_to is 2; allowed with --toward",
+    "STACK --face=seed=1 --toward=seed=2 --share=1 --up_to=4": "--up_to is 4; allowed",
     "RUN --face=seed=1 --sampler=mixture": "--sampler is 'mixture'; allowed",
     "RUN --face=seed=1 --sampler=prior --temperature=4:1": "resolution 4; allowed",
     "RUN --face=seed=1 --temperature=-1": "--temperature is '-1'; allowed",
@@ -426,6 +465,7 @@ def test_a_mistake_is_one_line(workdirs, capsys, tmp_path, monkeypatch, given):
         "RUN": "vae",
         "EXPORTED": "exported",
         "DIAL": "dial",
+        "STACK": "stack",
         "CLASSIFIER": "classifier",
     }
     for word, kind in words.items():

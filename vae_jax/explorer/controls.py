@@ -20,6 +20,8 @@ REACH, HOTTEST = 3.0, 2.0
 NUM_DIMENSIONS = 10
 # Fraction digits of a value, so that the command tells it exactly.
 DIGITS = 3
+# The choice of how far down a way changes codes where it changes all.
+ALL_CODES = "all"
 # What gradio would take for a part of a template.
 _TEMPLATE = {ord(sign): f"&#{ord(sign)};" for sign in "`\\${}"}
 
@@ -45,6 +47,8 @@ def to_text(look: Look | None) -> str:
         values["realism"] = look.realism
     if look.goal is not None:
         values["share"] = look.share
+    if look.up_to is not None:
+        values["up_to"] = _places(look.up_to)
     return json.dumps(values)
 
 
@@ -85,12 +89,17 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers}
         share = number("share", 0, 1)
         realism = number("realism", 0, 1) if source.has_dial else 0.0
+        places: dict[Any, int | None] = {_places(at): at for at in source.coarse}
+        places[ALL_CODES] = None
+        values.setdefault("up_to", ALL_CODES)
+        up_to = places[choice("up_to", places)]
     # A page sends what its controls have, others send what they want.
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"the page sent values that are none: {error}") from error
     return dataclasses.replace(
         before,
         share=0.0 if before.goal is None else share,
+        up_to=None if before.goal is None else up_to,
         attributes={name: value for name, value in named.items() if value},
         dimensions={each: value for each, value in numbered.items() if value},
         temperature=_temperature(heats),
@@ -105,6 +114,10 @@ def _temperature(heats: dict[int, float]) -> float | dict[int, float]:
         return heats[0]
     changed = {at: each for at, each in heats.items() if each != 1}
     return changed or 1.0
+
+
+def _places(resolution: int) -> str:
+    return f"{resolution}x{resolution}"
 
 
 def leading(source: Source) -> list[int]:
@@ -132,10 +145,12 @@ def markup(source: Source) -> str:
     heats = [
         _slider(f"temperature {n}", label, 0, HOTTEST, 1) for n, label in at.items()
     ]
+    way = _slider("share", "way to the second face", 0, 1, step=0.01)
+    if source.coarse:
+        choices = [ALL_CODES, *map(_places, source.coarse)]
+        way += _choice("up_to", "it changes codes up to", choices)
     parts = [
-        '<div class="goal">'
-        + _slider("share", "way to the second face", 0, 1, step=0.01)
-        + "</div>",
+        f'<div class="goal">{way}</div>',
         '<div class="dial">' + _slider("realism", "realism", 0, 1) + "</div>"
         if source.has_dial
         else "",

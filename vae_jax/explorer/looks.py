@@ -47,6 +47,8 @@ class Look:
       estimator: estimator of the directions of attributes; None without directions.
       goal: a second face, or None.
       share: share of the way to the second face, from 0 to 1.
+      up_to: the finest resolution whose codes change on that way, where finer ones and
+        the labels stay the first face's; None where all change.
       temperature: temperature of samples, one number or by resolution.
       dimensions: standard deviations that are added to each dimension.
       attributes: number of times that the direction of each attribute is added.
@@ -58,6 +60,7 @@ class Look:
     estimator: str | None = None
     goal: Face | None = None
     share: float = 0.0
+    up_to: int | None = None
     temperature: float | Mapping[int, float] = 1.0
     dimensions: Mapping[int, float] = field(default_factory=dict)
     attributes: Mapping[str, float] = field(default_factory=dict)
@@ -72,6 +75,8 @@ class Look:
         flags: dict[str, object] = {"face": self.face}
         if self.goal is not None:
             flags |= {"toward": self.goal, "share": f"{self.share:g}"}
+            if self.up_to is not None:
+                flags["up_to"] = self.up_to
         if "seed" in (self.face.kind, self.goal and self.goal.kind):
             flags["sampler"] = self.sampler
             if self.temperature != 1:

@@ -70,6 +70,11 @@ class Source:
             return ()
         return tuple(dict.fromkeys(part[0] for part in self.model.code_shape))
 
+    @functools.cached_property
+    def coarse(self) -> tuple[int, ...]:
+        """The resolutions of a code but for the finest; none where there is one."""
+        return tuple(np.unique(stacks.resolution_of_numbers(self.model))[:-1].tolist())
+
     @property
     def has_dial(self) -> bool:
         """Whether the decoder has a dial of realism."""
@@ -122,8 +127,12 @@ class Source:
         z, labels = self._code(look.face, look), look.face.labels
         if look.goal is not None:
             goal, share = self._code(look.goal, look), look.share
-            z = interpolation.towards(z, goal, share)
-            labels = _labels_between(labels, look.goal.labels, share)
+            way = interpolation.towards(z, goal, share)
+            if look.up_to is None:
+                z, labels = way, _labels_between(labels, look.goal.labels, share)
+            else:
+                changes = stacks.resolution_of_numbers(self.model) <= look.up_to
+                z = np.where(changes, way, z)
         z = interpolation.shifted(z, look.dimensions, self.std)
         if look.attributes:
             assert look.estimator is not None

@@ -59,7 +59,8 @@ def quantised_elbo(pull_weight: float) -> Objective:
     likelihood is here the model's own.
 
     Args:
-      pull_weight: nats for a squared distance of 1 between a vector e and its code c.
+      pull_weight: nats for a squared distance of 1 between the codes c and vectors e,
+        where it moves c; `commitment` times as many where it moves e.
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
@@ -115,8 +116,8 @@ QUANTISED = with_sharpening(
         {
             "pull_weight": weight(
                 30.0,
-                "Weight of the pull between a vector and its code: the nats that a "
-                "squared distance of 1 costs.",
+                "Weight of the pull between a vector and its code, in nats for a squared "
+                "distance of 1; model.commitment says how it is shared.",
             )
         },
         terms="codes",
