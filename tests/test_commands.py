@@ -76,6 +76,13 @@ def judge(data_dir, tmp_path_factory):
     return learn_by_heart(config, tmp_path_factory.mktemp("judge"), 900)
 
 
+def test_reconstructions_are_the_same_however_few_codes_have_room(vae, monkeypatch):
+    whole = evaluation._reconstructions(vae, "test", 7)
+    monkeypatch.setattr(evaluation.directions, "LARGEST_CODES", 3 * 24 + 1)
+    parts = evaluation._reconstructions(vae, "test", 7)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
 def test_a_judge_sees_what_a_run_makes(vae, judge):
     report = evaluation.evaluate_run(vae, judge)
     written = evaluation.write_evaluation(vae, report)

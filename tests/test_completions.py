@@ -275,6 +275,15 @@ def test_maps_show_the_codes_and_what_they_draw(first_stage):
     assert names == ["code_maps.png", "codebook.png", "code_maps.json"]
 
 
+def test_of_a_frequent_code_places_all_over_the_images_are_averaged(monkeypatch):
+    monkeypatch.setattr(code_maps, "MOST_PLACES", 2)
+    decoded = np.float32(np.arange(4)[:, None, None, None] * np.ones((2, 2, 1)))
+    maps = np.zeros((4, 1, 1), np.int32)
+    # Those of the first and of the third image.
+    drawn = code_maps._drawn_by(np.array([0]), maps, decoded, 2)
+    np.testing.assert_array_equal(drawn, np.ones((1, 6, 6, 1)))
+
+
 @pytest.mark.slow
 def test_an_evaluation_counts_the_codes_of_the_whole_split(run):
     found = evaluation.evaluate_run(run)["validation"]["ema"]

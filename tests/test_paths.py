@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from vae_jax import run as run_lib
-from vae_jax.commands import interpolations, traversals
+from vae_jax.commands import interpolations, samples, traversals
 from vae_jax.commands.samples import sample
 from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
@@ -201,9 +201,9 @@ def test_way_points_that_are_not_there_are_refused(make_run):
         draw_interpolation(run, indices=[0, 6])
     with pytest.raises(UserError, match="--indices has -1"):
         draw_interpolation(run, indices=[-1, 0])
-    with pytest.raises(UserError, match="--indices is 3; two are needed"):
+    with pytest.raises(UserError, match="--indices is 3; allowed are 2 or more"):
         draw_interpolation(run, indices=[3])
-    with pytest.raises(UserError, match="--seeds is 3; two are needed"):
+    with pytest.raises(UserError, match="--seeds is 3; allowed are 2 or more"):
         draw_interpolation(run, seeds=[3])
     with pytest.raises(UserError, match=r"--indices has 6; .* 0 to 5"):
         draw_traversal(run, image_index=6)
@@ -299,6 +299,8 @@ def test_without_an_analytic_kl_the_variance_of_the_mean_orders(make_run):
     report = json.loads(draw_traversal(run)[2].read_text())
     assert report["ordered_by"] == "variance of the posterior's mean"
     assert report["kl_by_dimension"] is None
+    # Its log-odds are those of components, and not of codes.
+    assert samples.best_samplers(run) == ["gaussian", "prior"]
     means = encode(run, "validation", range(10))
     assert report["order"] == np.argsort(-means.var(0)).tolist()
     assert report["active_units"] == np.sum(means.var(0) > 0.01)

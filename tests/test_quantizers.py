@@ -187,6 +187,15 @@ def test_levels_are_evenly_spaced_and_a_vector_of_zeros_is_in_the_middle():
     np.testing.assert_allclose(far, [[0.75, 1], [-1, -1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("levels", [(3, 8), (501, 8), (1024, 5), (8191, 8)])
+def test_the_outermost_of_many_levels_are_reached_and_none_beyond(levels):
+    quantizer = FiniteScalars(levels)
+    ends = quantizer.nearest(jnp.array([[-30.0, -30], [30, 30]]))
+    np.testing.assert_array_equal(ends, [0, quantizer.num_codes - 1])
+    every = jnp.arange(quantizer.num_codes)
+    np.testing.assert_array_equal(quantizer.nearest(quantizer.look_up(every)), every)
+
+
 def test_the_gradient_of_levels_is_that_of_their_bound():
     quantizer, vector = FiniteScalars((8, 5, 4)), jnp.array([0.3, -0.8, 0.3])
     jacobian = np.asarray(jax.jacobian(quantizer.quantize)(vector))

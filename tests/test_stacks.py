@@ -96,6 +96,17 @@ def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
         np.testing.assert_allclose(arrays["difference"][index], expected, atol=1e-5)
 
 
+def test_dimensions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
+    monkeypatch.setattr(directions, "LARGEST_CODES", 3 * NUMBERS + 1)
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
+    images = run.dataset.splits["validation"].images[:3]
+    codes = sampling.encode_images(run.model(), images)
+    found = kept_codes.dimensions(run)
+    np.testing.assert_allclose(found["mean"], codes.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found["variance"], codes.var(axis=0), atol=1e-5)
+
+
 def test_a_loaded_ladder_draws_by_its_ema_and_its_constant(run):
     drawn = samples.sample(run, "prior", 3, 0)
     loaded = run_lib.load(run.workdir)
@@ -173,7 +184,7 @@ def test_faces_are_mixed_where_both_count_alike(run, monkeypatch):
     # By size, how far a mixed face of levels 0 and 1 is from its coarse one.
     shares = {2: 0.9, 4: 0.4, 8: 0.1}
 
-    def mixed_images(model, codes, up_to):
+    def mixed_images(model, codes, labels, up_to):
         coarse, fine = np.meshgrid((0.0, 1.0), (0.0, 1.0), indexing="ij")
         mixed = coarse + shares[up_to] * (fine - coarse)
         return np.broadcast_to(mixed[..., None, None, None], (2, 2, 8, 8, 1))

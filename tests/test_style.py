@@ -194,6 +194,25 @@ def test_labels_change_along_a_way_only_where_all_codes_do(
     np.testing.assert_allclose(labels[:, 0], expected, atol=1e-6)
 
 
+def test_a_mixed_face_is_told_the_labels_of_its_fine_codes(style_run, monkeypatch):
+    find, told = mixing.way_points, []
+
+    def labelled(*rest, **how):
+        return dataclasses.replace(find(*rest, **how), labels=np.float32([[-1], [1]]))
+
+    def decode(model, codes, labels):
+        told.append((codes, labels))
+        return np.zeros((len(codes), 32, 32, 1), np.float32)
+
+    monkeypatch.setattr(mixing, "way_points", labelled)
+    monkeypatch.setattr(mixing.sampling, "decode_codes", decode)
+    mixing.mix(style_run, up_to=4, indices=[0, 1])
+    ((codes, labels),) = told
+    fine = codes[:, 3]
+    np.testing.assert_array_equal(labels[:, 0], np.where(fine == fine[0], -1, 1))
+    assert len(set(fine.tolist())) == 2
+
+
 def test_a_shared_style_has_nothing_to_mix(small_runs):
     with pytest.raises(UserError, match="have one resolution; configs/hvae.py"):
         mixing.mix(small_runs("conv"))

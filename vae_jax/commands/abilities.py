@@ -17,7 +17,7 @@ def has_prior(run: Run) -> bool:
 
 
 def has_posterior(run: Run) -> bool:
-    """Says whether the code of an image is a distribution."""
+    """Says whether the code of an image is a distribution over one layer."""
     return can_decode(run) and hasattr(run.model(), "posterior")
 
 
@@ -78,7 +78,7 @@ def check_discrete_codes(run: Run, asked: str) -> None:
 
 def has_learned_codes(run: Run) -> bool:
     """Says whether there is a learned prior over discrete codes."""
-    return has_prior(run) and hasattr(run.model().prior, "logits")
+    return has_discrete_codes(run) and hasattr(run.model().prior, "sequence")
 
 
 def check_learned_codes(run: Run, asked: str) -> None:
@@ -98,8 +98,7 @@ def check_stack(run: Run, asked: str) -> list[int]:
       UserError: there is one alone, and what was asked for takes several.
     """
     check_decoder(run, asked)
-    resolutions = stacks.resolution_of_numbers(run.model())
-    sizes = list(dict.fromkeys(resolutions.tolist()))
+    sizes = stacks.resolutions(run.model())
     if len(sizes) < 2:
         raise UserError(
             f"{asked}, and the codes of the run in {run.workdir} have one resolution; "

@@ -26,6 +26,8 @@ NUM_CODES = 64
 NUM_COUNTED = 2500
 # Cells on the side of what is drawn of a code: its own, and its neighbours.
 AROUND = 3
+# Places of a code whose surroundings are averaged, at most.
+MOST_PLACES = 1000
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CodeMaps:
       rows: faces; for each map their codes, near ones in similar colours; and those
         over the reconstruction. RGB.
       codebooks: images for each map, of its most used codes: what the decoder draws
-        around a place where the code stands, in the mean over all such places.
+        around a place where the code stands, in the mean over `MOST_PLACES` at most.
       record: the numbers of those codes, and how often each stands in the split.
     """
 
@@ -112,14 +114,18 @@ def _drawn_by(
     decoded: Float[np.ndarray, "N H W C"],
     cell: int,
 ) -> Float[np.ndarray, "K side side C"]:
-    """Returns the mean of what is drawn around the places of each code."""
+    """Returns the mean of what is drawn around places of each code, evenly chosen."""
     margin = cell * (AROUND // 2)
     sides = [(0, 0), (margin, margin), (margin, margin), (0, 0)]
     padded = np.pad(decoded, sides, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (AROUND * cell, AROUND * cell), axis=(1, 2)
     )[:, ::cell, ::cell]
-    means = [windows[maps == code].mean(axis=0) for code in codes]
+    means = []
+    for code in codes:
+        places = np.argwhere(maps == code)
+        some = places[:: -(-len(places) // MOST_PLACES)]
+        means.append(windows[tuple(some.T)].mean(axis=0))
     return np.moveaxis(np.stack(means), 1, -1)
 
 
@@ -156,7 +162,8 @@ def draw_code_maps(run: Run, found: CodeMaps) -> list[Path]:
             written[-1],
             caption=[
                 "What the decoder draws where each of the most used codes stands, and "
-                "around it; the mean over all its places. The most used comes first.",
+                f"around it; the mean over {MOST_PLACES:,} of its places at most. The "
+                "most used comes first.",
                 again,
             ],
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vae_jax import processes
-from vae_jax.commands import abilities
+from vae_jax.commands import abilities, directions
 from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.judges import Opinion, check_judged, open_judge
 from vae_jax.commands.kept_codes import can_be_fitted
@@ -20,7 +20,7 @@ from vae_jax.data.faces.jpegs import factors_of
 from vae_jax.evaluation import evaluate, sharpness
 from vae_jax.exploration import sampling
 from vae_jax.models import build
-from vae_jax.models.contract import DiscreteCodes
+from vae_jax.models.contract import DiscreteCodes, code_size
 from vae_jax.models.likelihoods import ROUNDING_STD, to_unit_interval
 from vae_jax.models.networks.stages import PATCH
 from vae_jax.report import tables
@@ -207,6 +207,22 @@ def _pictures(run: Run, judged: bool) -> np.ndarray:
     return run.dataset.splits["test"].images[: None if judged else NUM_LOOKED_AT]
 
 
+def _reconstructions(run: Run, split: str, number: int) -> Images:
+    """Returns a split's first images as they are decoded from their codes.
+
+    As many at a time as have room for their codes.
+    """
+    model, images = run.model(), run.dataset.splits[split].images[:number]
+    labels, parts = run.labels(split, slice(number)), []
+    at_a_time = directions.most_codes(code_size(model.code_shape))
+    for first in range(0, len(images), at_a_time):
+        some = slice(first, first + at_a_time)
+        told = None if labels is None else labels[some]
+        codes = sampling.encode_images(model, images[some], told)
+        parts.append(sampling.decode_codes(model, codes, told))
+    return np.concatenate(parts)
+
+
 def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
     """Yields sets of images to hold against the test pictures, as many at most.
 
@@ -215,25 +231,21 @@ def _made(run: Run, judged: bool) -> Iterator[tuple[str, Images]]:
       judged: whether samples, which take long to draw, are among them, and what they
         could come to.
     """
-    model, images = run.model(), _pictures(run, judged)
-    labels = run.labels("test", slice(len(images)))
-    codes = sampling.encode_images(model, images, labels)
-    yield "reconstructions", sampling.decode_codes(model, codes, labels)
+    number = len(_pictures(run, judged))
+    yield "reconstructions", _reconstructions(run, "test", number)
     # What other real pictures come to: no model need do better.
-    others = run.dataset.splits["train"].images[: len(images)]
+    others = run.dataset.splits["train"].images[:number]
     yield "training_pictures", to_unit_interval(others)
     if not judged:
         return
     # What a density comes to that draws codes of real pictures: none need do better.
-    labels = run.labels("train", slice(len(others)))
-    codes = sampling.encode_images(model, others, labels)
-    yield "training_reconstructions", sampling.decode_codes(model, codes, labels)
+    yield "training_reconstructions", _reconstructions(run, "train", number)
     for sampler in SAMPLERS:
         if sampler == "prior" and not abilities.has_prior(run):
             continue
         if sampler != "prior" and not can_be_fitted(run, sampler):
             continue
-        drawn = sample(run, sampler, len(images), run.config.seed)
+        drawn = sample(run, sampler, number, run.config.seed)
         yield f"samples_{sampler}", drawn
 
 

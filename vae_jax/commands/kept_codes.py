@@ -142,12 +142,11 @@ def _codes_and_kl(model, images, labels):
 
 
 def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
+    images = run.dataset_for(purpose).splits["validation"].images
+    some = slice(directions.most_codes(code_size(run.model().code_shape)))
     codes, kl = map_batches(
         functools.partial(_codes_and_kl, run.model()),
-        (
-            run.dataset_for(purpose).splits["validation"].images,
-            run.labels("validation"),
-        ),
+        (images[some], run.labels("validation", some)),
         "encoding",
     )
     found = {
@@ -163,6 +162,8 @@ def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
 
 def dimensions(run: Run) -> dict[str, np.ndarray]:
     """Returns figures of each dimension of the code over the validation split, [D].
+
+    Of large codes they are over its first images, `directions.most_codes`.
 
     `mean`, `std` and `variance` of the posterior's mean (the autoencoder's code), and
     `kl`, its mean in nats, where that is analytic and known of each. They are read from
@@ -224,13 +225,13 @@ def keep(run: Run) -> None:
     run.dataset_for(purpose)
     if any(kept.refusal(run, name) for name in (FILE, directions.FILE)):
         return
-    new = {}
-    means = None
+    new, means = {}, None
     if fits:
-        means, samples = encode_train(run, "gaussian", purpose)
+        codes, samples = encode_train(run, "gaussian", purpose)
         new |= _density_arrays("gaussian", fit(run, "gaussian", samples))
-    if means is not None and means.shape[1] < code_size(run.model().code_shape):
-        means = None
+        # A density of a stack's first layers alone is fitted to parts of codes.
+        is_whole = codes.shape[1] == code_size(run.model().code_shape)
+        means = codes if is_whole else None
     if directs:
         directions.write_directions(run, run.config.seed, codes=means)
     if "dimensions.mean" not in saved:

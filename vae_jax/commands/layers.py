@@ -87,7 +87,7 @@ def look_into_layers(
         np.linspace(num_layers, 0, min(num_layers, MOST_CUTS) + 1).round().astype(int)
     )
     number = len(points.codes)
-    codes_key = key(seed, Stream.SAMPLING)
+    codes_key, nats_key = key(seed, Stream.SAMPLING), key(seed, Stream.EVALUATION)
     anew = np.asarray(sampling.draw_codes(model, codes_key, number), np.float32)
 
     def decoded(kept: Any) -> np.ndarray:
@@ -101,7 +101,7 @@ def look_into_layers(
         "seed": seed,
         "kept": cuts.tolist(),
         "resolutions": sizes,
-        "kl_by_layer": np.asarray(_nats(model, points.images, codes_key)).tolist(),
+        "kl_by_layer": np.asarray(_nats(model, points.images, nats_key)).tolist(),
     }
     return Atlas(
         to_unit_interval(points.images),

@@ -42,12 +42,23 @@ class Mixture:
 
 
 def _mixed_images(
-    model: Autoencoder, codes: Float[np.ndarray, "N D"], up_to: int
+    model: Autoencoder,
+    codes: Float[np.ndarray, "N D"],
+    labels: Float[np.ndarray, "N A"] | None,
+    up_to: int,
 ) -> Float[np.ndarray, "N N H W C"]:
     is_coarse = stacks.resolution_of_numbers(model) <= up_to
     mixed = stacks.mixed(codes, is_coarse)
-    decoded = sampling.decode_codes(model, mixed.reshape(-1, mixed.shape[-1]))
+    if labels is not None:
+        # Those of the face of the fine codes: finer maps are told them as well.
+        labels = np.tile(labels, (len(codes), 1))
+    decoded = sampling.decode_codes(model, mixed.reshape(-1, mixed.shape[-1]), labels)
     return decoded.reshape(*mixed.shape[:2], *decoded.shape[1:])
+
+
+def _diagonal(images: Float[np.ndarray, "N N H W C"]) -> Float[np.ndarray, "N H W C"]:
+    each = np.arange(len(images))
+    return images[each, each]
 
 
 def _imbalance(images: Float[np.ndarray, "N N H W C"]) -> float:
@@ -55,7 +66,7 @@ def _imbalance(images: Float[np.ndarray, "N N H W C"]) -> float:
 
     The difference of the mean squared distances, of intensities in [0, 1].
     """
-    faces = images[np.arange(len(images)), np.arange(len(images))]
+    faces = _diagonal(images)
     from_coarse = np.square(images - faces[:, None]).mean()
     from_fine = np.square(images - faces[None]).mean()
     return abs(from_coarse - from_fine)
@@ -91,13 +102,16 @@ def mix(
     points = way_points(
         run, "mix", usual=NUM_FACES, indices=indices, seeds=seeds, pictures=pictures
     )
+    labels = points.labels
     if up_to is None:
-        some = points.codes[:NUM_FACES]
+        codes = points.codes[:NUM_FACES]
+        told = None if labels is None else labels[:NUM_FACES]
         up_to = min(
-            sizes[:-1], key=lambda size: _imbalance(_mixed_images(model, some, size))
+            sizes[:-1],
+            key=lambda size: _imbalance(_mixed_images(model, codes, told, size)),
         )
-    images = _mixed_images(model, points.codes, up_to)
-    faces = images[np.arange(len(images)), np.arange(len(images))]
+    images = _mixed_images(model, points.codes, labels, up_to)
+    faces = _diagonal(images)
     if points.images is not None:
         faces = to_unit_interval(points.images)
     record = {
@@ -152,6 +166,7 @@ COMMAND = Command(
         "pictures": "They replace test images.",
         "seeds": "The samples replace test images.",
         "up_to": "Default: where both faces count about as much.",
+        "realism": "Default: 0.",
         "format": "Default: png.",
         "checkpoint": "Default: latest.",
     },

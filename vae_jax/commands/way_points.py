@@ -22,12 +22,12 @@ SEEDS = define_numbers(
 
 @dataclass(frozen=True)
 class WayPoints:
-    """Two faces or more, and their codes.
+    """Faces, and their codes.
 
     Attributes:
       kind: "indices", "seeds" or "pictures", the flag that names them.
       names: names of the faces: their indices, seeds or files.
-      codes: the modes of their posteriors.
+      codes: the modes of their posteriors, or what seeds draw from the prior.
       labels: labels that the model is given of test images, or None.
       images: the images that were encoded; None where there are samples.
     """
@@ -92,7 +92,9 @@ def way_points(
     elif pictures is not None:
         kind, names = "pictures", list(pictures[0])
     if len(names) < fewest:
-        raise UserError(f"--{kind} is {','.join(map(str, names))}; two are needed")
+        raise UserError(
+            f"--{kind} is {','.join(map(str, names))}; allowed are {fewest} or more"
+        )
     if seeds is not None:
         return WayPoints(kind, names, _prior_codes(run, seeds), None, None)
     images, labels = (

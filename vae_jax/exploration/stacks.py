@@ -58,6 +58,11 @@ def resolution_of_numbers(model: Autoencoder) -> Int[np.ndarray, " D"]:
     return np.array([part[0] for part in shape])[layer_of_numbers(shape)]
 
 
+def resolutions(model: Autoencoder) -> list[int]:
+    """Returns the heights and widths of what a code is of, the coarsest first."""
+    return list(dict.fromkeys(resolution_of_numbers(model).tolist()))
+
+
 def numbers_by_resolution(
     model: Autoencoder, values: Mapping[int, float], otherwise: float
 ) -> Float[np.ndarray, " D"]:

@@ -48,7 +48,7 @@ def to_text(look: Look | None) -> str:
     if look.goal is not None:
         values["share"] = look.share
     if look.up_to is not None:
-        values["up_to"] = _places(look.up_to)
+        values["up_to"] = _square(look.up_to)
     return json.dumps(values)
 
 
@@ -89,7 +89,7 @@ def to_look(source: Source, before: Look, text: str) -> Look:
         heats = {n: number(f"temperature {n}", 0, HOTTEST, 1.0) for n in layers}
         share = number("share", 0, 1)
         realism = number("realism", 0, 1) if source.has_dial else 0.0
-        places: dict[Any, int | None] = {_places(at): at for at in source.coarse}
+        places: dict[Any, int | None] = {_square(at): at for at in source.coarse}
         places[ALL_CODES] = None
         values.setdefault("up_to", ALL_CODES)
         up_to = places[choice("up_to", places)]
@@ -116,7 +116,7 @@ def _temperature(heats: dict[int, float]) -> float | dict[int, float]:
     return changed or 1.0
 
 
-def _places(resolution: int) -> str:
+def _square(resolution: int) -> str:
     return f"{resolution}x{resolution}"
 
 
@@ -140,14 +140,14 @@ def markup(source: Source) -> str:
         _slider(f"dimension {each}", f"dimension {each}", -REACH, REACH)
         for each in leading(source)
     ]
-    at = {n: f"temperature at {n}x{n}" for n in source.resolutions}
+    at = {n: f"temperature at {_square(n)}" for n in source.resolutions}
     at = at or {0: "temperature"}
     heats = [
         _slider(f"temperature {n}", label, 0, HOTTEST, 1) for n, label in at.items()
     ]
     way = _slider("share", "way to the second face", 0, 1, step=0.01)
     if source.coarse:
-        choices = [ALL_CODES, *map(_places, source.coarse)]
+        choices = [ALL_CODES, *map(_square, source.coarse)]
         way += _choice("up_to", "it changes codes up to", choices)
     parts = [
         f'<div class="goal">{way}</div>',

@@ -68,12 +68,12 @@ class Source:
         """The resolutions of layers that have temperatures of their own; or none."""
         if not stacks.in_layers(self.model):
             return ()
-        return tuple(dict.fromkeys(part[0] for part in self.model.code_shape))
+        return tuple(stacks.resolutions(self.model))
 
     @functools.cached_property
     def coarse(self) -> tuple[int, ...]:
         """The resolutions of a code but for the finest; none where there is one."""
-        return tuple(np.unique(stacks.resolution_of_numbers(self.model))[:-1].tolist())
+        return tuple(stacks.resolutions(self.model)[:-1])
 
     @property
     def has_dial(self) -> bool:

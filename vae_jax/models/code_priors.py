@@ -27,9 +27,8 @@ Indices = Int[Array, "*batch N"]
 # the log-odds of all of them, of which samples of many codes have many.
 ROWS = 64
 LOGITS = 2**24
-# Stretches of each map, after which a memory grows: a step attends to all that it has
-# room for.
-STRETCHES = 4
+# Sizes of the memory of a map, which grows: a step attends to all that it has room for.
+GROWTHS = 4
 
 
 def draw(
@@ -262,7 +261,7 @@ class TransformerPrior(nnx.Module):
                     step, sequence.embeddings[level], sequence.heads[level]
                 )
                 positions = sequence.places()[level]
-                for own in np.array_split(np.arange(length), min(STRETCHES, length)):
+                for own in np.array_split(np.arange(length), min(GROWTHS, length)):
                     memories = [memory.grown(len(own)) for memory in memories]
                     places = numbers + own
                     given = (positions[own], places, known[:, places].T)

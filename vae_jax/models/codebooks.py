@@ -127,7 +127,8 @@ class AveragedCodebook(Codebook):
         rngs: nnx.Rngs,
     ):
         super().__init__(dims, num_codes, gradient, commitment, rngs=rngs)
-        # Shares of a batch, which add up to 1 whatever its size.
+        # Shares of a batch, which add up to 1 whatever its size, until a code begins
+        # anew with a share of its own.
         self.shares = State(jnp.full(num_codes, 1 / num_codes))
         self.decay = decay
 

@@ -126,15 +126,15 @@ class Autoencoder(Protocol):
 
     A model with `State` of its own also has `update_state(terms)`, which assigns to it.
     Training calls it with the terms of each batch, before the parameters change; what
-    it assigns is dropped where the update is skipped. A model whose codes are random
-    has `posterior(images, labels)`, a distribution over the numbers in each code. One
-    whose `has_dial` is true takes `realism` [B], from 0 to 1, in `decode` and
-    `__call__`. One whose `dropped` is not empty takes `layers_left` [B] in `__call__`,
-    in training those of `layers_left(B)`: known when the step is compiled, the images
-    that are told by fewer layers first. One whose code is a vector with a part for each
-    resolution of its decoder has `code_resolutions`, that of each number. One that may
-    be told labels has `num_labels`, and `num_told`, those of them that encoder and
-    decoder are told; the prior is told all.
+    it assigns is dropped where the update is skipped. A model whose codes are random,
+    and in one layer, has `posterior(images, labels)`, a distribution over the numbers
+    in each code. One whose `has_dial` is true takes `realism` [B], from 0 to 1, in
+    `decode` and `__call__`. One whose `dropped` is not empty takes `layers_left` [B] in
+    `__call__`, in training those of `layers_left(B)`: known when the step is compiled,
+    the images that are told by fewer layers first. One whose code is a vector with a
+    part for each resolution of its decoder has `code_resolutions`, that of each number.
+    One that may be told labels has `num_labels`, and `num_told`, those of them that
+    encoder and decoder are told; the prior is told all.
 
     Attributes:
       code_shape: shape of the code of one image.

@@ -25,8 +25,9 @@ class FiniteScalars(nnx.Module):
       levels: number of levels of each number; K is their product.
     """
 
-    # So that the outermost levels are reached.
-    MARGIN = 1e-3
+    # How far bounds lie beyond the outermost levels, so that these are reached: a share
+    # of the span to either side, and never so much that they round to another level.
+    MARGIN, MOST_MARGIN = 1e-3, 0.25
 
     def __init__(self, levels: tuple[int, ...]):
         self.levels = levels
@@ -35,7 +36,8 @@ class FiniteScalars(nnx.Module):
     def _halves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns half the span, the offset of even levels, and what undoes it at 0."""
         levels = np.array(self.levels, np.float32)
-        half = (levels - 1) * (1 + self.MARGIN) / 2
+        half = (levels - 1) / 2
+        half = half + np.minimum(half * self.MARGIN, np.float32(self.MOST_MARGIN))
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)
         return half, offset, np.arctanh(offset / half).astype(np.float32)
 

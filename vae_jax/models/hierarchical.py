@@ -1,6 +1,6 @@
 """The hierarchical VAE: a stack of latent layers, each given those above.
 
-Of the ladder VAE (Sonderby et al. 2016) and its descendants, NVAE (Vahdat & Kautz 2020)
+Of the ladder VAE (Sønderby et al. 2016) and its descendants, NVAE (Vahdat & Kautz 2020)
 and VDVAE (Child 2020): p(z) = prod_l p(z_l | z_<l), q(z|x) = prod_l q(z_l | z_<l, x),
 both from the coarsest layer on.
 
@@ -196,7 +196,7 @@ class HierarchicalVAE(nnx.Module):
         layers = []
         p = DiagonalGaussian(jnp.zeros(1), jnp.zeros(1))
         for posterior, code in zip(posteriors, codes, strict=True):
-            q = DiagonalGaussian(flatten(posterior.mean), flatten(posterior.logvar))
+            q = jax.tree.map(flatten, posterior)
             kl = by_sample(jnp.sum(p.kl_from(q), axis=-1))
             layers.append(
                 Layer(

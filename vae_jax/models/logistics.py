@@ -134,12 +134,12 @@ class LogisticMixture:
 
     def _locations(
         self, value_of: Callable[[int, Array], Array]
-    ) -> Float[Array, "*batch H W C K"]:
-        """Returns where each channel lies given those before.
+    ) -> tuple[Float[Array, "*batch H W C K"], Float[Array, "*values H W C k"]]:
+        """Returns where each channel lies given those before, and what it is given as.
 
         Args:
           value_of: function from a channel's number and location [...,K] to the value
-            that the channels after it are given.
+            [...,k] that the channels after it are given, of each component or of all.
         """
         locations, values, pair = [], [], 0
         for channel in range(self.location.shape[-2]):
@@ -149,7 +149,7 @@ class LogisticMixture:
                 pair += 1
             locations.append(location)
             values.append(value_of(channel, location))
-        return jnp.stack(locations, axis=-2)
+        return jnp.stack(locations, axis=-2), jnp.stack(values, axis=-2)
 
     def _means(self) -> Float[Array, "*batch H W C K"]:
         """Returns the means of components, each channel given those before."""
@@ -157,7 +157,7 @@ class LogisticMixture:
         def mean(channel: int, location: Array) -> Array:
             return clipped_logistic_mean(location, self.scale[..., channel, :])
 
-        return clipped_logistic_mean(self._locations(mean), self.scale)
+        return self._locations(mean)[1]
 
     @property
     def mean(self) -> Float[Array, "*batch H W C"]:
@@ -183,7 +183,7 @@ class LogisticMixture:
         """
         # What a channel is given of those before it is their level, and no more.
         values = level_centres(images, self.bits)[..., None] / (LEVELS - 1)
-        locations = self._locations(lambda channel, _: values[..., channel, :])
+        locations, _ = self._locations(lambda channel, _: values[..., channel, :])
         by_channel = log_level_mass(values, locations, self.scale, self.bits)
         by_channel -= math.log(2) * (8 - self.bits)
         by_component = jnp.sum(by_channel, axis=-2) + jax.nn.log_softmax(self.logits)
@@ -207,18 +207,15 @@ class LogisticMixture:
         location, scale = chosen.location, chosen.scale
         noise = jax.random.logistic(noise_key, location.shape, location.dtype)
         width = LEVELS >> self.bits
-        drawn = []
 
         def level(channel: int, place: Array) -> Array:
             value = place + scale[..., channel, :] * noise[..., channel, :]
             bin_ = jnp.floor(jnp.round((LEVELS - 1) * value) / width)
             last = LEVELS // width - 1
             centre = width * jnp.clip(bin_, 0, last) + (width - 1) / 2
-            drawn.append(centre / (LEVELS - 1))
-            return drawn[-1]
+            return centre / (LEVELS - 1)
 
-        chosen._locations(level)
-        return jnp.concatenate(drawn, axis=-1)
+        return chosen._locations(level)[1][..., 0]
 
 
 def logistic_scale(scale_map: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -251,7 +248,8 @@ class LearnedLogisticMixture(nnx.Module):
     For each component a map of the location, of the scale and of the weight, which is
     the mean of its channels, and where there are several channels of the coefficients:
     location = 1/2 + map / 4, scale = exp(map - 2) + ROUNDING_STD, coefficient =
-    tanh(map). Maps of 0 have the mean and the spread of faces.
+    tanh(map); three channels have as many pairs. Maps of 0 have the mean and the spread
+    of faces.
 
     Args:
       channels: channels of an image.

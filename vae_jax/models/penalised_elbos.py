@@ -116,7 +116,7 @@ QUANTISED = with_sharpening(
         {
             "pull_weight": weight(
                 30.0,
-                "Weight of the pull between a vector and its code, in nats for a squared "
+                "Weight of the pull between vectors and codes, in nats for a squared "
                 "distance of 1; model.commitment says how it is shared.",
             )
         },

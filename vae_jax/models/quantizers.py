@@ -19,26 +19,27 @@ from vae_jax.models.finite_scalars import FiniteScalars
 from vae_jax.options import (
     Option,
     Refusal,
-    Setting,
     Values,
     choice,
     share,
+    text,
     weight,
     whole,
 )
 
 
-def parse_levels(text: str) -> tuple[int, ...]:
-    """Returns the levels that "8,8,8" stands for.
+def parse_levels(levels: str) -> tuple[int, ...]:
+    """Returns the numbers that levels such as "8,8,8" stand for.
 
     Raises:
-      ValueError: there are none, or one is no whole number of at least 3.
+      ValueError: there are none, one is no whole number of at least 3, or their
+        product is above `MOST_CODES`.
     """
-    levels = tuple(map(int, text.split(",")))
+    found = tuple(map(int, levels.split(",")))
     # With 2 levels all vectors would have the same one at first.
-    if min(levels) < 3 or math.prod(levels) > MOST_CODES:
-        raise ValueError(text)
-    return levels
+    if min(found) < 3 or math.prod(found) > MOST_CODES:
+        raise ValueError(levels)
+    return found
 
 
 # So that an index goes into 16 bits.
@@ -86,10 +87,8 @@ def _of(kind: type[Codebook]) -> Callable[..., Codebook]:
         commitment: float,
         **decay: Any,
     ) -> Codebook:
-        others = [*decay.values()]
-        return kind(
-            dims, codebook_size, codebook_gradient, commitment, *others, rngs=rngs
-        )
+        chosen = (codebook_size, codebook_gradient, commitment, *decay.values())
+        return kind(dims, *chosen, rngs=rngs)
 
     return make
 
@@ -107,13 +106,13 @@ QUANTIZERS = {
     "fsq": Option(
         lambda dims, rngs, levels: FiniteScalars(parse_levels(levels)),
         {
-            "levels": Setting(
+            "levels": text(
                 "8,8,8",
                 "Levels of each number of a vector; there are as many codes as their "
                 "product.",
                 f"whole numbers of at least 3, commas between, of a product of at most "
                 f"{MOST_CODES}",
-                lambda value: isinstance(value, str) and _are_levels(value),
+                _are_levels,
             )
         },
         check=_check_levels,

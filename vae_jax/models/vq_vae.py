@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from vae_jax.models.code_priors import NumbersPrior
-from vae_jax.models.contract import Labels, Layer, Terms
+from vae_jax.models.contract import Draw, Labels, Layer, Terms
 from vae_jax.models.labels import ATTRIBUTES
 from vae_jax.models.networks.layers import (
     Frame,
@@ -62,7 +62,7 @@ class Guess(nnx.Module):
     def __call__(self, coarse: Float[Array, "B h w d"]) -> Float[Array, "B H W d"]:
         """Returns what is added to the fine vectors."""
         x = nnx.silu(self.block(self.entry(coarse)))
-        return mix_channels(self.exit, x).astype(jnp.float32)
+        return mix_channels(self.exit, x)
 
 
 class VQVAE(nnx.Module):
@@ -113,11 +113,11 @@ class VQVAE(nnx.Module):
 
     def indices(self, code: VectorMaps) -> Int[Array, "*batch N"]:
         """Returns which of its codes stands at each place, map after map."""
-        by_map = [
+        maps = [
             quantizer.nearest(vectors)
             for quantizer, vectors in zip(self.quantizers, code, strict=True)
         ]
-        rows = [map_.reshape(*map_.shape[:-2], -1) for map_ in by_map]
+        rows = [map_.reshape(*map_.shape[:-2], -1) for map_ in maps]
         return jnp.concatenate(rows, axis=-1)
 
     def by_map(self, places: Any) -> list[Array]:
@@ -152,11 +152,11 @@ class VQVAE(nnx.Module):
 
     def pull(self, code: VectorMaps) -> Float[Array, " B"]:
         """Returns what keeps vectors and codes together, summed over all places."""
-        by_map = [
+        pulls = [
             jnp.sum(quantizer.pull(vectors), axis=(1, 2))
             for quantizer, vectors in zip(self.quantizers, code, strict=True)
         ]
-        return jnp.sum(jnp.stack(by_map), axis=0)
+        return jnp.sum(jnp.stack(pulls), axis=0)
 
     def __call__(
         self,
@@ -175,7 +175,9 @@ class VQVAE(nnx.Module):
         """
         code = jax.tree.map(lambda vectors: vectors[None], self.encode(images))
         px = self.decode(code)
-        by_place = self.prior.log_prob_by_place(self.indices(code), labels, key)
+        by_place = self.prior.log_prob_by_place(
+            self.indices(code), labels, jax.random.fold_in(key, Draw.PRIOR)
+        )
         return Terms(
             mean=px.mean,
             code=code,

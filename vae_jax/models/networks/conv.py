@@ -153,8 +153,8 @@ class Encoder(nnx.Module):
                 images = halve(images)
         x = nnx.silu(x)
         if not self.is_spatial:
-            return self.head(x.reshape(x.shape[0], -1)).astype(jnp.float32)
-        coarse = mix_channels(self.head, x).astype(jnp.float32)
+            return self.head(x.reshape(x.shape[0], -1))
+        coarse = mix_channels(self.head, x)
         fine = [each for each in maps if each is not None]
         return (coarse, *fine) if fine else coarse
 
@@ -180,7 +180,7 @@ def _features(stage: Stage, x: Float[Array, "B h w c"]) -> Array | None:
     """Returns the features that a stage of the encoder has of its own, or None."""
     if stage.exit is None:
         return None
-    return mix_channels(stage.exit, nnx.silu(x)).astype(jnp.float32)
+    return mix_channels(stage.exit, nnx.silu(x))
 
 
 # Each takes the frame, the arguments of every decoder, and those of one that mirrors

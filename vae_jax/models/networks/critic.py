@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import Conv3x3, space_to_depth
+from vae_jax.models.networks.layers import Conv3x3, head_layer, space_to_depth
 
 PATCH = 2
 COARSEST = 4
@@ -52,14 +52,7 @@ class Critic(nnx.Module):
             )
         )
         # A bias would be the same for all images, and learn nothing from differences.
-        self.head = nnx.Linear(
-            at**2 * widths[-1],
-            1,
-            use_bias=False,
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
-        )
+        self.head = head_layer(at**2 * widths[-1], 1, dtype, rngs, use_bias=False)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, " B"]:
         """Returns the score of each image in [0, 1]."""

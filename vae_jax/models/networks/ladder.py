@@ -206,8 +206,7 @@ class Decoder(nnx.Module):
                 x = layer.join(x, code_of(number, x))
                 number += 1
         x = nnx.silu(run_blocks([self.block], x, self.remat))
-        head = mix_channels(self.head, x).astype(jnp.float32)
-        maps = from_cosines(head, self.patch)
+        maps = from_cosines(mix_channels(self.head, x), self.patch)
         return tuple(jnp.split(maps, self.num_maps, axis=-1))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vae_jax.models.networks.layers import mix_channels
+from vae_jax.models.networks.layers import head_layer, mix_channels
 from vae_jax.models.networks.stages import Block, Spatial
 from vae_jax.models.posteriors import DiagonalGaussian
 
@@ -51,22 +51,17 @@ class Departure(nnx.Module):
         inner = width // 2
         self.narrow = nnx.Linear(2 * width, inner, dtype=dtype, rngs=rngs)
         self.spatial = spatial(inner, inner, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(
-            inner,
-            2 * dims,
-            kernel_init=_scaled(SMALL_GAIN),
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
+        self.head = head_layer(
+            inner, 2 * dims, dtype, rngs, kernel_init=_scaled(SMALL_GAIN)
         )
 
     def __call__(
         self, x: Float[Array, "B h w c"], features: Float[Array, "B h w c"]
     ) -> DiagonalGaussian:
         """Returns q of the layer's code [B,h,w,d], of which the prior is N(0, I)."""
-        both = nnx.silu(jnp.concatenate([x, features.astype(x.dtype)], axis=-1))
+        both = nnx.silu(jnp.concatenate([x, features], axis=-1))
         y = nnx.silu(mix_channels(self.narrow, both))
-        y = mix_channels(self.head, nnx.silu(self.spatial(y))).astype(jnp.float32)
+        y = mix_channels(self.head, nnx.silu(self.spatial(y)))
         mean, width = jnp.split(y, 2, axis=-1)
         # 0 at 0: the posterior starts as wide as the prior.
         span = WIDEST - NARROWEST

@@ -211,15 +211,16 @@ def norm_layer(
 
 
 def head_layer(
-    channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs
+    channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs, **others: Any
 ) -> nnx.Linear:
-    """Returns a network's last layer, whose sums are float32 in every precision."""
+    """Returns a network's last layer: what it gives is float32 in every precision."""
     return nnx.Linear(
         channels,
         features,
         dtype=dtype,
         preferred_element_type=jnp.float32,
         rngs=rngs,
+        **others,
     )
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from vae_jax.models.networks.layers import (
     Conv3x3,
     Frame,
+    head_layer,
 )
 from vae_jax.models.networks.stages import (
     PATCH,
@@ -66,13 +67,8 @@ class StyledBlock(nnx.Module):
     """
 
     def __init__(self, channels: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.scales = nnx.Linear(
-            width,
-            channels,
-            bias_init=nnx.initializers.ones,
-            dtype=dtype,
-            preferred_element_type=jnp.float32,
-            rngs=rngs,
+        self.scales = head_layer(
+            width, channels, dtype, rngs, bias_init=nnx.initializers.ones
         )
         self.spatial = Conv3x3(channels, channels, dtype=dtype, rngs=rngs)
 
@@ -80,8 +76,7 @@ class StyledBlock(nnx.Module):
         self, x: Float[Array, "N h w C"], style: Float[Array, "N W"]
     ) -> Float[Array, "N h w C"]:
         """Returns x and what the block adds to it, in the style."""
-        scales = self.scales(style).astype(jnp.float32)
-        added = modulated(self.spatial, _GAIN * nnx.silu(x), scales)
+        added = modulated(self.spatial, _GAIN * nnx.silu(x), self.scales(style))
         return (x + added) * jnp.asarray(np.sqrt(0.5), x.dtype)
 
 

@@ -222,7 +222,10 @@ def _log_prob_by(
 
     @jax.checkpoint
     def total(turn: tuple[Array, Array]) -> Float[Array, " R"]:
-        product = jnp.dot(rows, turn[0], preferred_element_type=jnp.float32)
+        # As exact as a code's own log-odds, which must not exceed the total.
+        product = jnp.dot(
+            rows, turn[0], precision="highest", preferred_element_type=jnp.float32
+        )
         return jax.nn.logsumexp(product + turn[1], axis=-1)
 
     totals = jax.lax.map(total, (kernel.swapaxes(0, 1), bias))
@@ -263,11 +266,16 @@ class PlaceSequence(nnx.Module):
         )
         self.norm = nnx.LayerNorm(width, **common)
         self.heads = nnx.List(
-            head_layer(width, maps.num_codes, maps.dtype, maps.rngs) for _ in maps.sizes
+            # Of zeros, so that a new prior is the uniform one.
+            head_layer(
+                width,
+                maps.num_codes,
+                maps.dtype,
+                maps.rngs,
+                kernel_init=nnx.initializers.zeros,
+            )
+            for _ in maps.sizes
         )
-        for head in self.heads:
-            # So that a new prior is the uniform one.
-            head.kernel[...] = jnp.zeros_like(head.kernel[...])
 
     @property
     def lengths(self) -> list[int]:

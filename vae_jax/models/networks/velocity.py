@@ -129,8 +129,9 @@ class Velocity(nnx.Module):
             layers.append(Dense(width, dtype, rngs))
         self.blocks = nnx.List(Adaptive(layer, width, dtype, rngs) for layer in layers)
         self.norm = nnx.LayerNorm(width, **common)
-        self.head = head_layer(width, dims, dtype, rngs)
-        self.head.kernel[...] = jnp.zeros_like(self.head.kernel[...])
+        self.head = head_layer(
+            width, dims, dtype, rngs, kernel_init=nnx.initializers.zeros
+        )
 
     def __call__(
         self,
