@@ -119,7 +119,7 @@ def test_how_often_a_memory_grows_does_not_matter(monkeypatch):
     # Of one place each, whose frequencies are tested above, and of several.
     found = []
     for stretches in (6, 3, 1):
-        monkeypatch.setattr(code_priors, "STRETCHES", stretches)
+        monkeypatch.setattr(code_priors, "GROWTHS", stretches)
         found.append(np.asarray(prior.sample(jax.random.key(0), 60)))
     assert np.ptp(found[0], axis=0).max() > 0
     for other in found[1:]:
