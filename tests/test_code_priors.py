@@ -116,10 +116,10 @@ def test_samples_of_a_transformer_are_as_frequent_as_they_are_probable(sizes):
 
 def test_how_often_a_memory_grows_does_not_matter(monkeypatch):
     prior = new_prior(TransformerPrior, ((2, 2), (2, 3)))
-    # Of one place each, whose frequencies are tested above, and of several.
+    # At every place, as where frequencies are tested above, and after several.
     found = []
-    for stretches in (6, 3, 1):
-        monkeypatch.setattr(code_priors, "GROWTHS", stretches)
+    for growths in (6, 3, 1):
+        monkeypatch.setattr(code_priors, "GROWTHS", growths)
         found.append(np.asarray(prior.sample(jax.random.key(0), 60)))
     assert np.ptp(found[0], axis=0).max() > 0
     for other in found[1:]:

@@ -161,6 +161,9 @@ def test_the_way_of_coarse_codes_is_that_of_interpolate(sources, workdirs):
     assert np.abs(shown.astype(int) - grids.to_levels(way[2])).max() <= 1
     assert (shown != source.picture(whole)).any()
     assert (shown != source.picture(look)).any()
+    choices = '<select data-name="up_to" data-usual="all"><option>all</option>'
+    assert f"{choices}<option>2x2</option></select>" in controls.markup(source)
+    assert 'data-name="up_to"' not in controls.markup(sources("vae"))
 
 
 @pytest.mark.parametrize("up_to, expected", [(None, 0.5), (2, -1.0)])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from vae_jax import run as run_lib
-from vae_jax.commands import interpolations, samples, traversals
+from vae_jax.commands import abilities, interpolations, samples, traversals
 from vae_jax.commands.samples import sample
 from vae_jax.errors import UserError
 from vae_jax.experiment import assemble
@@ -201,9 +201,9 @@ def test_way_points_that_are_not_there_are_refused(make_run):
         draw_interpolation(run, indices=[0, 6])
     with pytest.raises(UserError, match="--indices has -1"):
         draw_interpolation(run, indices=[-1, 0])
-    with pytest.raises(UserError, match="--indices is 3; allowed are 2 or more"):
+    with pytest.raises(UserError, match="--indices is 3; at least 2 are needed"):
         draw_interpolation(run, indices=[3])
-    with pytest.raises(UserError, match="--seeds is 3; allowed are 2 or more"):
+    with pytest.raises(UserError, match="--seeds is 3; at least 2 are needed"):
         draw_interpolation(run, seeds=[3])
     with pytest.raises(UserError, match=r"--indices has 6; .* 0 to 5"):
         draw_traversal(run, image_index=6)
@@ -294,13 +294,17 @@ def test_an_autoencoder_is_ordered_by_the_variance_of_its_codes(make_run):
     read_grid(png, 4, 3)
 
 
+def test_a_mixture_as_prior_is_no_prior_of_discrete_codes(make_run):
+    run = make_run(prior="mixture", prior_components=3)
+    assert not abilities.has_learned_codes(run)
+    assert samples.best_samplers(run) == ["gaussian", "prior"]
+
+
 def test_without_an_analytic_kl_the_variance_of_the_mean_orders(make_run):
     run = make_run(prior="mixture", prior_components=3)
     report = json.loads(draw_traversal(run)[2].read_text())
     assert report["ordered_by"] == "variance of the posterior's mean"
     assert report["kl_by_dimension"] is None
-    # Its log-odds are those of components, and not of codes.
-    assert samples.best_samplers(run) == ["gaussian", "prior"]
     means = encode(run, "validation", range(10))
     assert report["order"] == np.argsort(-means.var(0)).tolist()
     assert report["active_units"] == np.sum(means.var(0) > 0.01)

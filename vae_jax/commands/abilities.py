@@ -78,7 +78,7 @@ def check_discrete_codes(run: Run, asked: str) -> None:
 
 def has_learned_codes(run: Run) -> bool:
     """Says whether there is a learned prior over discrete codes."""
-    return has_discrete_codes(run) and hasattr(run.model().prior, "sequence")
+    return has_discrete_codes(run) and hasattr(run.model().prior, "logits")
 
 
 def check_learned_codes(run: Run, asked: str) -> None:

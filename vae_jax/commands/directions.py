@@ -15,13 +15,13 @@ from vae_jax.models.contract import code_size
 from vae_jax.run import Run
 
 FILE = "directions.npz"
-# Numbers that codes of training pictures in memory have together: half a gigabyte.
+# Numbers that codes in memory have together: half a gigabyte.
 LARGEST_CODES = 2**27
 ESTIMATORS = ("deconfounded", "difference", "notebook", "held", "flow")
 
 
 def most_codes(size: int) -> int:
-    """Returns how many of the first training pictures have their codes in memory.
+    """Returns how many pictures have their codes in memory at once.
 
     Args:
       size: numbers that are kept of a code.

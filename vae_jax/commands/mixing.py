@@ -50,7 +50,7 @@ def _mixed_images(
     is_coarse = stacks.resolution_of_numbers(model) <= up_to
     mixed = stacks.mixed(codes, is_coarse)
     if labels is not None:
-        # Those of the face of the fine codes: finer maps are told them as well.
+        # They go with the fine codes, as along a way of coarse codes.
         labels = np.tile(labels, (len(codes), 1))
     decoded = sampling.decode_codes(model, mixed.reshape(-1, mixed.shape[-1]), labels)
     return decoded.reshape(*mixed.shape[:2], *decoded.shape[1:])
@@ -82,7 +82,8 @@ def mix(
 ) -> Mixture:
     """Decodes codes that are coarsely those of one face, and finely of another.
 
-    The EMA parameters do so. On the diagonal are reconstructions.
+    The EMA parameters do so, told the labels of the face that the fine codes are of. On
+    the diagonal are reconstructions.
 
     Args:
       run: a run of a model whose code has several resolutions.

@@ -160,6 +160,7 @@ def _codes(run: Run) -> dict[str, Any]:
     return {
         "strips": strips,
         "books": books,
+        "most_places": code_maps.MOST_PLACES,
         "command": captions.command(run, "codes"),
     }
 

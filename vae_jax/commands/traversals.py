@@ -54,10 +54,10 @@ def traverse(
     one over indices, the codes' own mean, standard deviation and variance take its
     place.
 
-    The record has the order of all dimensions, what they are `ordered_by`, over the
-    validation split `kl_by_dimension` in nats and `variance_by_dimension` of the
-    posterior's mean (the autoencoder's code), and a VAE's `active_units` as eval.json
-    has them; what is not defined is None.
+    The record has the order of all dimensions and what they are `ordered_by`; over the
+    images of `kept_codes.dimensions` it has `kl_by_dimension` in nats,
+    `variance_by_dimension` of the posterior's mean (the autoencoder's code), and for a
+    VAE `active_units`. What is not defined is None.
 
     Args:
       run: a run of an autoencoder of any kind.

@@ -93,7 +93,7 @@ def way_points(
         kind, names = "pictures", list(pictures[0])
     if len(names) < fewest:
         raise UserError(
-            f"--{kind} is {','.join(map(str, names))}; allowed are {fewest} or more"
+            f"--{kind} is {','.join(map(str, names))}; at least {fewest} are needed"
         )
     if seeds is not None:
         return WayPoints(kind, names, _prior_codes(run, seeds), None, None)

@@ -27,7 +27,8 @@ Indices = Int[Array, "*batch N"]
 # the log-odds of all of them, of which samples of many codes have many.
 ROWS = 64
 LOGITS = 2**24
-# Sizes of the memory of a map, which grows: a step attends to all that it has room for.
+# How often the memory grows within a map: a step attends to all places that it has room
+# for.
 GROWTHS = 4
 
 

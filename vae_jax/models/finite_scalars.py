@@ -25,9 +25,10 @@ class FiniteScalars(nnx.Module):
       levels: number of levels of each number; K is their product.
     """
 
-    # How far bounds lie beyond the outermost levels, so that these are reached: a share
-    # of the span to either side, and never so much that they round to another level.
-    MARGIN, MOST_MARGIN = 1e-3, 0.25
+    # How far bounds lie beyond the outermost levels, so that these are reached, as a
+    # share of half the span. In levels it is less than that at which another one, which
+    # there is not, would be nearer.
+    MARGIN, MOST_MARGIN = 1e-3, 0.49
 
     def __init__(self, levels: tuple[int, ...]):
         self.levels = levels

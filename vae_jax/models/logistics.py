@@ -135,7 +135,7 @@ class LogisticMixture:
     def _locations(
         self, value_of: Callable[[int, Array], Array]
     ) -> tuple[Float[Array, "*batch H W C K"], Float[Array, "*values H W C k"]]:
-        """Returns where each channel lies given those before, and what it is given as.
+        """Returns where each channel lies given those before, and all their values.
 
         Args:
           value_of: function from a channel's number and location [...,K] to the value

@@ -60,7 +60,8 @@ def quantised_elbo(pull_weight: float) -> Objective:
 
     Args:
       pull_weight: nats for a squared distance of 1 between the codes c and vectors e,
-        where it moves c; `commitment` times as many where it moves e.
+        where it moves c, which averaged codes do not need; `commitment` times as many
+        where it moves e.
     """
 
     def penalty(model, terms: Terms, labels: Labels, key: Key[Array, ""]) -> Figures:
@@ -116,8 +117,8 @@ QUANTISED = with_sharpening(
         {
             "pull_weight": weight(
                 30.0,
-                "Weight of the pull between vectors and codes, in nats for a squared "
-                "distance of 1; model.commitment says how it is shared.",
+                "Weight of the pull on codes that learn by gradient, in nats for a "
+                "squared distance of 1; that on vectors is model.commitment times it.",
             )
         },
         terms="codes",

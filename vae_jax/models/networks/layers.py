@@ -213,7 +213,10 @@ def norm_layer(
 def head_layer(
     channels: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs, **others: Any
 ) -> nnx.Linear:
-    """Returns a network's last layer: what it gives is float32 in every precision."""
+    """Returns a linear layer whose output is float32 in every precision.
+
+    It has further arguments of `nnx.Linear`, such as `kernel_init`.
+    """
     return nnx.Linear(
         channels,
         features,
