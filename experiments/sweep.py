@@ -93,7 +93,7 @@ def finish(config: Config, workdir: Path, judge: Path | None = None) -> dict[str
     if report is not None:
         return report
     run = run_lib.train(config, workdir)
-    if run.step < run.config.train.num_steps:
+    if run.was_stopped:
         raise KeyboardInterrupt(
             f"stopped at step {run.step} of {workdir}; the same command goes on from "
             "there"

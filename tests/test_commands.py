@@ -23,6 +23,7 @@ from vae_jax.commands import (
     edits,
     evaluation,
     judges,
+    kept_codes,
     reconstructions,
     samples,
 )
@@ -393,7 +394,7 @@ def test_directions_are_kept_with_the_parameters_they_are_of(vae, judge):
     assert path.stat().st_mtime_ns > written
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "pickled"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "pickled", "encrypted", "packed"])
 def test_damaged_directions_are_found_anew(vae, capsys, how):
     found = directions.read_directions(vae, "notebook", 0)
     path = vae.workdir / "directions.npz"
@@ -402,12 +403,60 @@ def test_damaged_directions_are_found_anew(vae, capsys, how):
         at = whole.index(arrays["notebook"].tobytes())
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     damaged = {"cut": whole[:at], "flipped": flipped, "pickled": b"\x80\x04N."}
+    # In the zip's directory of its files: a flag, and the number of a compression.
+    entry = whole.rindex(b"PK\x01\x02")
+    for name, place in (("encrypted", 8), ("packed", 10)):
+        changed = bytearray(whole)
+        changed[entry + place] ^= 1
+        damaged[name] = bytes(changed)
     path.write_bytes(damaged[how])
     again = directions.read_directions(vae, "notebook", 0)
     assert f"{path} is damaged" in capsys.readouterr().out
     assert found.keys() == again.keys()
     directions.read_directions(vae, "notebook", 0)
     assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gaussian.means": np.zeros((1, 108))},
+        {"gaussian.covariances": np.full((1, 24, 24), np.nan)},
+        {"gaussian.weights": np.array(["1"])},
+        {"dimensions.std": np.zeros(5, np.float32)},
+        {"dimensions.variance": None},
+    ],
+)
+def test_codes_of_another_model_are_found_anew(vae, capsys, changed):
+    kept_codes.keep(vae)
+    path = vae.workdir / "codes.npz"
+    with np.load(path) as arrays:
+        whole = dict(arrays)
+    found = {name: a for name, a in (whole | changed).items() if a is not None}
+    np.savez(path, **found)
+    known = kept_codes.dimensions(vae)
+    fitted = kept_codes.fitted_density(vae, "gaussian")
+    assert (
+        None in changed.values()
+        or f"{path} is not of this model" in capsys.readouterr().out
+    )
+    np.testing.assert_allclose(known["std"], whole["dimensions.std"], rtol=1e-5)
+    np.testing.assert_allclose(fitted.means, whole["gaussian.means"], rtol=1e-5)
+    kept_codes.dimensions(vae)
+    assert capsys.readouterr().out == ""
+
+
+def test_directions_of_another_model_are_found_anew(vae, capsys):
+    found = directions.read_directions(vae, "notebook", 0)
+    path = vae.workdir / "directions.npz"
+    with np.load(path) as arrays:
+        cut = {n: a[:, :5] if a.ndim == 2 else a for n, a in arrays.items()}
+    np.savez(path, **cut)
+    again = directions.read_directions(vae, "notebook", 0)
+    assert f"{path} is not of this model" in capsys.readouterr().out
+    codes = np.ones((1, 24), np.float32)
+    for name, direction in found.items():
+        np.testing.assert_allclose(again[name](codes), direction(codes), rtol=1e-5)
 
 
 def test_attributes_are_edited_together_by_their_weights():

@@ -1,6 +1,7 @@
 """Sweeps and the notebook's table, on models that train in a second."""
 
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -296,7 +297,8 @@ def test_a_sweep_that_is_stopped_says_so_and_begins_no_other_run(
     def stopped(config, workdir, judge=None):
         config.train.num_steps = 4
         of_it = SimpleNamespace(config=config)
-        return run_lib.Run(workdir, of_it, 2, {}, {}, None)  # pyright: ignore
+        run = run_lib.Run(workdir, of_it, 2, {}, {}, None)  # pyright: ignore
+        return dataclasses.replace(run, was_stopped=True)
 
     monkeypatch.setattr(run_lib, "train", stopped)
     with pytest.raises(SystemExit) as left:

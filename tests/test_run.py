@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -169,6 +170,18 @@ def test_auto_is_resolved_once(tiny_config, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_lib.cache, "resolve_name", lambda name, _: name)
         assert run_lib.train(tiny_config, tmp_path).step == 8
+
+
+@pytest.mark.parametrize("at", [8, 12])
+def test_a_run_is_stopped_in_its_last_step_as_in_any(tiny_config, tmp_path, at):
+    def stop(line):
+        if (line["step"], line["split"]) == (at, "validation"):
+            signal.raise_signal(signal.SIGTERM)
+
+    run = run_lib.train(tiny_config, tmp_path, on_line=stop)
+    assert (run.step, run.was_stopped) == (at, True)
+    run = run_lib.train(tiny_config, tmp_path)
+    assert (run.step, run.was_stopped) == (12, False)
 
 
 def test_auto_is_taken_anew_where_a_setting_may_change(tiny_config, tmp_path):

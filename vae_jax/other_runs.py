@@ -75,8 +75,8 @@ def check_init_from(config: Config) -> None:
     if new or left:
         print(
             f"note: of the {len(shapes[0])} arrays of the model {len(taken)} start as "
-            f"in {workdir}; new are (shapes here, there) {told(new)}; left there are "
-            f"{told(left)}"
+            f"in {workdir}; new are (shapes here, there) {told(new)}; not taken from "
+            f"there are {told(left)}"
         )
 
 

@@ -28,7 +28,7 @@ def train(
     checkpoints: Checkpoints,
     given: Callable[[Experiment], dict[str, Any]],
     on_line: OnLine | None = None,
-) -> tuple[Experiment, TrainState]:
+) -> tuple[Experiment, TrainState, bool]:
     """Trains through the phases that are left, one where the images do not grow.
 
     Args:
@@ -42,7 +42,7 @@ def train(
       on_line: see `Writer`.
 
     Returns:
-      The last phase that was begun, and its state.
+      The last phase that was begun, its state, and whether a process was asked to stop.
     """
     num_images, kind = recipe["pictures"]["train"], config.train.sharding
     phases = experiment.phases_of(config)
@@ -67,6 +67,7 @@ def train(
     processes.check_agreement(
         {str(written): written.read_text() if written.exists() else ""}
     )
+    was_stopped = False
     with loop.stop_requests() as stop:
         for phase in phases[phases.index(assembled.phase) :]:
             if phase != assembled.phase:
@@ -78,9 +79,10 @@ def train(
                 state = _train_phase(
                     assembled, state, small, workdir, checkpoints, stop, on_line
                 )
-            if processes.any_of(bool(stop)):
+            was_stopped = processes.any_of(bool(stop))
+            if was_stopped:
                 break
-    return assembled, state
+    return assembled, state, was_stopped
 
 
 def _shardings(assembled: Experiment, kind: str) -> Any:

@@ -58,6 +58,7 @@ class Run:
       checkpoint: the checkpoint that was asked for, "latest" or "best".
       realism: setting of the dial of a model that has one, from 0 to 1.
       picture_format: format of still pictures that are written, see `drawing.FORMATS`.
+      was_stopped: whether its training was asked to stop, in its last step too.
     """
 
     workdir: Path
@@ -69,6 +70,7 @@ class Run:
     checkpoint: str = "latest"
     realism: float = 0.0
     picture_format: str = FORMATS[0]
+    was_stopped: bool = False
 
     @property
     def config(self) -> Config:
@@ -215,11 +217,12 @@ def _train(config: Config, workdir: Path, on_line: OnLine | None) -> Run:
     processes.check_agreement({"data set": json.dumps(dataset.recipe)})
     recipe = {**dataset.recipe, "attribute_names": [*dataset.attribute_names]}
     with Checkpoints(workdir / "checkpoints", writable=True) as checkpoints:
-        assembled, state = phases.train(
+        assembled, state, was_stopped = phases.train(
             config, workdir, recipe, dataset, checkpoints, _given, on_line
         )
     seen = functools.cache(lambda: reduced(dataset, assembled.phase.size))
-    return _run_of(state, workdir, assembled, recipe, seen)
+    run = _run_of(state, workdir, assembled, recipe, seen)
+    return replace(run, was_stopped=was_stopped)
 
 
 def _given(assembled: Experiment) -> dict[str, Any]:
@@ -232,6 +235,9 @@ def _given(assembled: Experiment) -> dict[str, Any]:
                 f"config.init_from is {config.init_from!r}, a run that has not grown "
                 f"to its last size at step {there.step}; allowed is one that has"
             )
+        last = there.config.train.num_steps
+        if there.step < last:
+            print(f"note: {there.workdir} stands at step {there.step} of {last}")
         given |= fitting(assembled.shapes, there.variables["ema"])
     if config.objective.perceptual_weight:
         there = _load_named("objective.guide", config.objective.guide)

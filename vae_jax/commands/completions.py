@@ -193,7 +193,7 @@ def draw_completions(run: Run, found: Completions, of: dict[str, Any]) -> list[P
         columns=["image", "kept", *("completion" for _ in range(completions))],
         caption=[
             "Images of which a part is hidden, and what the prior over codes draws "
-            "in its place.",
+            "in its place. What is kept is decoded from its codes as well.",
             captions.command(run, "complete", **of),
         ],
     )

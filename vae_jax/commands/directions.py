@@ -17,7 +17,9 @@ from vae_jax.run import Run
 FILE = "directions.npz"
 # Numbers that codes in memory have together: half a gigabyte.
 LARGEST_CODES = 2**27
-ESTIMATORS = ("deconfounded", "difference", "notebook", "held", "flow")
+# Estimators of one direction for all codes; the others depend on where a code is.
+ESTIMATED = ("deconfounded", "difference", "notebook")
+ESTIMATORS = (*ESTIMATED, "held", "flow")
 
 
 def most_codes(size: int) -> int:
@@ -27,6 +29,13 @@ def most_codes(size: int) -> int:
       size: numbers that are kept of a code.
     """
     return max(1, LARGEST_CODES // size)
+
+
+def read(run: Run) -> dict[str, np.ndarray]:
+    """Returns what directions.npz keeps of the run's codes."""
+    shape = (len(run.attribute_names), code_size(run.model().code_shape))
+    # An attribute that all pictures have, or none, has no direction.
+    return kept.read(run, FILE, dict.fromkeys(ESTIMATED, shape), is_finite=False)
 
 
 def train_codes(run: Run) -> np.ndarray:
@@ -90,7 +99,7 @@ def find_directions(
         codes = train_codes(run)
     found = estimate(codes, run.attributes("train")[: len(codes)], seed)
     arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in found.items()}
-    before = kept.read(run, FILE)
+    before = read(run)
     arrays |= {name: a for name, a in before.items() if name.startswith("held.")}
     if guide is not None and attribute is not None:
         index = run.attribute_index(attribute, "--attribute")
@@ -134,7 +143,7 @@ def read_directions(run: Run, estimator: str, seed: int) -> dict[str, Direction]
         names = build.label_names(run.config.model) if abilities.has_flow(run) else ()
         model = run.model()
         return {n: attributes.flow_direction(model, i) for i, n in enumerate(names)}
-    saved = kept.read(run, FILE)
+    saved = read(run)
     if not saved:
         saved = find_directions(run, seed)
         kept.keep(run, FILE, saved)

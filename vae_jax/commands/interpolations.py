@@ -19,7 +19,7 @@ from vae_jax.commands.flags import (
 )
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import check_one_of, own_pictures
-from vae_jax.commands.way_points import SEEDS, way_points
+from vae_jax.commands.way_points import FACES, SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import interpolation, sampling, stacks
 from vae_jax.models.likelihoods import to_unit_interval
@@ -191,7 +191,7 @@ def draw_interpolation(run: Run, found: Interpolation) -> list[Path]:
         caption=[
             f"Ways from the code{moved} of one face to that of another"
             + (
-                ", the images themselves at both ends."
+                f" ({FACES[kind]}), the images themselves at both ends."
                 if ends
                 else ", drawn from the prior."
             )

@@ -7,6 +7,7 @@ the pictures. Each is of the EMA parameters of one checkpoint.
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,35 @@ from vae_jax.run import Run
 from vae_jax.storage import write_whole
 
 
-def read(run: Run, name: str) -> dict[str, np.ndarray]:
+def read(
+    run: Run, name: str, shapes: Mapping[str, tuple[int, ...]], is_finite: bool
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a file of the workdir.
 
-    Empty where it is absent, damaged (which is printed) or of other parameters.
+    Empty where it is absent, of other parameters, or damaged or of another model, which
+    is printed.
+
+    Args:
+      run: the run whose workdir it is.
+      name: name of the file.
+      shapes: shapes of arrays of numbers, by name, where these are there.
+      is_finite: whether all of these are finite.
     """
-    step, names, saved = _open(run.workdir / name)
-    return saved if (step, names) == (run.step, run.attribute_names) else {}
+    path = run.workdir / name
+    step, names, saved = _open(path)
+    if (step, names) != (run.step, run.attribute_names):
+        return {}
+    for part in shapes.keys() & saved.keys():
+        array, shape = saved[part], shapes[part]
+        fits = array.shape == shape and array.dtype.kind == "f"
+        if not fits or (is_finite and not np.isfinite(array).all()):
+            print(
+                f"note: {path} is not of this model ({part} is no array {list(shape)} "
+                f"of {'finite ' if is_finite else ''}numbers): what it held is found "
+                "anew"
+            )
+            return {}
+    return saved
 
 
 def _open(path: Path) -> tuple[int, tuple[str, ...], dict[str, np.ndarray]]:
@@ -41,6 +64,8 @@ def _open(path: Path) -> tuple[int, tuple[str, ...], dict[str, np.ndarray]]:
         ValueError,
         KeyError,
         TypeError,
+        # Of a zip that says that it is encrypted, or compressed in a way not known.
+        RuntimeError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

@@ -25,6 +25,8 @@ from vae_jax.run import Run
 FILE = "codes.npz"
 # Components of the Gaussian mixture that is fitted to codes.
 FITTED = {"gaussian": 1, "mixture": 10}
+# Figures of each dimension of a code that every model has.
+FIGURES = ("mean", "std", "variance")
 # Numbers in a code that a density is fitted to at most. The covariance of 4,096 takes
 # 134 MB; a mixture is fitted in many rounds, each of which does the work of ten
 # Gaussians.
@@ -50,6 +52,24 @@ def _fitted_numbers(run: Run, sampler: str) -> int:
 def is_of_first_layers(run: Run, sampler: str) -> bool:
     """Says whether the density of a sampler leaves the last layers to their prior."""
     return _fitted_numbers(run, sampler) < code_size(run.model().code_shape)
+
+
+def _read(run: Run) -> dict[str, np.ndarray]:
+    """Returns what codes.npz keeps of codes such as the run's."""
+    dims = code_size(run.model().code_shape)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"dimensions.{figure}": (dims,) for figure in (*FIGURES, "kl")
+    }
+    for sampler, components in FITTED.items():
+        size = _fitted_numbers(run, sampler)
+        of_parts = ((components,), (components, size), (components, size, size))
+        for part, shape in zip(densities.PARTS, of_parts, strict=True):
+            shapes[f"{sampler}.{part}"] = shape
+    return kept.read(run, FILE, shapes, is_finite=True)
+
+
+def _has_dimensions(saved: dict[str, np.ndarray]) -> bool:
+    return all(f"dimensions.{figure}" in saved for figure in FIGURES)
 
 
 def check_fitted(run: Run, sampler: str, num_codes: int, what: str) -> None:
@@ -118,7 +138,7 @@ def fitted_density(run: Run, sampler: str) -> Density:
     Raises:
       UserError: there are too few pictures, or they are needed and not there.
     """
-    saved = kept.read(run, FILE)
+    saved = _read(run)
     names = {part: f"{sampler}.{part}" for part in densities.PARTS}
     if all(name in saved for name in names.values()):
         return Density(**{part: saved[name] for part, name in names.items()})
@@ -172,8 +192,8 @@ def dimensions(run: Run) -> dict[str, np.ndarray]:
     Raises:
       UserError: the pictures are needed and not there.
     """
-    saved = kept.read(run, FILE)
-    if "dimensions.mean" not in saved:
+    saved = _read(run)
+    if not _has_dimensions(saved):
         saved |= _measure_dimensions(run, "the order of the dimensions")
         kept.keep(run, FILE, saved)
     prefix = "dimensions."
@@ -217,10 +237,10 @@ def keep(run: Run) -> None:
       UserError: the pictures are needed and not there.
     """
     purpose = "what a run keeps of its codes"
-    saved, found = kept.read(run, FILE), kept.read(run, directions.FILE)
+    saved, found = _read(run), directions.read(run)
     fits = can_be_fitted(run, "gaussian") and "gaussian.means" not in saved
     directs = bool(run.attribute_names) and not found
-    if not fits and not directs and "dimensions.mean" in saved:
+    if not fits and not directs and _has_dimensions(saved):
         return
     run.dataset_for(purpose)
     if any(kept.refusal(run, name) for name in (FILE, directions.FILE)):
@@ -234,7 +254,7 @@ def keep(run: Run) -> None:
         means = codes if is_whole else None
     if directs:
         directions.write_directions(run, run.config.seed, codes=means)
-    if "dimensions.mean" not in saved:
+    if not _has_dimensions(saved):
         new |= _measure_dimensions(run, purpose)
     if new:
         kept.write(run, FILE, saved | new)

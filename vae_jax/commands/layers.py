@@ -14,7 +14,7 @@ from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import INDICES, PICTURES, SEED, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import check_one_of, own_pictures
-from vae_jax.commands.way_points import way_points
+from vae_jax.commands.way_points import FACES, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import sampling, stacks
 from vae_jax.keys import Stream, key
@@ -128,7 +128,8 @@ def draw_atlas(run: Run, found: Atlas) -> list[Path]:
         rows=["first", "last"] * len(found.faces),
         columns=["image", *(f"{cut} kept" for cut in record["kept"])],
         caption=[
-            "Faces that keep their first or their last layers, the others drawn anew. "
+            f"Faces ({FACES[kind]}) that keep their first or their last layers, the "
+            "others drawn anew. "
             "Nats of these faces by layer, the first one first: "
             + "; ".join(f"{at}x{at} {', '.join(n)}" for at, n in told.items())
             + ".",

@@ -12,7 +12,7 @@ from vae_jax.commands import abilities, captions
 from vae_jax.commands.flags import INDICES, PICTURES, UP_TO, Command
 from vae_jax.commands.opening import open_autoencoder
 from vae_jax.commands.pictures import check_one_of, own_pictures
-from vae_jax.commands.way_points import SEEDS, way_points
+from vae_jax.commands.way_points import FACES, SEEDS, way_points
 from vae_jax.config import Config
 from vae_jax.exploration import sampling, stacks
 from vae_jax.models.contract import Autoencoder
@@ -137,8 +137,9 @@ def draw_mixture(run: Run, found: Mixture) -> list[Path]:
         path,
         rows=["fine from:"],
         caption=[
-            f"Each row has the codes of its face up to {up_to}x{up_to} places, each "
-            "column the finer ones of its own.",
+            f"Each image has the codes up to {up_to}x{up_to} places of the face on its "
+            "left, and the finer codes of the face above it. The faces are "
+            f"{FACES[kind]}.",
             captions.command(run, "mix", up_to=up_to, **{kind: names}),
         ],
     )

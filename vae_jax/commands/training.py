@@ -48,7 +48,7 @@ def _work(config: Config | None, workdir: Path) -> list[Path]:
     if config is None:
         raise UserError("--config is missing: --config=configs/vae.py, say")
     run = run_lib.train(config, workdir)
-    if run.step < run.config.train.num_steps:
+    if run.was_stopped:
         print(f"stopped at step {run.step}; to go on: {shlex.join(sys.orig_argv)}")
         # Neither done nor wrong: for a scheduler to start again.
         sys.exit(os.EX_TEMPFAIL)

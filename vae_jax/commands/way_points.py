@@ -18,6 +18,12 @@ from vae_jax.run import Run
 SEEDS = define_numbers(
     "seeds", "The seeds of samples from the prior, with commas between.", int
 )
+# What faces are, by the flag that names them.
+FACES = {
+    "indices": "test images",
+    "seeds": "samples of the prior",
+    "pictures": "pictures that were given",
+}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _parser() -> Parser:
     add("--face", help="the face: seed=5, test=3 or picture=me.jpg")
     add("--toward", help="a second face")
     add("--share", type=float, help="the share of the way to it, from 0 to 1")
-    add("--up_to", type=int, help="the finest resolution whose codes change on it")
+    add("--up_to", help="the finest resolution whose codes change on it")
     add("--sampler", help="the source of samples, prior or gaussian")
     add(
         "--temperature",
@@ -116,12 +116,13 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         raise UserError(
             f"--share is {args.share}; allowed is a number from 0 to 1, with --toward"
         )
-    up_to = args.up_to
-    if up_to is not None and (goal is None or up_to not in source.coarse):
+    if args.up_to is not None and goal is None:
+        raise UserError(f"--up_to is {args.up_to}; it goes with --toward")
+    up_to = {None: None} | {str(at): at for at in source.coarse}
+    if args.up_to not in up_to:
         allowed = ", ".join(map(str, source.coarse)) or "none"
         raise UserError(
-            f"--up_to is {up_to}; allowed with --toward and {source.opened[0]} is "
-            f"{allowed}"
+            f"--up_to is {args.up_to!r}; allowed with {source.opened[0]} is {allowed}"
         )
     sampler = begun.sampler if args.sampler is None else args.sampler
     temperature = 1.0
@@ -169,7 +170,7 @@ def look_of(source: Source, args: argparse.Namespace) -> Look:
         estimator=estimator,
         goal=goal,
         share=share,
-        up_to=up_to,
+        up_to=up_to[args.up_to],
         temperature=temperature,
         attributes=parse_numbers(given, "--attribute", attribute) if given else {},
         dimensions=parse_numbers(numbers, "--dimensions", dimension) if numbers else {},

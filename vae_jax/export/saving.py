@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_jax.commands import abilities, directions, kept, kept_codes, samples
+from vae_jax.commands import abilities, directions, kept_codes, samples
 from vae_jax.errors import UserError, few
 from vae_jax.experiment import abstract_model
 from vae_jax.exploration import densities
@@ -214,7 +214,7 @@ def _known_of_codes(run: Run, density: Density | None) -> dict[str, np.ndarray]:
     if density is not None:
         for part in densities.PARTS:
             known[part] = getattr(density, part).astype(np.float64)
-    found = kept.read(run, directions.FILE) if abilities.can_decode(run) else {}
+    found = directions.read(run) if abilities.can_decode(run) else {}
     if ESTIMATOR in found:
         known["directions"] = found[ESTIMATOR].astype(np.float32)
     if abilities.can_decode(run):

@@ -57,7 +57,8 @@ def _are_levels(value: str) -> bool:
 def _check_levels(values: Values) -> Refusal | None:
     dims, levels = values["model.latent_dim"], parse_levels(values["model.levels"])
     if dims != len(levels):
-        reason = f"fsq has one for each of the {len(levels)} levels of model.levels"
+        numbers = f"{len(levels)}, as many as model.levels has numbers"
+        reason = f"with model.quantizer fsq it must be {numbers}"
         return "model.latent_dim", reason
     return None
 
