@@ -98,7 +98,7 @@ def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
 
 def test_dimensions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
     monkeypatch.setattr(directions, "LARGEST_CODES", 3 * NUMBERS + 1)
-    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_, **how: {})
     monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
     images = run.dataset.splits["validation"].images[:3]
     codes = sampling.encode_images(run.model(), images)
@@ -260,7 +260,7 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
 ):
     """One layer of twelve numbers is fitted where no more have room."""
     monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", 59)
-    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_, **how: {})
     monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
     fitted = kept_codes.fitted_density(run, "gaussian")
     _, known = kept_codes.encode_train(run, "gaussian", "a test")
@@ -306,7 +306,7 @@ def test_an_exported_model_samples_by_a_density_of_the_first_layers(
     run, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(kept_codes.LARGEST_FITTED, "gaussian", 59)
-    monkeypatch.setattr(kept_codes.kept, "read", lambda *_: {})
+    monkeypatch.setattr(kept_codes.kept, "read", lambda *_, **how: {})
     monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
     saving.export(run, tmp_path / "model")
     found = loading.load(tmp_path / "model")
