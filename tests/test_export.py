@@ -144,7 +144,7 @@ def test_without_images_to_fit_the_prior_is_the_best_there_is(
         raise UserError("they are gone")
 
     run = dataclasses.replace(small_runs(kind), open_dataset=gone)
-    monkeypatch.setattr(kept, "read", lambda run, name: {})
+    monkeypatch.setattr(kept, "read", lambda *_, **how: {})
     saving.export(run, tmp_path / "to")
     assert "--sampler=gaussian needs the pictures" in capsys.readouterr().out
     found = vae_jax.load(tmp_path / "to")
