@@ -79,7 +79,7 @@ def judge(data_dir, tmp_path_factory):
 
 def test_reconstructions_are_the_same_however_few_codes_have_room(vae, monkeypatch):
     whole = evaluation._reconstructions(vae, "test", 7)
-    monkeypatch.setattr(evaluation.directions, "LARGEST_CODES", 3 * 24 + 1)
+    monkeypatch.setattr(evaluation.sampling, "LARGEST_CODES", 3 * 24 + 1)
     parts = evaluation._reconstructions(vae, "test", 7)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 

@@ -184,6 +184,19 @@ def test_a_run_is_stopped_in_its_last_step_as_in_any(tiny_config, tmp_path, at):
     assert (run.step, run.was_stopped) == (12, False)
 
 
+def test_a_run_says_where_another_was_not_trained_to_its_end(
+    tiny_config, tmp_path, capsys
+):
+    def stop(line):
+        if (line["step"], line["split"]) == (8, "validation"):
+            signal.raise_signal(signal.SIGTERM)
+
+    run_lib.train(tiny_config, tmp_path / "first", on_line=stop)
+    tiny_config.init_from = str(tmp_path / "first")
+    run_lib.train(tiny_config, tmp_path / "second")
+    assert f"{tmp_path / 'first'} stands at step 8 of 12" in capsys.readouterr().out
+
+
 def test_auto_is_taken_anew_where_a_setting_may_change(tiny_config, tmp_path):
     tiny_config.train.num_steps, tiny_config.dataset.feed = 4, "stream"
     run_lib.train(tiny_config, tmp_path)

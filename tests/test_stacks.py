@@ -83,7 +83,7 @@ def test_commands_take_the_numbers_of_all_layers(run):
 
 
 def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
-    monkeypatch.setattr(directions, "LARGEST_CODES", 10 * NUMBERS + 1)
+    monkeypatch.setattr(sampling, "LARGEST_CODES", 10 * NUMBERS + 1)
     found = directions.train_codes(run)
     assert len(found) == 10 < run.num_train
     images = run.dataset.splits["train"].images[:10]
@@ -97,7 +97,7 @@ def test_directions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
 
 
 def test_dimensions_of_long_codes_are_of_the_first_pictures(run, monkeypatch):
-    monkeypatch.setattr(directions, "LARGEST_CODES", 3 * NUMBERS + 1)
+    monkeypatch.setattr(sampling, "LARGEST_CODES", 3 * NUMBERS + 1)
     monkeypatch.setattr(kept_codes.kept, "read", lambda *_, **how: {})
     monkeypatch.setattr(kept_codes.kept, "keep", lambda *_: None)
     images = run.dataset.splits["validation"].images[:3]
@@ -278,7 +278,7 @@ def test_a_density_of_the_first_layers_leaves_the_others_to_their_prior(
         run.model(), np.pad(fitted.means, ((0, 0), (0, 96))).astype(np.float32)
     )
     np.testing.assert_allclose(images, np.broadcast_to(mean, images.shape), atol=1e-5)
-    monkeypatch.setattr(kept_codes.directions, "LARGEST_CODES", 12 * 5 + 11)
+    monkeypatch.setattr(sampling, "LARGEST_CODES", 12 * 5 + 11)
     for each, first in zip(
         kept_codes.encode_train(run, "gaussian", "a test", np.arange(40) > 1),
         kept_codes.encode_train(run, "gaussian", "a test", slice(2, 7)),

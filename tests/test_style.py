@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from test_conv import noise
 
+from vae_jax import main
 from vae_jax import run as run_lib
 from vae_jax.commands import interpolations, mixing
 from vae_jax.errors import UserError
@@ -171,11 +172,21 @@ def test_styles_of_two_faces_are_mixed(style_run):
     )
 
 
-@pytest.mark.parametrize("up_to", [None, 4])
-def test_labels_change_along_a_way_only_where_all_codes_do(
-    style_run, up_to, monkeypatch
+def test_a_mixture_takes_the_dial_of_decoders_that_have_one(
+    style_run, capsys, monkeypatch
 ):
-    find, told = interpolations.way_points, []
+    given = ["--mode=mix", f"--workdir={style_run.workdir}", "--realism=1"]
+    monkeypatch.setattr("sys.argv", ["vae_jax", *given])
+    monkeypatch.setattr(main, "keep_compiled_programs", lambda: None)
+    with pytest.raises(SystemExit):
+        main.cli()
+    expected = "--realism is 1.0; it goes with a run of config.model.realism=True"
+    assert expected in capsys.readouterr().err
+
+
+def decoded_of_labelled(command, monkeypatch):
+    """Has a command find two faces of labels -1 and 1; returns what it decodes."""
+    find, told = command.way_points, []
 
     def labelled(*rest, **how):
         return dataclasses.replace(find(*rest, **how), labels=np.float32([[-1], [1]]))
@@ -184,8 +195,16 @@ def test_labels_change_along_a_way_only_where_all_codes_do(
         told.append((codes, labels))
         return np.zeros((len(codes), 32, 32, 1), np.float32)
 
-    monkeypatch.setattr(interpolations, "way_points", labelled)
-    monkeypatch.setattr(interpolations.sampling, "decode_codes", decode)
+    monkeypatch.setattr(command, "way_points", labelled)
+    monkeypatch.setattr(command.sampling, "decode_codes", decode)
+    return told
+
+
+@pytest.mark.parametrize("up_to", [None, 4])
+def test_labels_change_along_a_way_only_where_all_codes_do(
+    style_run, up_to, monkeypatch
+):
+    told = decoded_of_labelled(interpolations, monkeypatch)
     interpolations.interpolate(style_run, indices=[0, 1], num_steps=3, up_to=up_to)
     codes, labels = told[0]
     changes = [True, True, up_to is None, up_to is None]
@@ -195,17 +214,7 @@ def test_labels_change_along_a_way_only_where_all_codes_do(
 
 
 def test_a_mixed_face_is_told_the_labels_of_its_fine_codes(style_run, monkeypatch):
-    find, told = mixing.way_points, []
-
-    def labelled(*rest, **how):
-        return dataclasses.replace(find(*rest, **how), labels=np.float32([[-1], [1]]))
-
-    def decode(model, codes, labels):
-        told.append((codes, labels))
-        return np.zeros((len(codes), 32, 32, 1), np.float32)
-
-    monkeypatch.setattr(mixing, "way_points", labelled)
-    monkeypatch.setattr(mixing.sampling, "decode_codes", decode)
+    told = decoded_of_labelled(mixing, monkeypatch)
     mixing.mix(style_run, up_to=4, indices=[0, 1])
     ((codes, labels),) = told
     fine = codes[:, 3]

@@ -15,20 +15,9 @@ from vae_jax.models.contract import code_size
 from vae_jax.run import Run
 
 FILE = "directions.npz"
-# Numbers that codes in memory have together: half a gigabyte.
-LARGEST_CODES = 2**27
 # Estimators of one direction for all codes; the others depend on where a code is.
 ESTIMATED = ("deconfounded", "difference", "notebook")
 ESTIMATORS = (*ESTIMATED, "held", "flow")
-
-
-def most_codes(size: int) -> int:
-    """Returns how many pictures have their codes in memory at once.
-
-    Args:
-      size: numbers that are kept of a code.
-    """
-    return max(1, LARGEST_CODES // size)
 
 
 def read(run: Run) -> dict[str, np.ndarray]:
@@ -39,10 +28,10 @@ def read(run: Run) -> dict[str, np.ndarray]:
 
 
 def train_codes(run: Run) -> np.ndarray:
-    """Returns the first training pictures' codes, [N,D], `most_codes` of them."""
+    """Returns codes of the first training pictures, `sampling.most_codes`, [N,D]."""
     images = run.dataset_for("finding directions").splits["train"].images
     model = run.model()
-    first = slice(most_codes(code_size(model.code_shape)))
+    first = slice(sampling.most_codes(code_size(model.code_shape)))
     return sampling.encode_images(model, images[first], run.labels("train", first))
 
 

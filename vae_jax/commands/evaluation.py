@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vae_jax import processes
-from vae_jax.commands import abilities, directions
+from vae_jax.commands import abilities
 from vae_jax.commands.flags import JUDGE, Command
 from vae_jax.commands.judges import Opinion, check_judged, open_judge
 from vae_jax.commands.kept_codes import can_be_fitted
@@ -214,7 +214,7 @@ def _reconstructions(run: Run, split: str, number: int) -> Images:
     """
     model, images = run.model(), run.dataset.splits[split].images[:number]
     labels, parts = run.labels(split, slice(number)), []
-    at_a_time = directions.most_codes(code_size(model.code_shape))
+    at_a_time = sampling.most_codes(code_size(model.code_shape))
     for first in range(0, len(images), at_a_time):
         some = slice(first, first + at_a_time)
         told = None if labels is None else labels[some]

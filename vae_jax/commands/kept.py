@@ -36,8 +36,10 @@ def read(
     step, names, saved = _open(path)
     if (step, names) != (run.step, run.attribute_names):
         return {}
-    for part in shapes.keys() & saved.keys():
-        array, shape = saved[part], shapes[part]
+    for part, shape in shapes.items():
+        if part not in saved:
+            continue
+        array = saved[part]
         fits = array.shape == shape and array.dtype.kind == "f"
         if not fits or (is_finite and not np.isfinite(array).all()):
             print(

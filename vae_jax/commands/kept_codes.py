@@ -109,11 +109,11 @@ def encode_train(
       sampler: a key of `FITTED`; of each code there are the numbers that it is of.
       purpose: see `Run.dataset_for`.
       which: a slice of the pictures, or a mask; of these the first,
-        `directions.most_codes`.
+        `sampling.most_codes`.
     """
     images = run.dataset_for(purpose).splits["train"].images
     size = _fitted_numbers(run, sampler)
-    most = directions.most_codes(size)
+    most = sampling.most_codes(size)
     if not isinstance(which, slice):
         which = np.flatnonzero(which)[:most]
     labels = run.labels("train", which)
@@ -163,7 +163,7 @@ def _codes_and_kl(model, images, labels):
 
 def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
     images = run.dataset_for(purpose).splits["validation"].images
-    some = slice(directions.most_codes(code_size(run.model().code_shape)))
+    some = slice(sampling.most_codes(code_size(run.model().code_shape)))
     codes, kl = map_batches(
         functools.partial(_codes_and_kl, run.model()),
         (images[some], run.labels("validation", some)),
@@ -183,7 +183,7 @@ def _measure_dimensions(run: Run, purpose: str) -> dict[str, np.ndarray]:
 def dimensions(run: Run) -> dict[str, np.ndarray]:
     """Returns figures of each dimension of the code over the validation split, [D].
 
-    Of large codes they are over its first images, `directions.most_codes`.
+    Of large codes they are over its first images, `sampling.most_codes`.
 
     `mean`, `std` and `variance` of the posterior's mean (the autoencoder's code), and
     `kl`, its mean in nats, where that is analytic and known of each. They are read from

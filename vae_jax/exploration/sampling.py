@@ -14,6 +14,18 @@ from vae_jax.models.likelihoods import to_unit_interval
 
 Labels = Float[Array | np.ndarray, "*labelled A"] | None
 
+# Numbers that codes in memory have together: half a gigabyte.
+LARGEST_CODES = 2**27
+
+
+def most_codes(size: int) -> int:
+    """Returns how many pictures have their codes in memory at once.
+
+    Args:
+      size: numbers that are kept of a code.
+    """
+    return max(1, LARGEST_CODES // size)
+
 
 @jax.jit
 def _encode(model, images, labels):
